@@ -1,0 +1,284 @@
+//! Why something is done: one typed value, rendered once each as sentence, label and remedy.
+//!
+//! Every acting command carries a cause (S9). Log lines, condition reasons, metric labels and
+//! `rebloom run explain` all render this enum, so they cannot disagree.
+
+use crate::flight::{Channel, Phase};
+use crate::id::{NodeId, Rank, Step};
+use crate::time::Duration;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// It is gone; nobody who saw it end is left (it was adopted).
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(9) => f.write_str("SIGKILL"),
+            Self::Signal(11) => f.write_str("SIGSEGV"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unknown => f.write_str("an unknown status"),
+        }
+    }
+}
+
+/// Why a checkpoint was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unsound {
+    /// A file is not there.
+    Missing {
+        /// Which.
+        file: String,
+    },
+    /// A file is shorter or longer than its manifest says.
+    Length {
+        /// Which.
+        file: String,
+        /// Bytes by the manifest.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// A file's bytes do not have the hash that its manifest gives.
+    Hash {
+        /// Which.
+        file: String,
+    },
+    /// A file cannot be read or understood.
+    Unreadable {
+        /// Which.
+        file: String,
+        /// What went wrong.
+        error: String,
+    },
+}
+
+impl fmt::Display for Unsound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { file } => write!(f, "{file} is missing"),
+            Self::Length { file, expected, found } => {
+                write!(f, "{file} has {found} bytes, its manifest says {expected}")
+            }
+            Self::Hash { file } => write!(f, "{file} does not match its SHA-256"),
+            Self::Unreadable { file, error } => write!(f, "{file} cannot be read: {error}"),
+        }
+    }
+}
+
+/// Whose fault a failure is; only the run's own failures spend its budget (S7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blamed {
+    /// The spec, the data or the code of the run.
+    Run,
+    /// Hardware, operating system, network, storage.
+    Infrastructure,
+}
+
+/// Why a command was given, an incident opened or a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A user submitted the run.
+    Submitted,
+    /// An admin asked to stop.
+    StopRequested,
+    /// An admin asked to go on.
+    ResumeRequested,
+    /// An admin drained a node.
+    NodeDrained {
+        /// Which.
+        node: NodeId,
+    },
+    /// A rank's process ended.
+    RankExited {
+        /// Which rank.
+        rank: Rank,
+        /// Where.
+        node: NodeId,
+        /// How.
+        exit: Exit,
+    },
+    /// A rank's process could not be started.
+    RankNotStarted {
+        /// Which rank.
+        rank: Rank,
+        /// Where.
+        node: NodeId,
+        /// What went wrong.
+        error: String,
+    },
+    /// A rank reported that it cannot go on.
+    RankFailed {
+        /// Which rank.
+        rank: Rank,
+        /// Where.
+        node: NodeId,
+        /// In which phase.
+        phase: Phase,
+        /// What went wrong.
+        error: String,
+        /// Whose fault it is.
+        blamed: Blamed,
+    },
+    /// A phase deadline passed, and blame names one rank.
+    RankHung {
+        /// Which rank did not arrive.
+        rank: Rank,
+        /// Where.
+        node: NodeId,
+        /// In which phase the gang hung.
+        phase: Phase,
+        /// In which channel the others wait for it, where they do.
+        channel: Option<Channel>,
+    },
+    /// A phase deadline passed, and the pages do not single out a rank.
+    GangHung {
+        /// In which phase.
+        phase: Phase,
+    },
+    /// An agent has been silent for too long.
+    NodeLost {
+        /// Which node.
+        node: NodeId,
+        /// For how long.
+        silent_for: Duration,
+    },
+    /// An agent came back without ranks that it should have.
+    RanksMissing {
+        /// Which node.
+        node: NodeId,
+        /// The lowest of the missing ranks.
+        rank: Rank,
+    },
+    /// A checkpoint failed its verification.
+    CheckpointUnsound {
+        /// Which step.
+        step: Step,
+        /// Which rank found it.
+        rank: Rank,
+        /// What is wrong.
+        unsound: Unsound,
+    },
+    /// A shard or a manifest could not be written; training goes on.
+    SaveFailed {
+        /// Which step.
+        step: Step,
+        /// Which rank; none where the manifest failed.
+        rank: Option<Rank>,
+        /// What went wrong.
+        error: String,
+    },
+    /// An older generation still ran somewhere.
+    Superseded,
+    /// The run reached its last step.
+    Completed,
+    /// The run's own restart budget is spent (S7).
+    BudgetSpent {
+        /// How many restarts it had.
+        restarts: u32,
+    },
+    /// No rung of the ladder led to progress (L4).
+    NoProgress {
+        /// How many recoveries in a row.
+        recoveries: u32,
+    },
+}
+
+impl Cause {
+    /// The stable CamelCase name: condition reason, metric label, heading in docs/operating.md.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Submitted => "Submitted",
+            Self::StopRequested => "StopRequested",
+            Self::ResumeRequested => "ResumeRequested",
+            Self::NodeDrained { .. } => "NodeDrained",
+            Self::RankExited { .. } => "RankExited",
+            Self::RankNotStarted { .. } => "RankNotStarted",
+            Self::RankFailed { .. } => "RankFailed",
+            Self::RankHung { .. } => "RankHung",
+            Self::GangHung { .. } => "GangHung",
+            Self::NodeLost { .. } => "NodeLost",
+            Self::RanksMissing { .. } => "RanksMissing",
+            Self::CheckpointUnsound { .. } => "CheckpointUnsound",
+            Self::SaveFailed { .. } => "SaveFailed",
+            Self::Superseded => "Superseded",
+            Self::Completed => "Completed",
+            Self::BudgetSpent { .. } => "BudgetSpent",
+            Self::NoProgress { .. } => "NoProgress",
+        }
+    }
+
+    /// Whether this cause spends the run's own restart budget (S7).
+    pub const fn spends_budget(&self) -> bool {
+        matches!(self, Self::RankFailed { blamed: Blamed::Run, .. })
+    }
+}
+
+/// One sentence without a full stop, for logs and `explain`.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Submitted => f.write_str("the run was submitted"),
+            Self::StopRequested => f.write_str("an admin asked the run to stop"),
+            Self::ResumeRequested => f.write_str("an admin asked the run to go on"),
+            Self::NodeDrained { node } => write!(f, "an admin drained node {node}"),
+            Self::RankExited { rank, node, exit } => {
+                write!(f, "rank {rank} on {node} ended with {exit}")
+            }
+            Self::RankNotStarted { rank, node, error } => {
+                write!(f, "rank {rank} could not be started on {node}: {error}")
+            }
+            Self::RankFailed { rank, node, phase, error, blamed: _ } => {
+                write!(f, "rank {rank} on {node} failed in phase {phase}: {error}")
+            }
+            Self::RankHung { rank, node, phase, channel: Some(channel) } => write!(
+                f,
+                "rank {rank} on {node} hung in phase {phase}: others waited for it in {}",
+                channel.name()
+            ),
+            Self::RankHung { rank, node, phase, channel: None } => {
+                write!(f, "rank {rank} on {node} hung in phase {phase}")
+            }
+            Self::GangHung { phase } => {
+                write!(f, "the gang hung in phase {phase} and no single rank stands out")
+            }
+            Self::NodeLost { node, silent_for } => {
+                write!(f, "node {node} was silent for {:.1} s", silent_for.as_secs_f64())
+            }
+            Self::RanksMissing { node, rank } => {
+                write!(f, "node {node} came back without rank {rank}")
+            }
+            Self::CheckpointUnsound { step, rank, unsound } => {
+                write!(f, "the checkpoint at step {step} is unsound (rank {rank}): {unsound}")
+            }
+            Self::SaveFailed { step, rank: Some(rank), error } => {
+                write!(f, "rank {rank} could not save step {step}: {error}")
+            }
+            Self::SaveFailed { step, rank: None, error } => {
+                write!(f, "the checkpoint at step {step} could not be sealed: {error}")
+            }
+            Self::Superseded => f.write_str("a newer generation runs"),
+            Self::Completed => f.write_str("the run reached its last step"),
+            Self::BudgetSpent { restarts } => {
+                write!(f, "the run failed by itself more often than its {restarts} restarts allow")
+            }
+            Self::NoProgress { recoveries } => {
+                write!(f, "{recoveries} recoveries in a row led to no progress")
+            }
+        }
+    }
+}

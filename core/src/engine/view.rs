@@ -1,0 +1,259 @@
+//! What the engine shows of its state: the source of the admin API, the live view and the metrics.
+
+use crate::cause::Cause;
+use crate::checkpoint::CheckpointId;
+use crate::flight::Phase;
+use crate::id::{Digest, Generation, IncidentId, NodeId, Rank, RunId, Slot, Step};
+use crate::report::Milestone;
+use crate::spec::RunSpec;
+use crate::time::{Duration, Instant};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Where a run stands.
+///
+/// | from | to | when |
+/// |---|---|---|
+/// | Pending | Starting | its gang is placed |
+/// | Starting | Running | every rank has stepped |
+/// | Running | Recovering | a fault, a drain |
+/// | Recovering | Running | every rank has stepped again |
+/// | Starting, Recovering | Pending | no room for the gang |
+/// | any of these | Stopping | an admin asked |
+/// | Stopping | Stopped | every rank is gone |
+/// | Starting, Running, Recovering | Completed | every rank finished the last step |
+/// | Starting, Running, Recovering | Failed | its own restart budget is spent (S7) |
+/// | Starting, Running, Recovering | Parked | no rung led to progress (L4) |
+/// | Stopped, Failed, Parked | Pending | an admin resumed it |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Waits for room.
+    Pending,
+    /// Placed; its first generation, or the first after a resume, comes up.
+    Starting,
+    /// Trains.
+    Running,
+    /// A fault is being recovered from.
+    Recovering,
+    /// Comes to a stop.
+    Stopping,
+    /// Stopped by an admin; can be resumed.
+    Stopped,
+    /// Done.
+    Completed,
+    /// Failed by its own fault; can be resumed by an admin.
+    Failed,
+    /// Parked with its evidence: recoveries led nowhere; can be resumed by an admin.
+    Parked,
+}
+
+impl RunState {
+    /// The CamelCase name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Starting => "Starting",
+            Self::Running => "Running",
+            Self::Recovering => "Recovering",
+            Self::Stopping => "Stopping",
+            Self::Stopped => "Stopped",
+            Self::Completed => "Completed",
+            Self::Failed => "Failed",
+            Self::Parked => "Parked",
+        }
+    }
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the cluster makes of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Joined and usable.
+    Ready,
+    /// Its link broke or it is silent; not lost yet.
+    Unreachable,
+    /// Lost: its ranks were given up.
+    Lost,
+}
+
+/// A rank's place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Seating {
+    /// Which rank.
+    pub rank: Rank,
+    /// On which node.
+    pub node: NodeId,
+    /// On which device of it.
+    pub slot: Slot,
+}
+
+/// Where a whole gang is: all of it or nothing (S4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// One seat a rank, in rank order.
+    pub seats: Vec<Seating>,
+    /// The node whose agent hosts the rendezvous store.
+    pub store_node: NodeId,
+}
+
+/// A rung of the recovery ladder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// Survivors keep their process; only lost ranks are started anew.
+    Reform,
+    /// Every rank is started anew on the same nodes.
+    Restart,
+    /// The node is replaced by a spare.
+    Replace,
+}
+
+/// What a second of a run was spent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spend {
+    /// Waiting for room, or stopped by an admin.
+    Waiting,
+    /// Placing and starting the first generation, or the first after a resume.
+    Starting,
+    /// Steps that were kept.
+    Productive,
+    /// From the fault to the engine hearing of it.
+    Detect,
+    /// From there to the orders being out.
+    Decide,
+    /// From there to every group being formed.
+    Reform,
+    /// From there to every state being loaded.
+    Restore,
+    /// From there to the step at which the fault came.
+    CatchUp,
+}
+
+/// The account of a run's wall clock: every nanosecond is in exactly one entry.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Time by what it was spent on.
+    pub spent: std::collections::BTreeMap<Spend, Duration>,
+}
+
+impl Ledger {
+    /// Effective training time ratio: productive time by all time but waiting; none before any.
+    pub fn ettr(&self) -> Option<f64> {
+        let all: Duration =
+            self.spent.iter().filter(|(spend, _)| **spend != Spend::Waiting).map(|(_, time)| *time).sum();
+        let productive = self.spent.get(&Spend::Productive).copied().unwrap_or_default();
+        (!all.is_zero()).then(|| productive.as_secs_f64() / all.as_secs_f64())
+    }
+}
+
+/// Our record of one fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Number within its run.
+    pub id: IncidentId,
+    /// What broke.
+    pub cause: Cause,
+    /// What else was seen while it was open: further causes, in order.
+    pub evidence: Vec<Cause>,
+    /// When the engine heard of it.
+    pub opened: Instant,
+    /// When the run had caught up; for an incident that did not stop it, when it was recorded.
+    pub closed: Option<Instant>,
+    /// What was done; none for an incident that did not stop the run.
+    pub rung: Option<Rung>,
+    /// The generation it broke.
+    pub generation: Generation,
+    /// The generation that recovered from it.
+    pub recovered_by: Option<Generation>,
+    /// The checkpoint that was resumed from; none means step 0.
+    pub resumed_from: Option<CheckpointId>,
+    /// Steps done when it broke and done again.
+    pub lost_steps: u64,
+    /// Its part of the ledger: detect, decide, re-form, restore, catch up.
+    pub spent: Ledger,
+}
+
+/// Whether a checkpoint can be resumed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointState {
+    /// Complete on all ranks and verified.
+    Sealed,
+    /// Failed its verification; never resumed from.
+    Rejected,
+}
+
+/// One rank of a run, now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankView {
+    /// Where it is.
+    pub seating: Seating,
+    /// Its process, once known.
+    pub pid: Option<u32>,
+    /// How far it has come in this generation.
+    pub milestone: Option<Milestone>,
+    /// Its phase by its last page.
+    pub phase: Option<Phase>,
+    /// Its step by its last page.
+    pub step: Option<Step>,
+}
+
+/// One run, now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunView {
+    /// What was submitted.
+    pub spec: RunSpec,
+    /// Where it stands.
+    pub state: RunState,
+    /// Why it is in that state.
+    pub why: Cause,
+    /// Why it waits, in a sentence; empty unless pending.
+    pub waits_for: String,
+    /// The generation in force; 0 before the first.
+    pub generation: Generation,
+    /// Its ranks; empty unless placed.
+    pub ranks: Vec<RankView>,
+    /// Steps done, by the pages.
+    pub step: Step,
+    /// Samples consumed, by the pages.
+    pub samples: u64,
+    /// Loss of the last step, where one is known.
+    pub loss: Option<f32>,
+    /// Gradient norm of the last step, where one is known.
+    pub grad_norm: Option<f32>,
+    /// Time of the last step, where one is known.
+    pub step_time: Option<Duration>,
+    /// Its checkpoints, newest first.
+    pub checkpoints: Vec<(CheckpointId, CheckpointState)>,
+    /// Its incidents, oldest first.
+    pub incidents: Vec<Incident>,
+    /// Where its time went, up to now.
+    pub ledger: Ledger,
+    /// When it was submitted.
+    pub submitted: Instant,
+    /// SHA-256 over the final state of each rank, once completed, in rank order.
+    pub final_states: Vec<Digest>,
+}
+
+/// One node, now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// What it said of itself.
+    pub facts: crate::report::NodeFacts,
+    /// What the cluster makes of it.
+    pub state: NodeState,
+    /// Whether an admin cordoned it (S11).
+    pub cordoned: bool,
+    /// Ranks on it, by run.
+    pub ranks: Vec<(RunId, Rank)>,
+    /// When it was last heard.
+    pub last_heard: Option<Instant>,
+}

@@ -1,0 +1,94 @@
+//! What the member is told.
+
+use crate::cause::{Blamed, Unsound};
+use crate::checkpoint::{CheckpointId, Shard};
+use crate::id::{Digest, Generation, Step};
+use crate::word::ToWorker;
+use serde::{Deserialize, Serialize};
+
+/// Why an action of the driver came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// The fence in the flight page went up while it was under way.
+    Fenced,
+    /// A peer went away.
+    PeerLost {
+        /// What the collective said.
+        error: String,
+    },
+    /// Anything else.
+    Error {
+        /// What went wrong.
+        error: String,
+        /// Whose fault it is.
+        blamed: Blamed,
+    },
+}
+
+/// What the member is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// Its agent says something.
+    Word(ToWorker),
+    /// The fence in its flight page went up: generations below this one are over.
+    Fenced {
+        /// The lowest generation that is not fenced.
+        below: Generation,
+    },
+    /// Its agent is gone.
+    AgentLost,
+    /// Its agent is back.
+    AgentBack,
+    /// The groups are formed.
+    Formed {
+        /// Or why not.
+        outcome: Result<(), Trouble>,
+    },
+    /// The state is loaded.
+    Loaded {
+        /// Steps done in it and samples consumed, or what is wrong with the checkpoint.
+        outcome: Result<(Step, u64), LoadTrouble>,
+    },
+    /// A step is done.
+    Stepped {
+        /// What it left, or why it did not come about.
+        outcome: Result<Stepped, Trouble>,
+    },
+    /// A save is done, or failed; it does not end the generation.
+    Saved {
+        /// Which checkpoint.
+        checkpoint: CheckpointId,
+        /// Samples consumed by then.
+        samples: u64,
+        /// The shard, or what went wrong.
+        outcome: Result<Shard, String>,
+    },
+    /// The hash of the whole state, as asked for by `Command::Hash`.
+    Hashed {
+        /// SHA-256 over master weights and optimizer moments, in name order.
+        state: Digest,
+    },
+}
+
+/// Why a state could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadTrouble {
+    /// The checkpoint is unsound.
+    Unsound(Unsound),
+    /// Anything else.
+    Other(Trouble),
+}
+
+/// What a step left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stepped {
+    /// Steps done.
+    pub step: Step,
+    /// Samples consumed.
+    pub samples: u64,
+    /// Whether the gang agreed, in this step, to stop safely after it.
+    pub stop: bool,
+}

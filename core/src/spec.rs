@@ -1,0 +1,323 @@
+//! The run spec: what a user submits, and what is wrong with it if it does not fit.
+
+use crate::id::RunId;
+use crate::layout::Layout;
+use crate::time::Duration;
+use serde::{Deserialize, Serialize};
+
+/// A training job as a user describes it. Unknown fields are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSpec {
+    /// Name of the run.
+    pub name: RunId,
+    /// Shape of the model.
+    pub model: Model,
+    /// Shape of the gang.
+    pub layout: Layout,
+    /// How long and how to train.
+    pub train: Train,
+    /// What to train on.
+    pub data: Data,
+    /// Where and how often to save.
+    pub checkpoint: Checkpoint,
+    /// How long each phase may take before it counts as a hang.
+    #[serde(default)]
+    pub deadlines: Deadlines,
+    /// How often to try again.
+    #[serde(default)]
+    pub recovery: Recovery,
+}
+
+/// Shape of a BLOOM model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Transformer blocks.
+    pub layers: u32,
+    /// Width of the residual stream.
+    pub hidden: u32,
+    /// Attention heads; they divide `hidden`.
+    pub heads: u32,
+    /// Rows of the embedding; at least the tokenizer's size, and a multiple of `layout.tensor`.
+    pub vocab: u32,
+    /// Tokens of one sample.
+    pub sequence: u32,
+}
+
+/// How long and how to train.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Optimizer steps of the whole run.
+    pub steps: u64,
+    /// Samples of one optimizer step, over the whole gang.
+    pub global_batch: u32,
+    /// Samples of one forward pass of one rank.
+    pub micro_batch: u32,
+    /// Seed of the initial weights and of the order of samples.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// AdamW and its schedule.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+}
+
+const fn default_seed() -> u64 {
+    42
+}
+
+/// AdamW with linear warm-up and cosine decay; the defaults are BLOOM's where they do not depend on size.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optimizer {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Learning rate after the decay.
+    pub min_learning_rate: f64,
+    /// Samples of linear warm-up.
+    pub warmup_samples: u64,
+    /// Samples at which the decay ends; 0 means the end of the run.
+    pub decay_samples: u64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay of matrices (not of biases and layer norms).
+    pub weight_decay: f64,
+    /// Largest global gradient norm; larger ones are scaled down to it.
+    pub clip: f64,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            min_learning_rate: 1e-4,
+            warmup_samples: 0,
+            decay_samples: 0,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+        }
+    }
+}
+
+/// What to train on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Path of a Megatron indexed dataset without its `.bin` / `.idx`, as the nodes see it.
+    pub prefix: String,
+}
+
+/// Where and how often to save.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// A directory that every node of the run sees.
+    pub directory: String,
+    /// Optimizer steps between two checkpoints.
+    pub every_steps: u64,
+    /// Sealed checkpoints to keep; older ones are removed.
+    #[serde(default = "default_keep")]
+    pub keep: u32,
+}
+
+const fn default_keep() -> u32 {
+    3
+}
+
+/// Seconds after which a phase counts as a hang.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deadlines {
+    /// Start of the process and forming of its groups.
+    pub init: f64,
+    /// Loading state.
+    pub load: f64,
+    /// One optimizer step.
+    pub step: f64,
+    /// Writing one shard.
+    pub save: f64,
+    /// Leaving.
+    pub exit: f64,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { init: 60.0, load: 120.0, step: 60.0, save: 120.0, exit: 30.0 }
+    }
+}
+
+/// How often to try again, and when to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recovery {
+    /// Restarts after failures that are the run's own (bad data, an error in the step); faults of
+    /// the infrastructure never count here (S7).
+    pub restarts: u32,
+    /// Times in a row without progress that survivors re-form in place, before the next rung.
+    pub reform: u32,
+    /// Times in a row without progress that all ranks are restarted, before the next rung.
+    pub restart: u32,
+    /// Times in a row without progress that a node is replaced, before the run is parked (L4).
+    pub replace: u32,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self { restarts: 3, reform: 4, restart: 3, replace: 3 }
+    }
+}
+
+/// One thing that is wrong with a spec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{field}: {value} {problem}; {remedy}")]
+pub struct Flaw {
+    /// Path of the field, as in the file: `layout.tensor`.
+    pub field: String,
+    /// What it holds.
+    pub value: String,
+    /// Why that does not do.
+    pub problem: String,
+    /// What would.
+    pub remedy: String,
+}
+
+/// Seconds as a span of time; what is not a sensible number became a [`Flaw`] before.
+pub fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+impl RunSpec {
+    /// Micro-batches that one rank runs in one optimizer step.
+    pub const fn micro_batches(&self) -> u32 {
+        self.train.global_batch / (self.train.micro_batch * self.layout.data)
+    }
+
+    /// Everything that is wrong with the spec by itself; empty when it can run.
+    pub fn flaws(&self) -> Vec<Flaw> {
+        let mut flaws = Flaws::default();
+        self.check_numbers(&mut flaws);
+        if flaws.0.is_empty() {
+            self.check_fit(&mut flaws);
+        }
+        flaws.0
+    }
+
+    fn check_numbers(&self, flaws: &mut Flaws) {
+        let Self { name: _, model, layout, train, data, checkpoint, deadlines, recovery: _ } = self;
+        for (field, value, most) in [
+            ("model.layers", model.layers, 1024),
+            ("model.hidden", model.hidden, 1 << 17),
+            ("model.heads", model.heads, 1024),
+            ("model.vocab", model.vocab, 1 << 22),
+            ("model.sequence", model.sequence, 1 << 20),
+            ("layout.tensor", layout.tensor, 64),
+            ("layout.pipeline", layout.pipeline, 1024),
+            ("layout.data", layout.data, 4096),
+            ("train.global_batch", train.global_batch, 1 << 20),
+            ("train.micro_batch", train.micro_batch, 1 << 16),
+            ("checkpoint.keep", checkpoint.keep, 10_000),
+        ] {
+            flaws.within(field, f64::from(value), 1.0, f64::from(most));
+        }
+        flaws.whole("train.steps", train.steps, 1_000_000_000);
+        flaws.whole("checkpoint.every_steps", checkpoint.every_steps, 1_000_000_000);
+        let o = &train.optimizer;
+        for (field, value, least, most) in [
+            ("train.optimizer.learning_rate", o.learning_rate, 0.0, 10.0),
+            ("train.optimizer.min_learning_rate", o.min_learning_rate, 0.0, 10.0),
+            ("train.optimizer.beta1", o.beta1, 0.0, 0.999_999),
+            ("train.optimizer.beta2", o.beta2, 0.0, 0.999_999),
+            ("train.optimizer.epsilon", o.epsilon, 1e-30, 1.0),
+            ("train.optimizer.weight_decay", o.weight_decay, 0.0, 10.0),
+            ("train.optimizer.clip", o.clip, 1e-9, 1e9),
+            ("deadlines.init", deadlines.init, 0.1, 86_400.0),
+            ("deadlines.load", deadlines.load, 0.1, 86_400.0),
+            ("deadlines.step", deadlines.step, 0.1, 86_400.0),
+            ("deadlines.save", deadlines.save, 0.1, 86_400.0),
+            ("deadlines.exit", deadlines.exit, 0.1, 86_400.0),
+        ] {
+            flaws.within(field, value, least, most);
+        }
+        for (field, value) in
+            [("data.prefix", &data.prefix), ("checkpoint.directory", &checkpoint.directory)]
+        {
+            if !value.starts_with('/') || value.len() > 4000 || value.contains('\0') {
+                flaws.add(field, format!("`{value}`"), "is not an absolute path", "give a path from / on");
+            }
+        }
+    }
+
+    fn check_fit(&self, flaws: &mut Flaws) {
+        let Self { model, layout, train, .. } = self;
+        flaws.divides("model.heads", model.heads, "model.hidden", model.hidden);
+        flaws.divides("layout.tensor", layout.tensor, "model.heads", model.heads);
+        flaws.divides("layout.tensor", layout.tensor, "model.hidden", model.hidden);
+        flaws.divides("layout.tensor", layout.tensor, "model.vocab", model.vocab);
+        if layout.pipeline > model.layers {
+            flaws.add(
+                "layout.pipeline",
+                layout.pipeline,
+                &format!("is more than model.layers ({})", model.layers),
+                &format!("use at most {} stages", model.layers),
+            );
+        }
+        if u64::from(layout.tensor) * u64::from(layout.pipeline) * u64::from(layout.data) > 100_000 {
+            flaws.add("layout", "the product", "is above 100000 ranks", "use fewer");
+        } else if !train.global_batch.is_multiple_of(train.micro_batch * layout.data) {
+            let unit = train.micro_batch * layout.data;
+            flaws.add(
+                "train.global_batch",
+                train.global_batch,
+                &format!("is not a multiple of train.micro_batch x layout.data ({unit})"),
+                &format!("use {}", train.global_batch.next_multiple_of(unit)),
+            );
+        }
+    }
+}
+
+#[derive(Default)]
+struct Flaws(Vec<Flaw>);
+
+impl Flaws {
+    fn add(&mut self, field: &str, value: impl ToString, problem: &str, remedy: &str) {
+        self.0.push(Flaw {
+            field: field.to_owned(),
+            value: value.to_string(),
+            problem: problem.to_owned(),
+            remedy: remedy.to_owned(),
+        });
+    }
+
+    fn within(&mut self, field: &str, value: f64, least: f64, most: f64) {
+        if !(least..=most).contains(&value) {
+            self.add(field, value, "is out of range", &format!("use {least} to {most}"));
+        }
+    }
+
+    fn whole(&mut self, field: &str, value: u64, most: u64) {
+        if !(1..=most).contains(&value) {
+            self.add(field, value, "is out of range", &format!("use 1 to {most}"));
+        }
+    }
+
+    fn divides(&mut self, field: &str, value: u32, of: &str, whole: u32) {
+        if !whole.is_multiple_of(value) {
+            let divisors: Vec<_> =
+                (1..=whole.min(64)).filter(|d| whole.is_multiple_of(*d)).map(|d| d.to_string()).collect();
+            self.add(
+                field,
+                value,
+                &format!("does not divide {of} ({whole})"),
+                &format!("use one of {}", divisors.join(", ")),
+            );
+        }
+    }
+}
