@@ -1,4 +1,9 @@
-//! What the binaries share: the clock, the flight page and, by feature, what only some of them need.
+//! What the binaries share: clock, files, keys and certificates, log lines, the wish to end, the
+//! flight page and the journal. It decides nothing about runs or nodes.
 
 pub mod clock;
+pub mod files;
 pub mod flight;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;
