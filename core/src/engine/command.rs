@@ -27,7 +27,9 @@ pub enum Refusal {
     #[error("run {0} is {1}; {2}")]
     WrongState(RunId, RunState, String),
     /// A node with this name is known by another key.
-    #[error("node {0} is known by another identity; remove it first, or give this agent its own name")]
+    #[error(
+        "node {0} is known by another identity; remove it first, or give this agent its own name"
+    )]
     OtherIdentity(NodeId),
     /// Draining would leave a run without room.
     #[error("no room for the ranks of run {0} elsewhere")]

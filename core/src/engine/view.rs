@@ -147,9 +147,17 @@ pub struct Ledger {
 impl Ledger {
     /// Effective training time ratio: productive time by all time but waiting; none before any.
     pub fn ettr(&self) -> Option<f64> {
-        let all: Duration =
-            self.spent.iter().filter(|(spend, _)| **spend != Spend::Waiting).map(|(_, time)| *time).sum();
-        let productive = self.spent.get(&Spend::Productive).copied().unwrap_or_default();
+        let all: Duration = self
+            .spent
+            .iter()
+            .filter(|(spend, _)| **spend != Spend::Waiting)
+            .map(|(_, time)| *time)
+            .sum();
+        let productive = self
+            .spent
+            .get(&Spend::Productive)
+            .copied()
+            .unwrap_or_default();
         (!all.is_zero()).then(|| productive.as_secs_f64() / all.as_secs_f64())
     }
 }

@@ -1,0 +1,284 @@
+//! What the journal holds: facts the engine was told, and facts it decided.
+//!
+//! A fact says what is so, never what to do; applying it needs nothing but the state and the moment
+//! it became so. Facts are written before whatever depends on them is sent, and are never changed.
+
+use super::{Placement, RunState, Rung};
+use crate::cause::Cause;
+use crate::checkpoint::{CheckpointId, Shard};
+use crate::flight::Phase;
+use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
+use crate::order::Stop;
+use crate::report::{Finish, Milestone, NodeFacts};
+use crate::spec::RunSpec;
+use crate::time::{Duration, Instant};
+use serde::{Deserialize, Serialize};
+
+/// One entry of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// When it became so, on the controller's clock.
+    pub at: Instant,
+    /// What.
+    pub fact: Fact,
+}
+
+/// What is so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    /// A node joined for the first time, or says something new of itself.
+    NodeEnrolled {
+        /// What it is.
+        facts: NodeFacts,
+        /// The key that its name is pinned to.
+        identity: Digest,
+    },
+    /// A node was given up.
+    NodeLost {
+        /// Which.
+        node: NodeId,
+        /// For how long it had been silent.
+        silent_for: Duration,
+    },
+    /// A node that was given up is back.
+    NodeReturned {
+        /// Which.
+        node: NodeId,
+    },
+    /// An admin allows nothing new on a node.
+    NodeCordoned {
+        /// Which.
+        node: NodeId,
+    },
+    /// An admin allows a node again.
+    NodeUncordoned {
+        /// Which.
+        node: NodeId,
+    },
+    /// A run was accepted.
+    RunSubmitted {
+        /// What it is.
+        spec: Box<RunSpec>,
+    },
+    /// A run that was over is forgotten, to keep the state bounded.
+    RunForgotten {
+        /// Which.
+        run: RunId,
+    },
+    /// A run is to stop.
+    StopAsked {
+        /// Which.
+        run: RunId,
+        /// How.
+        how: Stop,
+        /// Why.
+        cause: Cause,
+    },
+    /// A run that was over is to go on.
+    ResumeAsked {
+        /// Which.
+        run: RunId,
+    },
+    /// A run is to stop safely and be placed without this node.
+    MoveAsked {
+        /// Which.
+        run: RunId,
+        /// The node it leaves.
+        node: NodeId,
+    },
+    /// An agent remembers this generation of a run (S5).
+    GenerationSeen {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        generation: Generation,
+        /// The agent's node.
+        node: NodeId,
+        /// Whether ranks of it live there.
+        alive: bool,
+    },
+    /// A generation was decided.
+    Placed {
+        /// Of which run.
+        run: RunId,
+        /// Its number.
+        generation: Generation,
+        /// Where it runs.
+        placement: Placement,
+        /// The rung of the ladder; none for a start.
+        rung: Option<Rung>,
+        /// What it begins with.
+        resume: Option<CheckpointId>,
+        /// Whether every process is started anew.
+        fresh: bool,
+        /// Ranks whose process of before is killed first.
+        kill: Vec<Rank>,
+        /// Why.
+        cause: Cause,
+    },
+    /// The placement was given up; the run waits.
+    Unplaced {
+        /// Which run.
+        run: RunId,
+    },
+    /// A rank came further in the generation in force.
+    RankReached {
+        /// Of which run.
+        run: RunId,
+        /// In which generation.
+        generation: Generation,
+        /// Which rank.
+        rank: Rank,
+        /// How far.
+        milestone: Milestone,
+        /// Steps done by then.
+        step: Step,
+        /// Its process.
+        pid: u32,
+    },
+    /// A rank did what it was told.
+    RankFinished {
+        /// Of which run.
+        run: RunId,
+        /// In which generation.
+        generation: Generation,
+        /// Which rank.
+        rank: Rank,
+        /// What that was.
+        why: Finish,
+        /// Steps done by then.
+        step: Step,
+        /// SHA-256 over its state.
+        state: Digest,
+    },
+    /// A rank's process is gone.
+    RankGone {
+        /// Of which run.
+        run: RunId,
+        /// In which generation.
+        generation: Generation,
+        /// Which rank.
+        rank: Rank,
+    },
+    /// A rank cannot go on in its generation, so neither can its gang (S1).
+    RankBroke {
+        /// Of which run.
+        run: RunId,
+        /// In which generation.
+        generation: Generation,
+        /// In which phase.
+        phase: Phase,
+    },
+    /// A rank's phase deadline passed.
+    RankOverdue {
+        /// Of which run.
+        run: RunId,
+        /// In which generation.
+        generation: Generation,
+        /// Which rank.
+        rank: Rank,
+        /// In which phase.
+        phase: Phase,
+    },
+    /// The rank that was overdue had moved on when its page was read.
+    OverdueDropped {
+        /// Of which run.
+        run: RunId,
+    },
+    /// Nothing of a run up to this generation runs unfenced on a node.
+    NodeFenced {
+        /// Of which run.
+        run: RunId,
+        /// Which generation, and all older ones.
+        generation: Generation,
+        /// On which node.
+        node: NodeId,
+    },
+    /// An older generation of a run cannot step any more (S1).
+    GangFenced {
+        /// Of which run.
+        run: RunId,
+        /// Which generation.
+        generation: Generation,
+    },
+    /// Something broke.
+    IncidentOpened {
+        /// In which run.
+        run: RunId,
+        /// What.
+        cause: Cause,
+        /// When it broke, as far as is known.
+        began: Instant,
+        /// When the engine heard of it.
+        heard: Instant,
+        /// Steps done by then.
+        step: Step,
+        /// Whether the generation in force is over by it.
+        stops: bool,
+    },
+    /// Something else was seen while an incident was open.
+    EvidenceAdded {
+        /// In which run.
+        run: RunId,
+        /// What.
+        cause: Cause,
+    },
+    /// The run has caught up.
+    IncidentClosed {
+        /// Which run.
+        run: RunId,
+        /// Steps done by then.
+        step: Step,
+    },
+    /// A rank wrote its shard.
+    ShardSaved {
+        /// Of which run.
+        run: RunId,
+        /// Of which checkpoint.
+        checkpoint: CheckpointId,
+        /// Samples consumed by then.
+        samples: u64,
+        /// The shard.
+        shard: Shard,
+    },
+    /// A checkpoint will not come about.
+    CheckpointFailed {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+    /// A checkpoint is complete on all ranks and its manifest is written (S6).
+    CheckpointSealed {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Samples consumed by then.
+        samples: u64,
+    },
+    /// A sealed checkpoint turned out to be unsound; it is never resumed from again.
+    CheckpointRejected {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+    /// Checkpoints are removed.
+    CheckpointsPruned {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        checkpoints: Vec<CheckpointId>,
+    },
+    /// A run is over, for now or for good.
+    RunEnded {
+        /// Which.
+        run: RunId,
+        /// How.
+        state: RunState,
+        /// Why.
+        cause: Cause,
+    },
+}
