@@ -1,0 +1,298 @@
+//! A whole cluster on this machine: one controller, some agents, and wires that can be cut.
+
+use crate::process::{Process, binary, processes_of, signal};
+use crate::proxy::Proxy;
+use crate::{training, wait};
+use anyhow::{Context, Result, ensure};
+use rebloom_core::engine::{NodeView, RunState, RunView};
+use rebloom_core::id::{NodeId, Rank, RunId};
+use rebloom_core::spec::RunSpec;
+use rebloom_proto::v1;
+use rebloom_proto::v1::admin_client::AdminClient;
+use rebloom_runtime::tls::{Authority, ClientTls, Role};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+
+/// How long anything may take here before the test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A running cluster; dropped, it ends every process it started.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: TempDir,
+    runtime: Runtime,
+    admin: Channel,
+    controller: Option<Process>,
+    /// Where the controller listens.
+    pub address: SocketAddr,
+    /// Where its metrics are.
+    pub metrics: SocketAddr,
+    agents: BTreeMap<String, Agent>,
+    disks: Vec<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Agent {
+    process: Option<Process>,
+    wire: Proxy,
+    listen: SocketAddr,
+}
+
+impl Cluster {
+    /// Starts a controller and `nodes` agents with two slots each, named `node-1` and so on.
+    pub fn start(nodes: usize) -> Result<Self> {
+        let folder = TempDir::with_prefix("rebloom-test-")?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let tls = folder.path().join("tls");
+        let names: Vec<String> = (1..=nodes).map(|n| format!("node-{n}")).collect();
+        let authority = Authority::create(&tls)?;
+        authority.issue(&Role::Controller)?;
+        let admin = Role::Admin("test".to_owned());
+        authority.issue(&admin)?;
+        for name in &names {
+            authority.issue(&Role::Agent(NodeId::new(name)?))?;
+        }
+        let (address, metrics) = (free_address()?, free_address()?);
+        let endpoint =
+            ClientTls::load(&tls, &admin)?.endpoint(&address.to_string(), &Role::Controller)?;
+        let admin = {
+            let _inside = runtime.enter();
+            endpoint.connect_lazy()
+        };
+        let mut agents = BTreeMap::new();
+        for name in names {
+            let wire = runtime.block_on(Proxy::to(address))?;
+            agents.insert(name, Agent { process: None, wire, listen: free_address()? });
+        }
+        let disks = Vec::new();
+        let mut cluster =
+            Self { folder, runtime, admin, controller: None, address, metrics, agents, disks };
+        cluster.start_controller()?;
+        for name in cluster.names() {
+            cluster.start_agent(&name)?;
+        }
+        wait::until("every agent joins", PATIENCE, || {
+            Ok(cluster.nodes().ok().filter(|seen| seen.len() == nodes))
+        })?;
+        Ok(cluster)
+    }
+
+    /// The folder in which all of it lies.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where checkpoints go.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.folder().join("checkpoints")
+    }
+
+    /// Names of all nodes.
+    pub fn names(&self) -> Vec<String> {
+        self.agents.keys().cloned().collect()
+    }
+
+    /// The spec that these tests train, under this cluster's folder.
+    pub fn spec(&self, name: &str) -> Result<RunSpec> {
+        Ok(training::spec(name, training::dataset()?, &self.checkpoints())?)
+    }
+
+    /// Starts the controller, or starts it again on the journal it has.
+    pub fn start_controller(&mut self) -> Result<()> {
+        let mut command = Command::new(binary("rebloom-controller")?);
+        command
+            .args(["--listen", &self.address.to_string()])
+            .args(["--metrics", &self.metrics.to_string()])
+            .args(["--rejoin-within-ms", "2000", "--silent-after-ms", "3000", "--beat-ms", "250"])
+            .arg("--state")
+            .arg(self.folder().join("controller"))
+            .arg("--tls")
+            .arg(self.folder().join("tls"));
+        self.controller = Some(Process::start(command, &self.folder().join("controller.log"))?);
+        Ok(())
+    }
+
+    /// Kills the controller as a crash would.
+    pub fn kill_controller(&mut self) {
+        self.controller = None;
+    }
+
+    /// The controller's process id.
+    pub fn controller_pid(&self) -> Option<u32> {
+        self.controller.as_ref().map(Process::pid)
+    }
+
+    /// Starts an agent, or starts it again on the state it has.
+    pub fn start_agent(&mut self, name: &str) -> Result<()> {
+        let folder = self.folder().to_owned();
+        let agent = self.agents.get_mut(name).with_context(|| format!("no agent {name}"))?;
+        let mut command = Command::new(binary("rebloom-agent")?);
+        command
+            .args(["--node", name, "--slots", "2"])
+            .args(["--controller", &agent.wire.address.to_string()])
+            .args(["--listen", &agent.listen.to_string()])
+            .arg("--state")
+            .arg(folder.join(name))
+            .arg("--tls")
+            .arg(folder.join("tls"))
+            .arg("--worker")
+            .arg(binary("rebloom-worker")?);
+        agent.process = Some(Process::start(command, &folder.join(format!("{name}.log")))?);
+        Ok(())
+    }
+
+    /// Kills an agent as a crash would; its ranks live on.
+    pub fn kill_agent(&mut self, name: &str) -> Result<()> {
+        self.agents.get_mut(name).with_context(|| format!("no agent {name}"))?.process = None;
+        Ok(())
+    }
+
+    /// The process id of an agent that runs.
+    pub fn agent_pid(&self, name: &str) -> Option<u32> {
+        self.agents.get(name)?.process.as_ref().map(Process::pid)
+    }
+
+    /// The wire between an agent and the controller.
+    pub fn wire(&self, name: &str) -> Result<&Proxy> {
+        Ok(&self.agents.get(name).with_context(|| format!("no agent {name}"))?.wire)
+    }
+
+    /// The admin API.
+    pub fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.admin.clone())
+    }
+
+    /// Runs one request to its end.
+    pub fn wait<T>(&self, request: impl Future<Output = T>) -> T {
+        self.runtime.block_on(request)
+    }
+
+    /// Submits a run.
+    pub fn submit(&self, spec: &RunSpec) -> Result<RunId> {
+        let request = v1::SubmitRunRequest { spec: Some(spec.clone().into()), dry_run: false };
+        self.wait(self.admin().submit_run(request))?;
+        Ok(spec.name.clone())
+    }
+
+    /// One run as it is now.
+    pub fn run(&self, run: &RunId) -> Result<RunView> {
+        let request = v1::GetRunRequest { run: run.to_string() };
+        Ok(self.wait(self.admin().get_run(request))?.into_inner().try_into()?)
+    }
+
+    /// All nodes as they are now.
+    pub fn nodes(&self) -> Result<Vec<NodeView>> {
+        let reply = self.wait(self.admin().list_nodes(v1::ListNodesRequest {}))?.into_inner();
+        reply.nodes.into_iter().map(|node| Ok(node.try_into()?)).collect()
+    }
+
+    /// Waits until a run looks as it should. The controller may be down meanwhile; a run that ended
+    /// otherwise fails at once, with its story.
+    pub fn until(
+        &self,
+        run: &RunId,
+        what: &str,
+        mut good: impl FnMut(&RunView) -> bool,
+    ) -> Result<RunView> {
+        let mut last = None;
+        let found = wait::until(what, PATIENCE, || {
+            let Ok(view) = self.run(run) else { return Ok(None) };
+            if good(&view) {
+                return Ok(Some(view));
+            }
+            ensure!(
+                !matches!(view.state, RunState::Failed | RunState::Parked),
+                "the run is {}: {}\n{:#?}",
+                view.state,
+                view.why,
+                view.incidents
+            );
+            last = Some(view);
+            Ok(None)
+        });
+        found.with_context(|| format!("last seen: {last:#?}\n{}", self.logs()))
+    }
+
+    /// Waits until the run trains in its present generation and has come to `step`.
+    pub fn until_step(&self, run: &RunId, step: u64) -> Result<RunView> {
+        self.until(run, &format!("training at step {step}"), |view| {
+            view.state == RunState::Running && view.step.0 >= step
+        })
+    }
+
+    /// Waits until the run is done.
+    pub fn until_completed(&self, run: &RunId) -> Result<RunView> {
+        self.until(run, "the run is completed", |view| view.state == RunState::Completed)
+    }
+
+    /// Mounts a small file system of its own below the cluster's folder.
+    pub fn small_disk(&mut self, size: &str) -> Result<PathBuf> {
+        let disk = self.folder().join("disk");
+        std::fs::create_dir(&disk)?;
+        let options = format!("size={size},mode=700");
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "rebloom-test"])
+            .arg(&disk)
+            .output()?;
+        ensure!(
+            mount.status.success(),
+            "a small disk needs the right to mount (run under `unshare -rm`): {}",
+            String::from_utf8_lossy(&mount.stderr)
+        );
+        self.disks.push(disk.clone());
+        Ok(disk)
+    }
+
+    /// The end of every log, for a failed test.
+    pub fn logs(&self) -> String {
+        let mut names = vec!["controller".to_owned()];
+        names.extend(self.names());
+        let mut text = String::new();
+        for name in names {
+            let log = std::fs::read_to_string(self.folder().join(format!("{name}.log")));
+            let log = log.unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(25)..].join("\n");
+            text += &format!("--- {name}\n{tail}\n");
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.controller = None;
+        for agent in self.agents.values_mut() {
+            agent.process = None;
+        }
+        // Workers have sessions of their own and outlive their agents.
+        for pid in processes_of(self.folder.path()) {
+            drop(signal(pid, Signal::KILL));
+        }
+        for disk in &self.disks {
+            // Lazily: a process that was killed just now may still hold it.
+            drop(Command::new("umount").arg("-l").arg(disk).status());
+        }
+    }
+}
+
+/// The process of a rank, once it is known.
+pub fn pid_of(view: &RunView, rank: u32) -> Result<u32> {
+    let rank = view.ranks.iter().find(|seen| seen.seating.rank == Rank(rank)).context("no such rank")?;
+    rank.pid.context("the rank has no process yet")
+}
+
+/// An address on 127.0.0.1 that nobody listens on.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
