@@ -1,0 +1,234 @@
+//! Causes: why something is done.
+
+use crate::check::{Malformed, code, maybe_code, nanos, node_id, part, same_names, text};
+use crate::wire;
+use crate::wire::cause as w;
+use crate::wire::{exit, unsound};
+use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
+use rebloom_core::id::{Rank, Step};
+use rebloom_core::time::Duration;
+
+same_names!(Blamed <=> Blamed { Run, Infrastructure });
+
+impl From<Exit> for wire::Exit {
+    fn from(exit: Exit) -> Self {
+        let how = match exit {
+            Exit::Code(code) => exit::How::Code(code),
+            Exit::Signal(signal) => exit::How::Signal(signal),
+            Exit::Unknown => exit::How::Unknown(wire::Nothing {}),
+        };
+        Self { how: Some(how) }
+    }
+}
+
+impl TryFrom<wire::Exit> for Exit {
+    type Error = Malformed;
+    fn try_from(exit: wire::Exit) -> Result<Self, Malformed> {
+        match exit.how.ok_or_else(|| Malformed::missing("how"))? {
+            exit::How::Code(code) => Ok(Self::Code(code)),
+            exit::How::Signal(signal) => Ok(Self::Signal(signal)),
+            exit::How::Unknown(wire::Nothing {}) => Ok(Self::Unknown),
+        }
+    }
+}
+
+impl From<Unsound> for wire::Unsound {
+    fn from(unsound: Unsound) -> Self {
+        let what = match unsound {
+            Unsound::Missing { file } => unsound::What::Missing(file),
+            Unsound::Length {
+                file,
+                expected,
+                found,
+            } => unsound::What::Length(unsound::Length {
+                file,
+                expected,
+                found,
+            }),
+            Unsound::Hash { file } => unsound::What::Hash(file),
+            Unsound::Unreadable { file, error } => {
+                unsound::What::Unreadable(unsound::Unreadable { file, error })
+            }
+        };
+        Self { what: Some(what) }
+    }
+}
+
+impl TryFrom<wire::Unsound> for Unsound {
+    type Error = Malformed;
+    fn try_from(unsound: wire::Unsound) -> Result<Self, Malformed> {
+        Ok(
+            match unsound.what.ok_or_else(|| Malformed::missing("what"))? {
+                unsound::What::Missing(file) => Self::Missing {
+                    file: text(file, "missing")?,
+                },
+                unsound::What::Length(unsound::Length {
+                    file,
+                    expected,
+                    found,
+                }) => Self::Length {
+                    file: text(file, "length.file")?,
+                    expected,
+                    found,
+                },
+                unsound::What::Hash(file) => Self::Hash {
+                    file: text(file, "hash")?,
+                },
+                unsound::What::Unreadable(unsound::Unreadable { file, error }) => {
+                    Self::Unreadable {
+                        file: text(file, "unreadable.file")?,
+                        error: text(error, "unreadable.error")?,
+                    }
+                }
+            },
+        )
+    }
+}
+
+impl From<Cause> for wire::Cause {
+    fn from(cause: Cause) -> Self {
+        use wire::Nothing;
+        let kind = match cause {
+            Cause::Submitted => w::Kind::Submitted(Nothing {}),
+            Cause::StopRequested => w::Kind::StopRequested(Nothing {}),
+            Cause::ResumeRequested => w::Kind::ResumeRequested(Nothing {}),
+            Cause::Superseded => w::Kind::Superseded(Nothing {}),
+            Cause::Completed => w::Kind::Completed(Nothing {}),
+            Cause::NodeDrained { node } => {
+                w::Kind::NodeDrained(w::NodeDrained { node: node.into() })
+            }
+            Cause::RankExited { rank, node, exit } => w::Kind::RankExited(w::RankExited {
+                rank: rank.0,
+                node: node.into(),
+                exit: Some(exit.into()),
+            }),
+            Cause::RankNotStarted { rank, node, error } => {
+                w::Kind::RankNotStarted(w::RankNotStarted {
+                    rank: rank.0,
+                    node: node.into(),
+                    error,
+                })
+            }
+            Cause::RankFailed {
+                rank,
+                node,
+                phase,
+                error,
+                blamed,
+            } => w::Kind::RankFailed(w::RankFailed {
+                rank: rank.0,
+                node: node.into(),
+                phase: wire::Phase::from(phase).into(),
+                error,
+                blamed: wire::Blamed::from(blamed).into(),
+            }),
+            Cause::RankHung {
+                rank,
+                node,
+                phase,
+                channel,
+            } => w::Kind::RankHung(w::RankHung {
+                rank: rank.0,
+                node: node.into(),
+                phase: wire::Phase::from(phase).into(),
+                channel: channel.map(|channel| wire::Channel::from(channel).into()),
+            }),
+            Cause::GangHung { phase } => w::Kind::GangHung(w::GangHung {
+                phase: wire::Phase::from(phase).into(),
+            }),
+            Cause::NodeLost { node, silent_for } => w::Kind::NodeLost(w::NodeLost {
+                node: node.into(),
+                silent_nanos: nanos(silent_for),
+            }),
+            Cause::RanksMissing { node, rank } => w::Kind::RanksMissing(w::RanksMissing {
+                node: node.into(),
+                rank: rank.0,
+            }),
+            Cause::CheckpointUnsound {
+                step,
+                rank,
+                unsound,
+            } => w::Kind::CheckpointUnsound(w::CheckpointUnsound {
+                step: step.0,
+                rank: rank.0,
+                unsound: Some(unsound.into()),
+            }),
+            Cause::SaveFailed { step, rank, error } => w::Kind::SaveFailed(w::SaveFailed {
+                step: step.0,
+                rank: rank.map(|rank| rank.0),
+                error,
+            }),
+            Cause::BudgetSpent { restarts } => w::Kind::BudgetSpent(w::BudgetSpent { restarts }),
+            Cause::NoProgress { recoveries } => w::Kind::NoProgress(w::NoProgress { recoveries }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<wire::Cause> for Cause {
+    type Error = Malformed;
+    fn try_from(cause: wire::Cause) -> Result<Self, Malformed> {
+        Ok(
+            match cause.kind.ok_or_else(|| Malformed::missing("kind"))? {
+                w::Kind::Submitted(wire::Nothing {}) => Self::Submitted,
+                w::Kind::StopRequested(wire::Nothing {}) => Self::StopRequested,
+                w::Kind::ResumeRequested(wire::Nothing {}) => Self::ResumeRequested,
+                w::Kind::Superseded(wire::Nothing {}) => Self::Superseded,
+                w::Kind::Completed(wire::Nothing {}) => Self::Completed,
+                w::Kind::NodeDrained(it) => Self::NodeDrained {
+                    node: node_id(it.node, "node_drained.node")?,
+                },
+                w::Kind::RankExited(it) => Self::RankExited {
+                    rank: Rank(it.rank),
+                    node: node_id(it.node, "rank_exited.node")?,
+                    exit: part(it.exit, "rank_exited.exit")?,
+                },
+                w::Kind::RankNotStarted(it) => Self::RankNotStarted {
+                    rank: Rank(it.rank),
+                    node: node_id(it.node, "rank_not_started.node")?,
+                    error: text(it.error, "rank_not_started.error")?,
+                },
+                w::Kind::RankFailed(it) => Self::RankFailed {
+                    rank: Rank(it.rank),
+                    node: node_id(it.node, "rank_failed.node")?,
+                    phase: code::<wire::Phase, _>(it.phase, "rank_failed.phase")?,
+                    error: text(it.error, "rank_failed.error")?,
+                    blamed: code::<wire::Blamed, _>(it.blamed, "rank_failed.blamed")?,
+                },
+                w::Kind::RankHung(it) => Self::RankHung {
+                    rank: Rank(it.rank),
+                    node: node_id(it.node, "rank_hung.node")?,
+                    phase: code::<wire::Phase, _>(it.phase, "rank_hung.phase")?,
+                    channel: maybe_code::<wire::Channel, _>(it.channel, "rank_hung.channel")?,
+                },
+                w::Kind::GangHung(it) => Self::GangHung {
+                    phase: code::<wire::Phase, _>(it.phase, "gang_hung.phase")?,
+                },
+                w::Kind::NodeLost(it) => Self::NodeLost {
+                    node: node_id(it.node, "node_lost.node")?,
+                    silent_for: Duration::from_nanos(it.silent_nanos),
+                },
+                w::Kind::RanksMissing(it) => Self::RanksMissing {
+                    node: node_id(it.node, "ranks_missing.node")?,
+                    rank: Rank(it.rank),
+                },
+                w::Kind::CheckpointUnsound(it) => Self::CheckpointUnsound {
+                    step: Step(it.step),
+                    rank: Rank(it.rank),
+                    unsound: part(it.unsound, "checkpoint_unsound.unsound")?,
+                },
+                w::Kind::SaveFailed(it) => Self::SaveFailed {
+                    step: Step(it.step),
+                    rank: it.rank.map(Rank),
+                    error: text(it.error, "save_failed.error")?,
+                },
+                w::Kind::BudgetSpent(it) => Self::BudgetSpent {
+                    restarts: it.restarts,
+                },
+                w::Kind::NoProgress(it) => Self::NoProgress {
+                    recoveries: it.recoveries,
+                },
+            },
+        )
+    }
+}

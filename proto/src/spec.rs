@@ -1,0 +1,147 @@
+//! Run specs. Their numbers are judged by `RunSpec::flaws`, not here.
+
+use crate::check::{Malformed, part, run_id, text};
+use crate::wire;
+use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+
+/// Both ways between a message and a struct of core whose fields have the same names and types.
+macro_rules! same_fields {
+    ($wire:ident <=> $core:ident { $($field:ident),+ $(,)? }) => {
+        impl From<$core> for wire::$wire {
+            fn from($core { $($field),+ }: $core) -> Self {
+                Self { $($field),+ }
+            }
+        }
+        impl TryFrom<wire::$wire> for $core {
+            type Error = Malformed;
+            fn try_from(value: wire::$wire) -> Result<Self, Malformed> {
+                let wire::$wire { $($field),+ } = value;
+                Ok(Self { $($field),+ })
+            }
+        }
+    };
+}
+
+same_fields!(ModelSpec <=> Model { layers, hidden, heads, vocab, sequence });
+same_fields!(OptimizerSpec <=> Optimizer {
+    learning_rate, min_learning_rate, warmup_samples, decay_samples,
+    beta1, beta2, epsilon, weight_decay, clip,
+});
+same_fields!(DeadlineSpec <=> Deadlines { init, load, step, save, exit });
+same_fields!(RecoverySpec <=> Recovery { restarts, reform, restart, replace });
+
+impl From<Train> for wire::TrainSpec {
+    fn from(
+        Train {
+            steps,
+            global_batch,
+            micro_batch,
+            seed,
+            optimizer,
+        }: Train,
+    ) -> Self {
+        Self {
+            steps,
+            global_batch,
+            micro_batch,
+            seed,
+            optimizer: Some(optimizer.into()),
+        }
+    }
+}
+
+impl TryFrom<wire::TrainSpec> for Train {
+    type Error = Malformed;
+    fn try_from(train: wire::TrainSpec) -> Result<Self, Malformed> {
+        Ok(Self {
+            steps: train.steps,
+            global_batch: train.global_batch,
+            micro_batch: train.micro_batch,
+            seed: train.seed,
+            optimizer: part(train.optimizer, "optimizer")?,
+        })
+    }
+}
+
+impl From<Data> for wire::DataSpec {
+    fn from(Data { prefix }: Data) -> Self {
+        Self { prefix }
+    }
+}
+
+impl TryFrom<wire::DataSpec> for Data {
+    type Error = Malformed;
+    fn try_from(data: wire::DataSpec) -> Result<Self, Malformed> {
+        Ok(Self {
+            prefix: text(data.prefix, "prefix")?,
+        })
+    }
+}
+
+impl From<Checkpoint> for wire::CheckpointSpec {
+    fn from(
+        Checkpoint {
+            directory,
+            every_steps,
+            keep,
+        }: Checkpoint,
+    ) -> Self {
+        Self {
+            directory,
+            every_steps,
+            keep,
+        }
+    }
+}
+
+impl TryFrom<wire::CheckpointSpec> for Checkpoint {
+    type Error = Malformed;
+    fn try_from(checkpoint: wire::CheckpointSpec) -> Result<Self, Malformed> {
+        Ok(Self {
+            directory: text(checkpoint.directory, "directory")?,
+            every_steps: checkpoint.every_steps,
+            keep: checkpoint.keep,
+        })
+    }
+}
+
+impl From<RunSpec> for wire::RunSpec {
+    fn from(spec: RunSpec) -> Self {
+        let RunSpec {
+            name,
+            model,
+            layout,
+            train,
+            data,
+            checkpoint,
+            deadlines,
+            recovery,
+        } = spec;
+        Self {
+            name: name.into(),
+            model: Some(model.into()),
+            layout: Some(layout.into()),
+            train: Some(train.into()),
+            data: Some(data.into()),
+            checkpoint: Some(checkpoint.into()),
+            deadlines: Some(deadlines.into()),
+            recovery: Some(recovery.into()),
+        }
+    }
+}
+
+impl TryFrom<wire::RunSpec> for RunSpec {
+    type Error = Malformed;
+    fn try_from(spec: wire::RunSpec) -> Result<Self, Malformed> {
+        Ok(Self {
+            name: run_id(spec.name, "name")?,
+            model: part(spec.model, "model")?,
+            layout: part(spec.layout, "layout")?,
+            train: part(spec.train, "train")?,
+            data: part(spec.data, "data")?,
+            checkpoint: part(spec.checkpoint, "checkpoint")?,
+            deadlines: part(spec.deadlines, "deadlines")?,
+            recovery: part(spec.recovery, "recovery")?,
+        })
+    }
+}
