@@ -1,1 +1,64 @@
-fn main(){}
+//! The chores of this checkout: set-up, checks, start, benches.
+//!
+//! It installs only into `.rebloom/` and depends on no crate of the workspace, so that it builds
+//! in seconds on a machine that has nothing yet.
+
+mod checkout;
+mod layers;
+mod peers;
+mod setup;
+mod source;
+mod stages;
+mod tidy;
+
+use checkout::Checkout;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup          install what the build and the first run need into .rebloom/ (once; resumable)
+  up [ARGS]      set up, build, and start a cluster on this machine: `rebloom up ARGS`
+  test           set up, then every check and every test
+  layers         compare imports with the import table
+  tidy           the house rules that no compiler checks
+  bench [NAME]   set up, build in release mode, and measure
+  peers          install what the benches compare with (PyTorch's torchrun)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &[] as &[String]),
+    };
+    let checkout = Checkout::here();
+    let outcome = match command {
+        "up" => stages::up(&checkout, rest),
+        "bench" => stages::bench(&checkout, rest),
+        "setup" | "test" | "layers" | "tidy" | "peers" if !rest.is_empty() => {
+            eprintln!("`cargo xtask {command}` takes no arguments\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+        "setup" => setup::run(&checkout),
+        "test" => stages::test(&checkout),
+        "layers" => layers::run(&checkout),
+        "tidy" => tidy::run(&checkout),
+        "peers" => peers::run(&checkout),
+        "help" | "-h" | "--help" => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        other => {
+            eprintln!("there is no command `{other}`\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The commands that are other commands in a row: `up`, `test`, `bench`.
+
+use crate::checkout::{Checkout, spelled, status};
+use crate::{layers, peers, setup, tidy};
+use anyhow::{Context, Result};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+/// The packages of the four binaries; each finds the others beside its own file.
+const BINARIES: [&str; 4] = [
+    "rebloom-controller",
+    "rebloom-agent",
+    "rebloom-worker",
+    "rebloom-cli",
+];
+
+/// Sets up, builds, and becomes `rebloom up`.
+pub(crate) fn up(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> {
+    if let Some(failed) = prepare(checkout, false)? {
+        return Ok(failed);
+    }
+    let program = target(checkout)?.join("debug/rebloom");
+    let error = Command::new(&program).arg("up").args(arguments).exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// Sets up, builds in release mode, and runs the bench of that name, or all of them.
+pub(crate) fn bench(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> {
+    if let Some(failed) = prepare(checkout, true)? {
+        return Ok(failed);
+    }
+    let compares = arguments.first().is_none_or(|name| name == "recovery");
+    if compares && let Some(failed) = failure(peers::run(checkout)?) {
+        return Ok(failed);
+    }
+    let mut bench = checkout.cargo([
+        "run",
+        "--release",
+        "-p",
+        "rebloom-tests",
+        "--bin",
+        "bench",
+        "--",
+    ]);
+    bench.args(arguments);
+    run(bench)
+}
+
+fn prepare(checkout: &Checkout, release: bool) -> Result<Option<ExitCode>> {
+    if let Some(failed) = failure(setup::run(checkout)?) {
+        return Ok(Some(failed));
+    }
+    let mut build = checkout.cargo(["build"]);
+    if release {
+        build.arg("--release");
+    }
+    build.args(BINARIES.iter().flat_map(|package| ["-p", package]));
+    println!("setup: building the binaries (the first build takes ten minutes on two cores)");
+    Ok(failure(run(build)?))
+}
+
+fn target(checkout: &Checkout) -> Result<PathBuf> {
+    let metadata = checkout.metadata()?;
+    let folder = metadata["target_directory"]
+        .as_str()
+        .context("cargo names no target directory")?;
+    Ok(PathBuf::from(folder))
+}
+
+/// Sets up and runs every check, the quick ones first; the first that fails ends it with its code.
+pub(crate) fn test(checkout: &Checkout) -> Result<ExitCode> {
+    let stages: [(&str, &dyn Fn() -> Result<ExitCode>); 7] = [
+        ("set-up", &|| setup::run(checkout)),
+        ("format", &|| {
+            run(checkout.cargo(["fmt", "--all", "--check"]))
+        }),
+        ("layers", &|| layers::run(checkout)),
+        ("tidy", &|| tidy::run(checkout)),
+        ("clippy", &|| run(checkout.cargo(CLIPPY))),
+        ("build", &|| run(checkout.cargo(["build", "--workspace"]))),
+        ("tests", &|| {
+            run(checkout.cargo(["test", "--workspace", "--no-fail-fast"]))
+        }),
+    ];
+    let began = Instant::now();
+    let mut times = Vec::new();
+    for (name, stage) in stages {
+        println!("\n==> {name}");
+        let stage_began = Instant::now();
+        let code = stage()?;
+        times.push(format!("{name} {}", clock(stage_began.elapsed())));
+        if let Some(failed) = failure(code) {
+            println!("\nxtask test: {name} failed ({})", times.join(", "));
+            return Ok(failed);
+        }
+    }
+    println!(
+        "\nxtask test: every stage passed in {} ({})",
+        clock(began.elapsed()),
+        times.join(", ")
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+const CLIPPY: [&str; 6] = [
+    "clippy",
+    "--workspace",
+    "--all-targets",
+    "--",
+    "-D",
+    "warnings",
+];
+
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds < 60 {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        format!("{}:{:02} min", seconds / 60, seconds % 60)
+    }
+}
+
+fn failure(code: ExitCode) -> Option<ExitCode> {
+    (code != ExitCode::SUCCESS).then_some(code)
+}
+
+fn run(mut command: Command) -> Result<ExitCode> {
+    let ended = status(&mut command)?;
+    if ended.success() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("`{}` ended with {ended}", spelled(&command));
+    Ok(ended
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_a_failed_command_is_kept() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit 7"]);
+        assert_eq!(run(command).unwrap(), ExitCode::from(7));
+        assert_eq!(run(Command::new("true")).unwrap(), ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn times_read_well() {
+        assert_eq!(clock(Duration::from_millis(1530)), "1.5 s");
+        assert_eq!(clock(Duration::from_secs(605)), "10:05 min");
+    }
+}
