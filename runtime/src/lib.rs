@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod files;
 pub mod flight;
+pub mod journal;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
