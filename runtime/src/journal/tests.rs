@@ -50,7 +50,7 @@ fn a_record_larger_than_a_segment_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let large: Vec<u8> = (0..3_000_000_u32).map(|byte| (byte % 251) as u8).collect();
     let (mut journal, _) = open(directory.path());
-    journal.append(&[large.clone()]).unwrap();
+    journal.append(std::slice::from_ref(&large)).unwrap();
     drop(journal);
     assert_eq!(open(directory.path()).1.entries[0].record, large);
 }
