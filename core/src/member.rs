@@ -2,7 +2,9 @@
 //!
 //! It waits for a go, forms its groups, loads the state it is told, trains until it is done or
 //! fenced, and waits again. The driver carries out one command at a time and answers with its
-//! outcome; while it trains, each step is one command.
+//! outcome; while it trains, each step is one command. `Say` and `Leave` are carried out at once,
+//! also while another command is under way. A fence and a newer go never interrupt a command: the
+//! driver sees the fence in the flight page and answers `Fenced`, and only then the member goes on.
 
 mod command;
 mod event;
@@ -10,11 +12,507 @@ mod event;
 pub use command::Command;
 pub use event::{Event, LoadTrouble, Stepped, Trouble};
 
-use crate::time::Duration;
+use crate::cause::Blamed;
+use crate::checkpoint::{CheckpointId, Shard};
+use crate::flight::Phase;
+use crate::id::{Digest, Generation, Rank, RunId, Step};
+use crate::report::{Finish, Milestone};
+use crate::spec::seconds;
+use crate::time::{Duration, Instant};
+use crate::word::{FromWorker, Go, Hello, ToWorker};
+use std::collections::VecDeque;
+
+/// The exit code of a worker that left because it had no agent for too long.
+pub const ORPHANED: i32 = 75;
 
 /// How this worker is set up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// Whose process it is.
+    pub run: RunId,
+    /// Which rank.
+    pub rank: Rank,
+    /// Its process id.
+    pub pid: u32,
     /// Without an agent for this long it leaves (S1; see `engine::Limits`).
     pub orphan_after: Duration,
+}
+
+/// What it is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Waits for a word: before the first go, after its generation ended, or once finished.
+    Idle,
+    Forming,
+    Loading,
+    Stepping,
+    /// Waits for the save before, since `next` is due already.
+    Clearing {
+        next: CheckpointId,
+        finish: Option<Finish>,
+    },
+    /// Waits for the last save.
+    Saving {
+        last: CheckpointId,
+        why: Finish,
+    },
+    Hashing {
+        why: Finish,
+    },
+    Left,
+}
+
+/// The worker's machine.
+#[derive(Debug)]
+pub struct Member {
+    config: Config,
+    state: State,
+    /// The generation it is or was in.
+    go: Option<Box<Go>>,
+    milestone: Milestone,
+    step: Step,
+    /// The save under way.
+    saving: Option<CheckpointId>,
+    /// The lowest generation that is not fenced.
+    fence_below: Generation,
+    /// What comes once the command under way is over.
+    pending: Option<ToWorker>,
+    /// What an agent that comes back is told again: it may have died before passing it on.
+    last_word: Option<FromWorker>,
+    last_saved: Option<FromWorker>,
+    has_agent: bool,
+    /// Since when it has no agent; none before the first call.
+    alone_since: Option<Instant>,
+    commands: VecDeque<Command>,
+}
+
+impl Member {
+    /// A worker that just started, not connected to its agent yet.
+    pub const fn new(config: Config) -> Self {
+        Self {
+            config,
+            state: State::Idle,
+            go: None,
+            milestone: Milestone::Going,
+            step: Step(0),
+            saving: None,
+            fence_below: Generation(0),
+            pending: None,
+            last_word: None,
+            last_saved: None,
+            has_agent: false,
+            alone_since: None,
+            commands: VecDeque::new(),
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        self.wake(now);
+        match event {
+            Event::Word(word) => self.word(now, word),
+            Event::Fenced { below } => self.fence(below),
+            Event::AgentLost => {
+                self.has_agent = false;
+                self.alone_since = Some(now);
+            }
+            Event::AgentBack => self.agent_back(),
+            Event::Formed { outcome } => self.formed(now, outcome),
+            Event::Loaded { outcome } => self.loaded(now, outcome),
+            Event::Stepped { outcome } => self.stepped(now, outcome),
+            Event::Saved {
+                checkpoint,
+                samples,
+                outcome,
+            } => {
+                self.saved(now, checkpoint, samples, outcome);
+            }
+            Event::Hashed { state } => self.hashed(now, state),
+        }
+    }
+
+    /// Does what is due: leaves when it has been without an agent for too long.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.wake(now);
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.state = State::Left;
+            self.commands.push_back(Command::Leave { code: ORPHANED });
+        }
+    }
+
+    /// What it wants done; drain it after every call.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.has_agent || self.state == State::Left {
+            return None;
+        }
+        Some(
+            self.alone_since
+                .map_or(Instant::ZERO, |since| since + self.config.orphan_after),
+        )
+    }
+
+    fn wake(&mut self, now: Instant) {
+        self.alone_since.get_or_insert(now);
+    }
+
+    fn generation(&self) -> Generation {
+        self.go.as_ref().map_or(Generation(0), |go| go.generation)
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.generation() < self.fence_below
+    }
+
+    /// Whether a command is under way whose outcome must come before the next.
+    const fn is_busy(&self) -> bool {
+        !matches!(
+            self.state,
+            State::Idle | State::Clearing { .. } | State::Left
+        )
+    }
+
+    fn agent_back(&mut self) {
+        self.has_agent = true;
+        self.say(FromWorker::Hello(Hello {
+            run: self.config.run.clone(),
+            rank: self.config.rank,
+            pid: self.config.pid,
+            generation: self.generation(),
+            milestone: self.milestone,
+        }));
+        for word in [self.last_saved.clone(), self.last_word.clone()]
+            .into_iter()
+            .flatten()
+        {
+            self.say(word);
+        }
+    }
+
+    fn word(&mut self, now: Instant, word: ToWorker) {
+        let newest = match &self.pending {
+            Some(ToWorker::Go(go)) => go.generation,
+            Some(ToWorker::Exit) | None => self.generation(),
+        };
+        let is_stale = |go: &Go| go.generation <= newest || go.generation < self.fence_below;
+        if self.state == State::Left || matches!(&word, ToWorker::Go(go) if is_stale(go)) {
+            return;
+        }
+        self.pending = Some(word);
+        if !self.is_busy() {
+            self.next_word(now);
+        }
+    }
+
+    /// Takes up the word that waited for the end of a command; false where there is none.
+    fn next_word(&mut self, now: Instant) -> bool {
+        match self.pending.take() {
+            Some(ToWorker::Go(go)) => {
+                self.milestone = Milestone::Going;
+                self.step = Step(0);
+                self.saving = None;
+                self.last_word = None;
+                self.state = State::Forming;
+                self.go = Some(go.clone());
+                self.enter(now, Phase::Init);
+                self.commands.push_back(Command::Form(go));
+                true
+            }
+            Some(ToWorker::Exit) => {
+                self.enter(now, Phase::Exit);
+                self.state = State::Left;
+                self.commands.push_back(Command::Leave { code: 0 });
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn fence(&mut self, below: Generation) {
+        self.fence_below = self.fence_below.max(below);
+        if self.is_fenced() && matches!(self.state, State::Clearing { .. }) {
+            self.abandon();
+        }
+    }
+
+    /// Ends the generation; the process waits for the next.
+    fn abandon(&mut self) {
+        self.state = State::Idle;
+        self.commands.push_back(Command::Abandon);
+        self.commands.push_back(Command::Enter {
+            phase: Phase::Idle,
+            deadline: None,
+        });
+    }
+
+    /// Whether the generation ended while a command was under way; then there is no next one.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if self.next_word(now) {
+            return true;
+        }
+        if self.is_fenced() {
+            self.abandon();
+        }
+        self.is_fenced()
+    }
+
+    fn give_up(&mut self, now: Instant, phase: Phase, trouble: Trouble) {
+        if self.is_over(now) {
+            return;
+        }
+        let generation = self.generation();
+        let word = match trouble {
+            Trouble::Fenced => None,
+            Trouble::PeerLost { error } => Some(FromWorker::Failed {
+                generation,
+                phase,
+                error,
+                blamed: None,
+            }),
+            Trouble::Error { error, blamed } => Some(FromWorker::Failed {
+                generation,
+                phase,
+                error,
+                blamed: Some(blamed),
+            }),
+        };
+        self.abandon();
+        word.into_iter().for_each(|word| self.say_last(word));
+    }
+
+    fn formed(&mut self, now: Instant, outcome: Result<(), Trouble>) {
+        if self.state != State::Forming {
+            return;
+        }
+        if let Err(trouble) = outcome {
+            return self.give_up(now, Phase::Init, trouble);
+        }
+        if self.is_over(now) {
+            return;
+        }
+        self.reach(Milestone::Formed);
+        self.state = State::Loading;
+        self.enter(now, Phase::Load);
+        self.commands.extend(self.go.clone().map(Command::Load));
+    }
+
+    fn loaded(&mut self, now: Instant, outcome: Result<(Step, u64), LoadTrouble>) {
+        if self.state != State::Loading {
+            return;
+        }
+        match outcome {
+            Err(LoadTrouble::Other(trouble)) => self.give_up(now, Phase::Load, trouble),
+            Err(LoadTrouble::Unsound(unsound)) => {
+                if !self.is_over(now) {
+                    self.abandon();
+                    let generation = self.generation();
+                    let resume = self.go.as_ref().and_then(|go| go.resume);
+                    let checkpoint = resume.unwrap_or(CheckpointId {
+                        step: Step(0),
+                        generation,
+                    });
+                    self.say_last(FromWorker::LoadRefused {
+                        generation,
+                        checkpoint,
+                        unsound,
+                    });
+                }
+            }
+            Ok((step, _)) => {
+                if !self.is_over(now) {
+                    self.step = step;
+                    self.reach(Milestone::Loaded);
+                    if self.is_last(step) {
+                        self.hash(Finish::Completed);
+                    } else {
+                        self.train(now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn stepped(&mut self, now: Instant, outcome: Result<Stepped, Trouble>) {
+        if self.state != State::Stepping {
+            return;
+        }
+        let done = match outcome {
+            Ok(done) => done,
+            Err(trouble) => return self.give_up(now, Phase::Step, trouble),
+        };
+        if self.is_over(now) {
+            return;
+        }
+        self.step = done.step;
+        if self.milestone < Milestone::Stepped {
+            self.reach(Milestone::Stepped);
+        }
+        let finish = if self.is_last(done.step) {
+            Some(Finish::Completed)
+        } else {
+            done.stop.then_some(Finish::Stopped)
+        };
+        let every = self
+            .go
+            .as_ref()
+            .map_or(1, |go| go.spec.checkpoint.every_steps);
+        if finish.is_none() && !done.step.0.is_multiple_of(every) {
+            return self.train(now);
+        }
+        let next = CheckpointId {
+            step: done.step,
+            generation: self.generation(),
+        };
+        self.enter(now, Phase::Save);
+        if self.saving.is_some() {
+            self.state = State::Clearing { next, finish };
+        } else {
+            self.save(now, next, finish);
+        }
+    }
+
+    /// Begins a save; the last one of a generation is waited for.
+    fn save(&mut self, now: Instant, checkpoint: CheckpointId, finish: Option<Finish>) {
+        self.saving = Some(checkpoint);
+        self.commands.push_back(Command::Save {
+            checkpoint,
+            wait: finish.is_some(),
+        });
+        match finish {
+            Some(why) => {
+                self.state = State::Saving {
+                    last: checkpoint,
+                    why,
+                }
+            }
+            None => self.train(now),
+        }
+    }
+
+    fn saved(
+        &mut self,
+        now: Instant,
+        checkpoint: CheckpointId,
+        samples: u64,
+        outcome: Result<Shard, String>,
+    ) {
+        let failure = outcome.as_ref().err().cloned();
+        let word = match outcome {
+            Ok(shard) => FromWorker::Saved {
+                checkpoint,
+                samples,
+                shard,
+            },
+            Err(error) => FromWorker::SaveFailed { checkpoint, error },
+        };
+        self.last_saved = Some(word.clone());
+        self.say(word);
+        if self.saving == Some(checkpoint) {
+            self.saving = None;
+        }
+        match (self.state, failure) {
+            (State::Saving { last, why }, None) if last == checkpoint => {
+                if !self.is_over(now) {
+                    self.hash(why);
+                }
+            }
+            (State::Saving { last, .. }, Some(error)) if last == checkpoint => {
+                // What is not saved is not done: the run does these steps again.
+                let blamed = Blamed::Infrastructure;
+                self.give_up(now, Phase::Save, Trouble::Error { error, blamed });
+            }
+            (State::Clearing { next, finish }, _) if self.saving.is_none() => {
+                self.save(now, next, finish);
+            }
+            (
+                State::Idle
+                | State::Forming
+                | State::Loading
+                | State::Stepping
+                | State::Clearing { .. }
+                | State::Saving { .. }
+                | State::Hashing { .. }
+                | State::Left,
+                _,
+            ) => {}
+        }
+    }
+
+    fn hash(&mut self, why: Finish) {
+        self.state = State::Hashing { why };
+        self.commands.push_back(Command::Hash);
+    }
+
+    fn hashed(&mut self, now: Instant, state: Digest) {
+        let State::Hashing { why } = self.state else {
+            return;
+        };
+        if self.is_over(now) {
+            return;
+        }
+        self.milestone = Milestone::Finished;
+        self.state = State::Idle;
+        self.commands.push_back(Command::Enter {
+            phase: Phase::Idle,
+            deadline: None,
+        });
+        let (generation, step) = (self.generation(), self.step);
+        self.say_last(FromWorker::Finished {
+            generation,
+            why,
+            step,
+            state,
+        });
+    }
+
+    fn train(&mut self, now: Instant) {
+        self.state = State::Stepping;
+        self.enter(now, Phase::Step);
+        self.commands.push_back(Command::Step);
+    }
+
+    fn is_last(&self, step: Step) -> bool {
+        self.go
+            .as_ref()
+            .is_some_and(|go| step.0 >= go.spec.train.steps)
+    }
+
+    fn enter(&mut self, now: Instant, phase: Phase) {
+        let deadline = self.go.as_ref().and_then(|go| {
+            let deadlines = &go.spec.deadlines;
+            let within = match phase {
+                Phase::Idle => return None,
+                Phase::Init => deadlines.init,
+                Phase::Load => deadlines.load,
+                Phase::Step | Phase::Eval => deadlines.step,
+                Phase::Save => deadlines.save,
+                Phase::Exit => deadlines.exit,
+            };
+            Some(now + seconds(within))
+        });
+        self.commands.push_back(Command::Enter { phase, deadline });
+    }
+
+    fn reach(&mut self, milestone: Milestone) {
+        self.milestone = milestone;
+        let (generation, step) = (self.generation(), self.step);
+        self.say_last(FromWorker::Reached {
+            generation,
+            milestone,
+            step,
+        });
+    }
+
+    fn say_last(&mut self, word: FromWorker) {
+        self.last_word = Some(word.clone());
+        self.say(word);
+    }
+
+    fn say(&mut self, word: FromWorker) {
+        self.commands.push_back(Command::Say(word));
+    }
 }

@@ -33,7 +33,7 @@ pub struct NodeFacts {
 pub struct RankStatus {
     /// Which rank.
     pub rank: Rank,
-    /// Its process.
+    /// Its process; 0 while it is being started.
     pub pid: u32,
     /// The generation it was last told to run.
     pub generation: Generation,

@@ -6,7 +6,8 @@ use crate::time::Instant;
 use crate::word::{FromWorker, Go};
 use serde::{Deserialize, Serialize};
 
-/// What the member wants done, in order; the driver answers each but `Enter` and `Say` with an event.
+/// What the member wants done, in order. `Form`, `Load`, `Step`, `Save` and `Hash` are answered with an
+/// event; `Say` and `Leave` are carried out at once, also while one of those is under way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {

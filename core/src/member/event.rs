@@ -37,9 +37,9 @@ pub enum Event {
         /// The lowest generation that is not fenced.
         below: Generation,
     },
-    /// Its agent is gone.
+    /// The link to its agent is gone.
     AgentLost,
-    /// Its agent is back.
+    /// Its agent is there: connected for the first time, or again.
     AgentBack,
     /// The groups are formed.
     Formed {

@@ -1,0 +1,76 @@
+//! Reports that the controller has not acknowledged, in order.
+
+use super::Command;
+use crate::id::{Rank, RunId};
+use crate::report::{RankEvent, Report};
+use std::collections::VecDeque;
+
+/// More than a gang's worth of news of a node; a controller that is away for longer learns the rest
+/// from the join.
+const MOST: usize = 1024;
+
+/// Reports under way.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    last: u64,
+    waiting: VecDeque<(u64, Report)>,
+}
+
+impl Outbox {
+    /// Takes a report in and says how to send it.
+    pub(super) fn add(&mut self, report: Report) -> Command {
+        if self.waiting.len() >= MOST {
+            let passing = self
+                .waiting
+                .iter()
+                .position(|(_, old)| is_passing(old))
+                .unwrap_or(0);
+            self.waiting.remove(passing);
+        }
+        self.last += 1;
+        self.waiting.push_back((self.last, report.clone()));
+        Command::Report {
+            sequence: self.last,
+            report,
+        }
+    }
+
+    /// The controller has it.
+    pub(super) fn acked(&mut self, sequence: u64) {
+        self.waiting.retain(|(waiting, _)| *waiting != sequence);
+    }
+
+    /// Everything again, after a reconnect.
+    pub(super) fn all(&self) -> Vec<Command> {
+        let again = |(sequence, report): &(u64, Report)| Command::Report {
+            sequence: *sequence,
+            report: report.clone(),
+        };
+        self.waiting.iter().map(again).collect()
+    }
+
+    /// Whether anything about this rank is not acknowledged yet.
+    pub(super) fn holds(&self, id: &RunId, of: Rank) -> bool {
+        self.waiting.iter().any(|(_, report)| match report {
+            Report::Rank { run, rank, .. } | Report::ShardFailed { run, rank, .. } => {
+                run == id && *rank == of
+            }
+            Report::ShardSaved { run, shard, .. } => run == id && shard.rank == of,
+            Report::Sealed { .. } | Report::Stopped { .. } => false,
+        })
+    }
+}
+
+/// Whether later reports make this one worthless.
+fn is_passing(report: &Report) -> bool {
+    match report {
+        Report::ShardSaved { .. } | Report::ShardFailed { .. } => true,
+        Report::Rank { event, .. } => {
+            matches!(
+                event,
+                RankEvent::Reached { .. } | RankEvent::PeerLost { .. }
+            )
+        }
+        Report::Sealed { .. } | Report::Stopped { .. } => false,
+    }
+}

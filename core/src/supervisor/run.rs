@@ -1,0 +1,571 @@
+//! One run on this node: what was ordered, and what is left to do until it is so.
+//!
+//! Orders and news only change what is known; [`Run::settle`] compares that with what was ordered
+//! and is the one place that acts. So an order that comes twice does nothing the second time, and
+//! a next life goes on where the last one was.
+
+mod local;
+
+use super::outbox::Outbox;
+use super::{Command, RankMemory, RunMemory, StopMemory};
+use crate::cause::Cause;
+use crate::flight::{Page, Phase};
+use crate::id::{Generation, NodeId, Rank, RunId, Slot};
+use crate::order::{Seat, Start, Stop};
+use crate::report::{Milestone, RankEvent, Remembered, Report};
+use crate::spec::seconds;
+use crate::time::{Duration, Instant};
+use crate::word::{FromWorker, Go, Hello, ToWorker};
+use local::Local;
+use std::collections::BTreeMap;
+
+/// One run on this node.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    generation: Generation,
+    pub(super) checkpoint_directory: String,
+    start: Option<Start>,
+    stop: Option<StopMemory>,
+    pub(super) locals: BTreeMap<Rank, Local>,
+    /// The generation whose store this life has opened and routed.
+    routed: Generation,
+    stop_reported: bool,
+    changed: bool,
+}
+
+/// What settling needs from outside the run.
+pub(super) struct Desk<'a> {
+    pub(super) now: Instant,
+    pub(super) id: &'a RunId,
+    pub(super) node: &'a NodeId,
+    pub(super) leave_within: Duration,
+    pub(super) unacked: &'a Outbox,
+    /// Whether new processes and goes are allowed: not once orphaned (S1).
+    pub(super) may_go: bool,
+    /// Slots on which a process of any run lives (S2).
+    pub(super) held: &'a mut Vec<Slot>,
+    pub(super) acts: &'a mut Vec<Command>,
+}
+
+impl Run {
+    pub(super) fn memory(&self, id: &RunId) -> RunMemory {
+        RunMemory {
+            run: id.clone(),
+            generation: self.generation,
+            checkpoint_directory: self.checkpoint_directory.clone(),
+            start: self.start.clone(),
+            stop: self.stop.clone(),
+            ranks: self
+                .locals
+                .values()
+                .map(|local| local.kept.clone())
+                .collect(),
+        }
+    }
+
+    pub(super) fn remembered(&self, id: &RunId) -> Remembered {
+        Remembered {
+            run: id.clone(),
+            generation: self.generation,
+            ranks: self.locals.values().filter_map(Local::status).collect(),
+            sealed: Vec::new(),
+        }
+    }
+
+    pub(super) fn held_slots(&self) -> impl Iterator<Item = Slot> {
+        self.locals
+            .values()
+            .filter(|local| local.is_alive())
+            .map(|local| local.kept.slot)
+    }
+
+    pub(super) fn runs_unfenced(&self) -> bool {
+        self.locals.values().any(Local::runs_unfenced)
+    }
+
+    pub(super) fn leave_deadlines(&self) -> impl Iterator<Item = Instant> {
+        self.locals
+            .values()
+            .filter(|local| !local.killed)
+            .filter_map(|local| local.leave_by)
+    }
+
+    /// Takes a start in; false where it is stale or stopped (S5).
+    pub(super) fn start(&mut self, start: Start) -> bool {
+        if start.generation <= self.generation {
+            return false;
+        }
+        self.generation = start.generation;
+        self.checkpoint_directory
+            .clone_from(&start.spec.checkpoint.directory);
+        self.start = Some(start);
+        self.stop = None;
+        self.changed = true;
+        true
+    }
+
+    /// Takes a stop in; false where a newer start has superseded it.
+    pub(super) fn stop(&mut self, mut stop: StopMemory) -> bool {
+        if stop.generation < self.generation {
+            return false;
+        }
+        self.generation = stop.generation;
+        if self.stop.as_ref().is_some_and(|old| old.how == Stop::Now) {
+            stop.how = Stop::Now;
+        }
+        self.changed |= self.stop.as_ref() != Some(&stop);
+        self.stop = Some(stop);
+        self.stop_reported = false;
+        true
+    }
+
+    /// Kills one rank, if it is still in that generation.
+    pub(super) fn kill(
+        &mut self,
+        id: &RunId,
+        rank: Rank,
+        generation: Generation,
+        cause: &Cause,
+    ) -> Option<Command> {
+        let local = self
+            .locals
+            .get_mut(&rank)
+            .filter(|local| local.kept.generation == generation);
+        local?.kill(id, cause)
+    }
+
+    pub(super) fn started(&mut self, now: Instant, rank: Rank, pid: u32, started: u64) -> bool {
+        let Some(local) = self.locals.get_mut(&rank).filter(|local| local.starting) else {
+            return false;
+        };
+        local.started(now, pid, started);
+        self.changed = true;
+        true
+    }
+
+    /// The generation for which the rank could not be started.
+    pub(super) fn not_started(&mut self, rank: Rank) -> Option<Generation> {
+        let local = self.locals.get_mut(&rank).filter(|local| local.starting)?;
+        local.ended();
+        Some(local.kept.generation)
+    }
+
+    /// The generation in which the rank's process ended.
+    pub(super) fn exited(&mut self, rank: Rank, pid: u32) -> Option<Generation> {
+        let local = self.locals.get_mut(&rank)?;
+        local.kept.process.filter(|process| process.pid == pid)?;
+        local.ended();
+        self.changed = true;
+        Some(local.kept.generation)
+    }
+
+    /// A process that nobody knows was started by a last life that could not write it down.
+    pub(super) fn hello(&mut self, hello: Hello) -> Option<Command> {
+        let Some(local) = self.locals.get_mut(&hello.rank) else {
+            return Some(stray(hello));
+        };
+        match local.kept.process {
+            Some(process) if process.pid == hello.pid => local.hello(&hello),
+            None if local.starting => local.early = Some(hello),
+            Some(_) | None => return Some(stray(hello)),
+        }
+        None
+    }
+
+    /// What a word of a rank's process means to the controller; nothing where it is stale (S10).
+    pub(super) fn word(
+        &mut self,
+        id: &RunId,
+        rank: Rank,
+        pid: u32,
+        word: FromWorker,
+    ) -> Option<Report> {
+        let local = self.locals.get_mut(&rank)?;
+        local.kept.process.filter(|process| process.pid == pid)?;
+        let run = id.clone();
+        let current = local.kept.generation;
+        let mut reached = |generation, milestone| {
+            let news = generation == current && local.reported.is_none_or(|had| had < milestone);
+            if news {
+                local.kept.milestone = local.kept.milestone.max(milestone);
+                local.reported = Some(milestone);
+            }
+            news
+        };
+        let (generation, event) = match word {
+            FromWorker::Hello(_) => return None,
+            FromWorker::Saved {
+                checkpoint,
+                samples,
+                shard,
+            } => {
+                return Some(Report::ShardSaved {
+                    run,
+                    checkpoint,
+                    samples,
+                    shard,
+                });
+            }
+            FromWorker::SaveFailed { checkpoint, error } => {
+                return Some(Report::ShardFailed {
+                    run,
+                    checkpoint,
+                    rank,
+                    error,
+                });
+            }
+            FromWorker::Reached {
+                generation,
+                milestone,
+                step,
+            } => {
+                let event = RankEvent::Reached {
+                    milestone,
+                    step,
+                    pid,
+                };
+                (generation, reached(generation, milestone).then_some(event)?)
+            }
+            FromWorker::Finished {
+                generation,
+                why,
+                step,
+                state,
+            } => {
+                let event = RankEvent::Finished { why, step, state };
+                (
+                    generation,
+                    reached(generation, Milestone::Finished).then_some(event)?,
+                )
+            }
+            FromWorker::LoadRefused {
+                generation,
+                checkpoint,
+                unsound,
+            } => {
+                local.failed |= generation == current;
+                (
+                    generation,
+                    RankEvent::LoadRefused {
+                        checkpoint,
+                        unsound,
+                    },
+                )
+            }
+            FromWorker::Failed {
+                generation,
+                phase,
+                error,
+                blamed: Some(blamed),
+            } => {
+                local.failed |= generation == current;
+                (
+                    generation,
+                    RankEvent::Failed {
+                        phase,
+                        error,
+                        blamed,
+                    },
+                )
+            }
+            FromWorker::Failed {
+                generation,
+                phase,
+                error,
+                blamed: None,
+            } => {
+                local.failed |= generation == current;
+                (generation, RankEvent::PeerLost { phase, error })
+            }
+        };
+        (generation == current).then_some(Report::Rank {
+            run,
+            generation,
+            rank,
+            event,
+        })
+    }
+
+    /// Ranks that missed a deadline, each said once.
+    pub(super) fn overdue(
+        &mut self,
+        now: Instant,
+        pages: Option<&BTreeMap<Rank, Page>>,
+    ) -> Vec<(Rank, Generation, Phase)> {
+        let Some(start) = &self.start else {
+            return Vec::new();
+        };
+        let init = seconds(start.spec.deadlines.init);
+        let overdue = self.locals.iter_mut().filter_map(|(rank, local)| {
+            let page = pages.and_then(|pages| pages.get(rank));
+            Some((
+                *rank,
+                local.kept.generation,
+                local.overdue(now, page, init)?,
+            ))
+        });
+        overdue.collect()
+    }
+
+    /// Fences every rank and names those that were not finished.
+    pub(super) fn fence_all(
+        &mut self,
+        id: &RunId,
+        cause: &Cause,
+        acts: &mut Vec<Command>,
+    ) -> Vec<(Rank, Generation)> {
+        let unfenced = self
+            .locals
+            .iter_mut()
+            .filter(|(_, local)| local.runs_unfenced());
+        let fenced = unfenced.filter_map(|(rank, local)| {
+            let generation = local.kept.generation;
+            local.fence(id, generation.next(), cause, acts);
+            (local.kept.milestone < Milestone::Finished).then_some((*rank, generation))
+        });
+        fenced.collect()
+    }
+
+    /// Ranks of the generation in force that the last life fenced for want of a controller.
+    pub(super) fn orphans(&self) -> Vec<(Rank, Generation)> {
+        let fenced = |local: &&Local| {
+            local.kept.process.is_some()
+                && local.kept.generation == self.generation
+                && local.kept.fence_below > self.generation
+                && local.kept.milestone < Milestone::Finished
+        };
+        let orphans = self.locals.values().filter(fenced);
+        orphans
+            .map(|local| (local.kept.rank, local.kept.generation))
+            .collect()
+    }
+
+    /// Kills ranks that were told to leave and stayed.
+    pub(super) fn kill_stragglers(&mut self, now: Instant, id: &RunId) -> Vec<Command> {
+        let cause = self
+            .stop
+            .as_ref()
+            .map_or(Cause::Completed, |stop| stop.cause.clone());
+        let stayed = |local: &&mut Local| local.leave_by.is_some_and(|by| by <= now);
+        let stragglers = self.locals.values_mut().filter(stayed);
+        stragglers
+            .filter_map(|local| local.kill(id, &cause))
+            .collect()
+    }
+
+    /// The generation up to which a stop has come true, said once for each order.
+    pub(super) fn stopped(&mut self) -> Option<Generation> {
+        let stop = self.stop.as_ref().filter(|_| !self.stop_reported)?;
+        let is_gone = |local: &Local| match stop.how {
+            Stop::Safely => !local.is_alive(),
+            Stop::Now => !local.runs_unfenced() || local.starting,
+        };
+        self.stop_reported = self.locals.values().all(is_gone);
+        self.stop_reported.then_some(stop.generation)
+    }
+
+    /// Does what is left to do; true where something must be written down before it is done.
+    pub(super) fn settle(&mut self, mut desk: Desk<'_>) -> bool {
+        for local in self.locals.values_mut() {
+            let below = local.kept.fence_below;
+            local.fence(desk.id, below, &Cause::Superseded, desk.acts);
+        }
+        if self.stop.is_some() {
+            self.settle_stop(&mut desk);
+        } else if let Some(start) = self.start.take() {
+            self.settle_start(&start, &mut desk);
+            self.start = Some(start);
+        }
+        for local in self.locals.values_mut() {
+            let reported = local.reported == Some(Milestone::Finished);
+            if reported && !desk.unacked.holds(desk.id, local.kept.rank) {
+                desk.acts
+                    .extend(local.leave(desk.id, desk.now + desk.leave_within));
+            }
+        }
+        self.forget();
+        std::mem::take(&mut self.changed)
+    }
+
+    fn settle_stop(&mut self, desk: &mut Desk<'_>) {
+        let Some(stop) = &self.stop else { return };
+        for local in self
+            .locals
+            .values_mut()
+            .filter(|local| local.kept.process.is_some())
+        {
+            let rank = local.kept.rank;
+            let trains = local.runs_unfenced()
+                && !local.failed
+                && local.told.is_none_or(|told| told == local.kept.generation);
+            if stop.how == Stop::Now {
+                let below = stop.generation.next();
+                self.changed |= local.fence(desk.id, below, &stop.cause, desk.acts);
+                desk.acts.extend(local.kill(desk.id, &stop.cause));
+            } else if !trains {
+                desk.acts
+                    .extend(local.leave(desk.id, desk.now + desk.leave_within));
+            } else if !local.stop_told {
+                local.stop_told = true;
+                desk.acts.push(Command::StopSafely {
+                    run: desk.id.clone(),
+                    rank,
+                    generation: local.kept.generation,
+                    cause: stop.cause.clone(),
+                });
+            }
+        }
+    }
+
+    fn settle_start(&mut self, start: &Start, desk: &mut Desk<'_>) {
+        if self.routed < start.generation {
+            self.routed = start.generation;
+            self.route(start, desk);
+        }
+        for local in self.locals.values_mut().filter(|local| local.is_alive()) {
+            let seat = start.seats.iter().find(|seat| seat.rank == local.kept.rank);
+            let is_fresh = local.kept.process.is_none_or(|process| {
+                !start.fresh_processes || process.spawned_for == start.generation
+            });
+            let stays = seat.is_some_and(|seat| seat.slot == local.kept.slot)
+                && is_fresh
+                && local.leave_by.is_none();
+            if local.kept.generation < start.generation {
+                let below = start.generation;
+                self.changed |= local.fence(desk.id, below, &start.cause, desk.acts);
+                if stays {
+                    local.go_on(start.generation, desk.now);
+                    self.changed = true;
+                }
+            }
+            if !stays {
+                desk.acts.extend(local.kill(desk.id, &start.cause));
+            } else if desk.may_go
+                && local.runs_unfenced()
+                && local.told.is_some_and(|told| told < start.generation)
+            {
+                local.told = Some(start.generation);
+                let go = go(start, local.kept.rank, local.kept.slot);
+                let (run, rank) = (desk.id.clone(), local.kept.rank);
+                desk.acts.push(Command::Tell {
+                    run,
+                    rank,
+                    word: ToWorker::Go(Box::new(go)),
+                });
+            }
+        }
+        if desk.may_go {
+            start
+                .seats
+                .iter()
+                .for_each(|seat| self.spawn(start, *seat, desk));
+        }
+    }
+
+    fn route(&self, start: &Start, desk: &mut Desk<'_>) {
+        let (run, generation) = (desk.id.clone(), start.generation);
+        if start.store_node == *desk.node {
+            desk.acts.push(Command::OpenStore {
+                run: run.clone(),
+                generation,
+            });
+        }
+        if !start.seats.is_empty() {
+            let address = start.store_address.clone();
+            desk.acts.push(Command::RouteStore {
+                run,
+                generation,
+                address,
+            });
+        }
+    }
+
+    /// Starts a process where none was tried in this generation and the slot is free.
+    fn spawn(&mut self, start: &Start, seat: Seat, desk: &mut Desk<'_>) {
+        let tried = |local: &Local| local.is_alive() || local.kept.generation == start.generation;
+        if self.locals.get(&seat.rank).is_some_and(tried) || desk.held.contains(&seat.slot) {
+            return;
+        }
+        desk.held.push(seat.slot);
+        let local = Local::starting(seat.rank, seat.slot, start.generation, desk.now);
+        self.locals.insert(seat.rank, local);
+        self.changed = true;
+        desk.acts.push(Command::Spawn {
+            run: desk.id.clone(),
+            rank: seat.rank,
+            slot: seat.slot,
+            generation: start.generation,
+            cause: start.cause.clone(),
+        });
+    }
+
+    /// Drops what no later order can ask for.
+    fn forget(&mut self) {
+        let before = self.locals.len();
+        let generation = self.generation;
+        self.locals
+            .retain(|_, local| local.is_alive() || local.kept.generation == generation);
+        let is_over = |local: &Local| {
+            !local.is_alive()
+                && (self.stop.is_some() || local.kept.milestone == Milestone::Finished)
+        };
+        let seats = self.start.as_ref().map_or(0, |start| start.seats.len());
+        if self.locals.values().all(is_over) && (self.stop.is_some() || self.locals.len() >= seats)
+        {
+            self.changed |= self.start.take().is_some();
+            self.locals.clear();
+        }
+        self.changed |= self.locals.len() != before;
+    }
+}
+
+fn go(start: &Start, rank: Rank, slot: Slot) -> Go {
+    let Start {
+        spec,
+        generation,
+        resume,
+        ..
+    } = start;
+    Go {
+        spec: spec.clone(),
+        generation: *generation,
+        rank,
+        slot,
+        resume: *resume,
+    }
+}
+
+/// Ends a process that nobody started as far as this life knows.
+pub(super) fn stray(hello: Hello) -> Command {
+    let Hello {
+        run,
+        rank,
+        pid,
+        generation,
+        ..
+    } = hello;
+    Command::Kill {
+        run,
+        rank,
+        pid,
+        generation,
+        cause: Cause::Superseded,
+    }
+}
+
+impl From<RunMemory> for Run {
+    fn from(kept: RunMemory) -> Self {
+        let locals = kept
+            .ranks
+            .into_iter()
+            .map(|rank: RankMemory| (rank.rank, rank.into()));
+        Self {
+            generation: kept.generation,
+            checkpoint_directory: kept.checkpoint_directory,
+            start: kept.start,
+            stop: kept.stop,
+            locals: locals.collect(),
+            ..Self::default()
+        }
+    }
+}

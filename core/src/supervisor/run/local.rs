@@ -1,0 +1,211 @@
+//! One rank on this node: what is remembered of it, and what only this life knows.
+
+use crate::cause::Cause;
+use crate::flight::{Page, Phase};
+use crate::id::{Generation, Rank, RunId, Slot};
+use crate::report::{Milestone, RankStatus};
+use crate::supervisor::{Command, Process, RankMemory};
+use crate::time::{Duration, Instant};
+use crate::word::{Hello, ToWorker};
+
+/// One rank on this node.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Local {
+    pub(in crate::supervisor) kept: RankMemory,
+    /// Its process was asked for and neither came nor failed to come.
+    pub(super) starting: bool,
+    /// A hello that overtook the news of the process.
+    pub(super) early: Option<Hello>,
+    /// The generation its worker is in or was told; none before the first hello in this life.
+    pub(super) told: Option<Generation>,
+    /// The fence that this life wrote.
+    fenced: Generation,
+    /// Since when it should be on its way; none before the first look.
+    going_since: Option<Instant>,
+    pub(super) stop_told: bool,
+    pub(super) killed: bool,
+    /// Its worker gave this generation up.
+    pub(super) failed: bool,
+    /// What was reported in this life of this generation.
+    pub(super) reported: Option<Milestone>,
+    overdue: Option<(Phase, Instant)>,
+    pub(super) leave_by: Option<Instant>,
+}
+
+impl Local {
+    /// A rank whose process is asked for.
+    pub(super) fn starting(rank: Rank, slot: Slot, generation: Generation, now: Instant) -> Self {
+        let kept = RankMemory {
+            rank,
+            slot,
+            generation,
+            fence_below: Generation(0),
+            milestone: Milestone::Going,
+            process: None,
+        };
+        Self {
+            starting: true,
+            going_since: Some(now),
+            ..Self::from(kept)
+        }
+    }
+
+    pub(in crate::supervisor) const fn is_alive(&self) -> bool {
+        self.starting || self.kept.process.is_some()
+    }
+
+    /// Whether it could still finish a step.
+    pub(super) fn runs_unfenced(&self) -> bool {
+        self.is_alive() && self.kept.fence_below <= self.kept.generation
+    }
+
+    pub(super) fn status(&self) -> Option<RankStatus> {
+        let pid = self.kept.process.map_or(0, |process| process.pid);
+        let RankMemory {
+            rank,
+            generation,
+            milestone,
+            ..
+        } = self.kept;
+        self.is_alive().then_some(RankStatus {
+            rank,
+            pid,
+            generation,
+            milestone,
+        })
+    }
+
+    /// The generation it is to run from now on; its process stays.
+    pub(super) fn go_on(&mut self, generation: Generation, now: Instant) {
+        self.kept.generation = generation;
+        self.kept.milestone = Milestone::Going;
+        self.going_since = Some(now);
+        self.stop_told = false;
+        self.failed = false;
+        self.reported = None;
+        self.overdue = None;
+    }
+
+    pub(super) fn started(&mut self, now: Instant, pid: u32, started: u64) {
+        self.starting = false;
+        self.going_since = Some(now);
+        let spawned_for = self.kept.generation;
+        self.kept.process = Some(Process {
+            pid,
+            started,
+            spawned_for,
+        });
+        if let Some(hello) = self.early.take_if(|hello| hello.pid == pid) {
+            self.hello(&hello);
+        }
+    }
+
+    pub(super) fn hello(&mut self, hello: &Hello) {
+        self.told = Some(hello.generation);
+        if hello.generation == self.kept.generation {
+            self.kept.milestone = self.kept.milestone.max(hello.milestone);
+        }
+    }
+
+    pub(super) fn ended(&mut self) {
+        self.kept.process = None;
+        self.starting = false;
+        self.leave_by = None;
+    }
+
+    /// Raises the fence; true where that changes what is remembered.
+    pub(super) fn fence(
+        &mut self,
+        run: &RunId,
+        below: Generation,
+        cause: &Cause,
+        acts: &mut Vec<Command>,
+    ) -> bool {
+        let changed = self.kept.fence_below < below;
+        self.kept.fence_below = self.kept.fence_below.max(below);
+        if self.kept.process.is_some() && self.fenced < self.kept.fence_below {
+            self.fenced = self.kept.fence_below;
+            acts.push(Command::Fence {
+                run: run.clone(),
+                rank: self.kept.rank,
+                below: self.fenced,
+                cause: cause.clone(),
+            });
+        }
+        changed
+    }
+
+    /// Kills its process, once.
+    pub(super) fn kill(&mut self, run: &RunId, cause: &Cause) -> Option<Command> {
+        let process = self.kept.process.filter(|_| !self.killed)?;
+        self.killed = true;
+        Some(Command::Kill {
+            run: run.clone(),
+            rank: self.kept.rank,
+            pid: process.pid,
+            generation: self.kept.generation,
+            cause: cause.clone(),
+        })
+    }
+
+    /// Tells its worker to leave, once.
+    pub(super) fn leave(&mut self, run: &RunId, by: Instant) -> Option<Command> {
+        if self.leave_by.is_some() || self.kept.process.is_none() {
+            return None;
+        }
+        self.leave_by = Some(by);
+        Some(Command::Tell {
+            run: run.clone(),
+            rank: self.kept.rank,
+            word: ToWorker::Exit,
+        })
+    }
+
+    /// The phase whose deadline it missed by its page, said once for each deadline. A worker that
+    /// never took its go up has no page of this generation: it misses the deadline of init.
+    pub(super) fn overdue(
+        &mut self,
+        now: Instant,
+        page: Option<&Page>,
+        init: Duration,
+    ) -> Option<Phase> {
+        let is_watched = self.kept.process.is_some()
+            && self.runs_unfenced()
+            && !self.killed
+            && self.leave_by.is_none()
+            && self.kept.milestone < Milestone::Finished;
+        if !is_watched {
+            return None;
+        }
+        let since = *self.going_since.get_or_insert(now);
+        let (phase, deadline) = match page {
+            Some(page) if page.generation >= self.kept.generation => (page.phase, page.deadline?),
+            _ => (Phase::Init, since + init),
+        };
+        let missed = Some((phase, deadline));
+        if deadline > now || self.overdue == missed {
+            return None;
+        }
+        self.overdue = missed;
+        Some(phase)
+    }
+}
+
+impl From<RankMemory> for Local {
+    fn from(kept: RankMemory) -> Self {
+        Self {
+            kept,
+            starting: false,
+            early: None,
+            told: None,
+            fenced: Generation(0),
+            going_since: None,
+            stop_told: false,
+            killed: false,
+            failed: false,
+            reported: None,
+            overdue: None,
+            leave_by: None,
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! A small run to test with: two ranks, five steps, a checkpoint every two.
+
+use rebloom_core::id::{Digest, RunId};
+use rebloom_core::layout::Layout;
+use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Recovery, RunSpec, Train};
+
+/// The spec of that run.
+pub(crate) fn spec() -> RunSpec {
+    RunSpec {
+        name: RunId::new("run").expect("a name"),
+        model: Model {
+            layers: 2,
+            hidden: 8,
+            heads: 2,
+            vocab: 32,
+            sequence: 8,
+        },
+        layout: Layout {
+            tensor: 2,
+            pipeline: 1,
+            data: 1,
+        },
+        train: Train {
+            steps: 5,
+            global_batch: 4,
+            micro_batch: 1,
+            seed: 1,
+            optimizer: rebloom_core::spec::Optimizer::default(),
+        },
+        data: Data {
+            prefix: "/data/corpus".into(),
+        },
+        checkpoint: Checkpoint {
+            directory: "/checkpoints".into(),
+            every_steps: 2,
+            keep: 3,
+        },
+        deadlines: Deadlines::default(),
+        recovery: Recovery::default(),
+    }
+}
+
+/// A digest to tell apart from others.
+pub(crate) const fn digest(of: u8) -> Digest {
+    Digest([of; 32])
+}
