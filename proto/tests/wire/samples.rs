@@ -1,0 +1,495 @@
+//! One sample at least of every variant that crosses the wire, for the tests beside this file.
+
+mod views;
+mod words;
+
+pub(crate) use views::{nodes, runs};
+pub(crate) use words::{from_rank, to_rank};
+
+use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
+use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
+use rebloom_core::engine::{Refusal, RunState};
+use rebloom_core::flight::{Channel, Counter, Page, Phase, Sighting};
+use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
+use rebloom_core::layout::Layout;
+use rebloom_core::order::{Order, Seat, Start, Stop};
+use rebloom_core::report::{
+    Beat, Finish, Join, Milestone, NodeFacts, Pages, RankEvent, RankStatus, Remembered, Report,
+};
+use rebloom_core::spec::{
+    Checkpoint, Data, Deadlines, Flaw, Model, Optimizer, Recovery, RunSpec, Train,
+};
+use rebloom_core::time::{Duration, Instant};
+use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent, Verified, Welcome};
+
+pub(crate) fn run() -> RunId {
+    RunId::new("bloom-tiny").expect("a name")
+}
+
+pub(crate) fn node() -> NodeId {
+    NodeId::new("node-3").expect("a name")
+}
+
+pub(crate) fn checkpoint() -> CheckpointId {
+    CheckpointId {
+        step: Step(120),
+        generation: Generation(7),
+    }
+}
+
+fn shard() -> Shard {
+    Shard {
+        rank: Rank(1),
+        file: "rank-00001.safetensors".to_owned(),
+        bytes: 1 << 33,
+        sha256: Digest([0xA5; 32]),
+    }
+}
+
+pub(crate) fn manifest() -> Manifest {
+    Manifest {
+        version: 1,
+        run: run(),
+        id: checkpoint(),
+        layout: Layout {
+            tensor: 2,
+            pipeline: 1,
+            data: 1,
+        },
+        samples: 1920,
+        shards: vec![
+            Shard {
+                rank: Rank(0),
+                ..shard()
+            },
+            shard(),
+        ],
+    }
+}
+
+pub(crate) fn spec() -> RunSpec {
+    RunSpec {
+        name: run(),
+        model: Model {
+            layers: 4,
+            hidden: 64,
+            heads: 4,
+            vocab: 4096,
+            sequence: 128,
+        },
+        layout: Layout {
+            tensor: 2,
+            pipeline: 2,
+            data: 2,
+        },
+        train: Train {
+            steps: 200,
+            global_batch: 16,
+            micro_batch: 2,
+            seed: 7,
+            optimizer: Optimizer {
+                warmup_samples: 320,
+                ..Optimizer::default()
+            },
+        },
+        data: Data {
+            prefix: "/data/roots".to_owned(),
+        },
+        checkpoint: Checkpoint {
+            directory: "/checkpoints".to_owned(),
+            every_steps: 20,
+            keep: 3,
+        },
+        deadlines: Deadlines {
+            init: 1.5,
+            load: 2.5,
+            step: 3.5,
+            save: 4.5,
+            exit: 5.5,
+        },
+        recovery: Recovery {
+            restarts: 1,
+            reform: 2,
+            restart: 3,
+            replace: 4,
+        },
+    }
+}
+
+fn unsounds() -> Vec<Unsound> {
+    let file = || "rank-00001.safetensors".to_owned();
+    vec![
+        Unsound::Missing { file: file() },
+        Unsound::Length {
+            file: file(),
+            expected: 10,
+            found: 9,
+        },
+        Unsound::Hash { file: file() },
+        Unsound::Unreadable {
+            file: file(),
+            error: "permission denied".to_owned(),
+        },
+    ]
+}
+
+pub(crate) fn causes() -> Vec<Cause> {
+    let (rank, phase, error) = (Rank(5), Phase::Step, || "no".to_owned());
+    let mut causes = vec![
+        Cause::Submitted,
+        Cause::StopRequested,
+        Cause::ResumeRequested,
+        Cause::NodeDrained { node: node() },
+        Cause::RankNotStarted {
+            rank,
+            node: node(),
+            error: error(),
+        },
+        Cause::RankHung {
+            rank,
+            node: node(),
+            phase,
+            channel: None,
+        },
+        Cause::GangHung { phase },
+        Cause::NodeLost {
+            node: node(),
+            silent_for: Duration::from_millis(5200),
+        },
+        Cause::RanksMissing { node: node(), rank },
+        Cause::SaveFailed {
+            step: Step(9),
+            rank: Some(rank),
+            error: error(),
+        },
+        Cause::SaveFailed {
+            step: Step(9),
+            rank: None,
+            error: error(),
+        },
+        Cause::Superseded,
+        Cause::Completed,
+        Cause::BudgetSpent { restarts: 3 },
+        Cause::NoProgress { recoveries: 10 },
+    ];
+    for exit in [Exit::Code(-1), Exit::Signal(9), Exit::Unknown] {
+        causes.push(Cause::RankExited {
+            rank,
+            node: node(),
+            exit,
+        });
+    }
+    for blamed in [Blamed::Run, Blamed::Infrastructure] {
+        causes.push(Cause::RankFailed {
+            rank,
+            node: node(),
+            phase,
+            error: error(),
+            blamed,
+        });
+    }
+    for phase in Phase::ALL {
+        causes.push(Cause::GangHung { phase });
+    }
+    for channel in Channel::ALL {
+        causes.push(Cause::RankHung {
+            rank,
+            node: node(),
+            phase,
+            channel: Some(channel),
+        });
+    }
+    for unsound in unsounds() {
+        causes.push(Cause::CheckpointUnsound {
+            step: Step(120),
+            rank,
+            unsound,
+        });
+    }
+    causes
+}
+
+fn facts() -> NodeFacts {
+    NodeFacts {
+        node: node(),
+        slots: 2,
+        gpus: vec!["NVIDIA H200".to_owned()],
+        store_address: "127.0.0.1:4100".to_owned(),
+        host: "machine".to_owned(),
+        cores: 2,
+        memory: 8 << 30,
+    }
+}
+
+fn page() -> Page {
+    Page {
+        generation: Generation(7),
+        phase: Phase::Step,
+        deadline: Some(Instant::from_nanos(99)),
+        step: Step(121),
+        samples: 1936,
+        loss: 5.25,
+        grad_norm: 0.5,
+        step_nanos: 350_000_000,
+        counters: std::array::from_fn(|at| Counter {
+            entered: at as u64 + 1,
+            done: at as u64,
+        }),
+    }
+}
+
+pub(crate) fn reports() -> Vec<Report> {
+    let (generation, rank, error) = (Generation(7), Rank(1), || "disk full".to_owned());
+    let mut events = vec![
+        RankEvent::Exited {
+            exit: Exit::Signal(9),
+            noticed_after_nanos: Some(1_000_000),
+        },
+        RankEvent::Exited {
+            exit: Exit::Unknown,
+            noticed_after_nanos: None,
+        },
+        RankEvent::NotStarted { error: error() },
+        RankEvent::Failed {
+            phase: Phase::Load,
+            error: error(),
+            blamed: Blamed::Run,
+        },
+        RankEvent::PeerLost {
+            phase: Phase::Step,
+            error: error(),
+        },
+        RankEvent::LoadRefused {
+            checkpoint: checkpoint(),
+            unsound: Unsound::Hash {
+                file: "rank-00000.safetensors".to_owned(),
+            },
+        },
+        RankEvent::Overdue { phase: Phase::Save },
+    ];
+    for milestone in [
+        Milestone::Going,
+        Milestone::Formed,
+        Milestone::Loaded,
+        Milestone::Stepped,
+        Milestone::Finished,
+    ] {
+        events.push(RankEvent::Reached {
+            milestone,
+            step: Step(3),
+            pid: 77,
+        });
+    }
+    for why in [Finish::Completed, Finish::Stopped] {
+        events.push(RankEvent::Finished {
+            why,
+            step: Step(200),
+            state: Digest([1; 32]),
+        });
+    }
+    let of_rank = |event| Report::Rank {
+        run: run(),
+        generation,
+        rank,
+        event,
+    };
+    let mut reports: Vec<Report> = events.into_iter().map(of_rank).collect();
+    let checkpoint = checkpoint();
+    reports.extend([
+        Report::ShardSaved {
+            run: run(),
+            checkpoint,
+            samples: 1920,
+            shard: shard(),
+        },
+        Report::ShardFailed {
+            run: run(),
+            checkpoint,
+            rank,
+            error: error(),
+        },
+        Report::Sealed {
+            run: run(),
+            checkpoint,
+            error: None,
+        },
+        Report::Sealed {
+            run: run(),
+            checkpoint,
+            error: Some(error()),
+        },
+        Report::Stopped {
+            run: run(),
+            generation,
+        },
+    ]);
+    reports
+}
+
+pub(crate) fn from_agent() -> Vec<FromAgent> {
+    let status = RankStatus {
+        rank: Rank(0),
+        pid: 4711,
+        generation: Generation(7),
+        milestone: Milestone::Stepped,
+    };
+    let remembered = Remembered {
+        run: run(),
+        generation: Generation(7),
+        ranks: vec![status],
+        sealed: vec![manifest()],
+    };
+    let sighting = Sighting {
+        rank: Rank(1),
+        page: page(),
+    };
+    let verified = Verified {
+        shards: 8,
+        bytes: 1 << 30,
+        problems: unsounds(),
+    };
+    let log = Reply::LogPart {
+        offset: 3,
+        data: b"step 1\xFF".to_vec(),
+        more: true,
+    };
+    let mut messages = vec![
+        FromAgent::Join(Join {
+            facts: facts(),
+            runs: vec![remembered],
+        }),
+        FromAgent::Beat(Beat {
+            pages: vec![Pages {
+                run: run(),
+                sightings: vec![sighting],
+            }],
+        }),
+        FromAgent::Reply {
+            id: 4,
+            reply: Ok(log),
+        },
+        FromAgent::Reply {
+            id: 5,
+            reply: Ok(Reply::Verified(verified)),
+        },
+        FromAgent::Reply {
+            id: 6,
+            reply: Err("no such rank".to_owned()),
+        },
+    ];
+    let numbered = reports().into_iter().zip(1..);
+    messages.extend(numbered.map(|(report, sequence)| FromAgent::Report { sequence, report }));
+    messages
+}
+
+fn orders() -> Vec<Order> {
+    let generation = Generation(8);
+    let start = Start {
+        spec: spec(),
+        generation,
+        seats: vec![
+            Seat {
+                rank: Rank(2),
+                slot: Slot(0),
+            },
+            Seat {
+                rank: Rank(3),
+                slot: Slot(1),
+            },
+        ],
+        store_node: node(),
+        store_address: "127.0.0.1:4100".to_owned(),
+        resume: Some(checkpoint()),
+        fresh_processes: true,
+        cause: Cause::Submitted,
+    };
+    let first = Start {
+        resume: None,
+        fresh_processes: false,
+        ..start.clone()
+    };
+    let directory = || "/checkpoints".to_owned();
+    let mut orders = vec![
+        Order::Start(Box::new(start)),
+        Order::Start(Box::new(first)),
+        Order::Seal {
+            directory: directory(),
+            manifest: Box::new(manifest()),
+        },
+        Order::Prune {
+            run: run(),
+            directory: directory(),
+            checkpoints: vec![checkpoint()],
+        },
+    ];
+    for how in [Stop::Safely, Stop::Now] {
+        orders.push(Order::Stop {
+            run: run(),
+            generation,
+            how,
+            cause: Cause::StopRequested,
+        });
+    }
+    for cause in causes() {
+        orders.push(Order::Kill {
+            run: run(),
+            generation,
+            rank: Rank(3),
+            cause,
+        });
+    }
+    orders
+}
+
+pub(crate) fn to_agent() -> Vec<ToAgent> {
+    let welcome = Welcome {
+        session: Session(3),
+        beat_every: Duration::from_millis(500),
+        orphan_after: Duration::from_secs(300),
+    };
+    let read_log = Question::ReadLog {
+        run: run(),
+        rank: Rank(1),
+        previous: true,
+        offset: 10,
+        limit: 4096,
+        tail_lines: 20,
+    };
+    let verify = Question::VerifyCheckpoint {
+        directory: "/checkpoints".to_owned(),
+        run: run(),
+        checkpoint: checkpoint(),
+    };
+    let mut messages = vec![
+        ToAgent::Welcome(welcome),
+        ToAgent::Ack(17),
+        ToAgent::Question {
+            id: 1,
+            question: read_log,
+        },
+        ToAgent::Question {
+            id: 2,
+            question: verify,
+        },
+    ];
+    messages.extend(orders().into_iter().map(ToAgent::Order));
+    messages
+}
+
+pub(crate) fn refusals() -> Vec<Refusal> {
+    let flaw = Flaw {
+        field: "layout.tensor".to_owned(),
+        value: "3".to_owned(),
+        problem: "does not divide model.heads (4)".to_owned(),
+        remedy: "use one of 1, 2, 4".to_owned(),
+    };
+    vec![
+        Refusal::Flaws(vec![flaw.clone(), flaw]),
+        Refusal::RunExists(run(), RunState::Running),
+        Refusal::NoSuchRun(run()),
+        Refusal::NoSuchNode(node()),
+        Refusal::WrongState(run(), RunState::Completed, "submit a new one".to_owned()),
+        Refusal::OtherIdentity(node()),
+        Refusal::NoRoom(run()),
+    ]
+}

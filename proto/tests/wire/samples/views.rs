@@ -1,0 +1,123 @@
+//! Runs and nodes as the engine shows them.
+
+use super::{causes, checkpoint, facts, node, run, spec};
+use rebloom_core::cause::Cause;
+use rebloom_core::engine::{
+    CheckpointState, Incident, Ledger, NodeState, NodeView, RankView, RunState, RunView, Rung,
+    Seating, Spend,
+};
+use rebloom_core::flight::Phase;
+use rebloom_core::id::{Digest, Generation, IncidentId, Rank, Slot, Step};
+use rebloom_core::report::Milestone;
+use rebloom_core::time::{Duration, Instant};
+
+pub(crate) fn runs() -> Vec<RunView> {
+    let spends = [
+        Spend::Waiting,
+        Spend::Starting,
+        Spend::Productive,
+        Spend::Detect,
+        Spend::Decide,
+        Spend::Reform,
+        Spend::Restore,
+        Spend::CatchUp,
+    ];
+    let spent = spends
+        .into_iter()
+        .zip((1..).map(Duration::from_millis))
+        .collect();
+    let ledger = Ledger { spent };
+    let incident = |rung: Option<Rung>, cause| Incident {
+        id: IncidentId(1),
+        cause,
+        evidence: causes(),
+        opened: Instant::from_nanos(5),
+        closed: rung.map(|_| Instant::from_nanos(6)),
+        rung,
+        generation: Generation(1),
+        recovered_by: rung.map(|_| Generation(2)),
+        resumed_from: rung.map(|_| checkpoint()),
+        lost_steps: 4,
+        spent: ledger.clone(),
+    };
+    let rungs = [
+        None,
+        Some(Rung::Reform),
+        Some(Rung::Restart),
+        Some(Rung::Replace),
+    ];
+    let seating = Seating {
+        rank: Rank(0),
+        node: node(),
+        slot: Slot(1),
+    };
+    let known = RankView {
+        seating: seating.clone(),
+        pid: Some(77),
+        milestone: Some(Milestone::Stepped),
+        phase: Some(Phase::Step),
+        step: Some(Step(12)),
+    };
+    let unknown = RankView {
+        seating,
+        pid: None,
+        milestone: None,
+        phase: None,
+        step: None,
+    };
+    let states = [
+        RunState::Pending,
+        RunState::Starting,
+        RunState::Running,
+        RunState::Recovering,
+        RunState::Stopping,
+        RunState::Stopped,
+        RunState::Completed,
+        RunState::Failed,
+        RunState::Parked,
+    ];
+    let view = |state| RunView {
+        spec: spec(),
+        state,
+        why: Cause::Submitted,
+        waits_for: "no node has two free slots".to_owned(),
+        generation: Generation(2),
+        ranks: vec![known.clone(), unknown.clone()],
+        step: Step(12),
+        samples: 192,
+        loss: Some(6.5),
+        grad_norm: Some(1.5),
+        step_time: Some(Duration::from_millis(350)),
+        checkpoints: vec![
+            (checkpoint(), CheckpointState::Sealed),
+            (checkpoint(), CheckpointState::Rejected),
+        ],
+        incidents: rungs.map(|rung| incident(rung, Cause::Superseded)).to_vec(),
+        ledger: ledger.clone(),
+        submitted: Instant::from_nanos(1),
+        final_states: vec![Digest([3; 32])],
+    };
+    let mut views: Vec<RunView> = states.map(view).to_vec();
+    views.push(RunView {
+        loss: None,
+        grad_norm: None,
+        step_time: None,
+        ..view(RunState::Pending)
+    });
+    views
+}
+
+pub(crate) fn nodes() -> Vec<NodeView> {
+    let view = |state, last_heard: Option<Instant>| NodeView {
+        facts: facts(),
+        state,
+        cordoned: last_heard.is_some(),
+        ranks: vec![(run(), Rank(2))],
+        last_heard,
+    };
+    vec![
+        view(NodeState::Ready, Some(Instant::from_nanos(8))),
+        view(NodeState::Unreachable, None),
+        view(NodeState::Lost, None),
+    ]
+}

@@ -1,0 +1,87 @@
+//! What an agent and a worker say to each other.
+
+use super::{checkpoint, run, shard, spec, unsounds};
+use rebloom_core::cause::Blamed;
+use rebloom_core::flight::Phase;
+use rebloom_core::id::{Digest, Generation, Rank, Slot, Step};
+use rebloom_core::report::{Finish, Milestone};
+use rebloom_core::word::{FromWorker, Go, Hello, ToWorker};
+use rebloom_proto::rank::{FromRank, ToRank};
+
+pub(crate) fn to_rank() -> Vec<ToRank> {
+    let go = Go {
+        spec: spec(),
+        generation: Generation(8),
+        rank: Rank(3),
+        slot: Slot(1),
+        resume: Some(checkpoint()),
+    };
+    let first = Go {
+        resume: None,
+        ..go.clone()
+    };
+    vec![
+        ToRank::Ack(3),
+        ToRank::Word(ToWorker::Go(Box::new(go))),
+        ToRank::Word(ToWorker::Go(Box::new(first))),
+        ToRank::Word(ToWorker::Exit),
+    ]
+}
+
+pub(crate) fn from_rank() -> Vec<FromRank> {
+    let (generation, checkpoint, error) = (Generation(8), checkpoint(), || "no".to_owned());
+    let hello = Hello {
+        run: run(),
+        rank: Rank(1),
+        pid: 77,
+        generation: Generation(0),
+        milestone: Milestone::Going,
+    };
+    let mut words = vec![
+        FromWorker::Hello(hello),
+        FromWorker::Reached {
+            generation,
+            milestone: Milestone::Formed,
+            step: Step(0),
+        },
+        FromWorker::Saved {
+            checkpoint,
+            samples: 1,
+            shard: shard(),
+        },
+        FromWorker::SaveFailed {
+            checkpoint,
+            error: error(),
+        },
+    ];
+    for blamed in [None, Some(Blamed::Run), Some(Blamed::Infrastructure)] {
+        let phase = Phase::Step;
+        words.push(FromWorker::Failed {
+            generation,
+            phase,
+            error: error(),
+            blamed,
+        });
+    }
+    for unsound in unsounds() {
+        words.push(FromWorker::LoadRefused {
+            generation,
+            checkpoint,
+            unsound,
+        });
+    }
+    for why in [Finish::Completed, Finish::Stopped] {
+        let state = Digest([2; 32]);
+        words.push(FromWorker::Finished {
+            generation,
+            why,
+            step: Step(200),
+            state,
+        });
+    }
+    words
+        .into_iter()
+        .zip(1..)
+        .map(|(word, sequence)| FromRank { sequence, word })
+        .collect()
+}
