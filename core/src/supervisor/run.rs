@@ -429,6 +429,7 @@ impl Run {
             });
             let stays = seat.is_some_and(|seat| seat.slot == local.kept.slot)
                 && is_fresh
+                && !local.killed
                 && local.leave_by.is_none();
             if local.kept.generation < start.generation {
                 let below = start.generation;
