@@ -1,0 +1,352 @@
+//! The ranks of this node as things of the system: process, flight page, connection, output.
+//!
+//! The supervisor says what happens to them; this carries it out and watches for their end.
+
+use crate::driver::Input;
+use crate::logs;
+use crate::process::Process;
+use crate::rank_link::Connection;
+use crate::roster::Roster;
+use crate::state::State;
+use rebloom_core::cause::Exit;
+use rebloom_core::flight::Sighting;
+use rebloom_core::id::{Generation, Rank, RunId, Slot};
+use rebloom_core::supervisor::Event;
+use rebloom_core::word::ToWorker;
+use rebloom_proto::rank::ToRank;
+use rebloom_runtime::flight::Tower;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How workers are started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The worker's program.
+    pub worker: PathBuf,
+    /// Interface on which collectives run.
+    pub interface: String,
+    /// A worker that hears from no agent for this long fences itself (S1).
+    pub orphan_after: Duration,
+}
+
+#[derive(Debug)]
+struct Entry {
+    process: Arc<Process>,
+    tower: Tower,
+    /// The newest word to it.
+    word: Option<ToWorker>,
+    connection: Option<Connection>,
+    /// Whether nothing was said since it said hello.
+    owed: bool,
+    /// The highest number of its words that the supervisor took in.
+    heard: Option<u64>,
+}
+
+/// Every rank of this node whose process lives.
+#[derive(Debug)]
+pub struct Ranks {
+    state: Arc<State>,
+    launch: Launch,
+    roster: Arc<Roster>,
+    inputs: mpsc::Sender<Input>,
+    entries: BTreeMap<(RunId, Rank), Entry>,
+    /// Processes that said hello and that nobody knows; the supervisor has them killed.
+    strays: BTreeMap<u32, Process>,
+}
+
+impl Ranks {
+    /// None yet.
+    pub fn new(
+        state: Arc<State>,
+        launch: Launch,
+        roster: Arc<Roster>,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
+        let (entries, strays) = Default::default();
+        Self {
+            state,
+            launch,
+            roster,
+            inputs,
+            entries,
+            strays,
+        }
+    }
+
+    /// Starts the process of a rank with a fresh flight page.
+    pub fn spawn(&mut self, run: RunId, rank: Rank, slot: Slot) -> Event {
+        match self.try_spawn(&run, rank, slot) {
+            Ok((process, tower)) => {
+                let (pid, started) = (process.pid, process.started);
+                self.keep(run.clone(), rank, process, tower);
+                Event::Started {
+                    run,
+                    rank,
+                    pid,
+                    started,
+                }
+            }
+            Err(error) => {
+                let error = format!("{}: {error}", self.launch.worker.display());
+                Event::NotStarted { run, rank, error }
+            }
+        }
+    }
+
+    fn try_spawn(&self, run: &RunId, rank: Rank, slot: Slot) -> io::Result<(Process, Tower)> {
+        let page = self.state.page(run, rank);
+        if let Some(folder) = page.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let tower = Tower::create(&page)?;
+        let log = logs::begin(&self.state.log(run, rank))?;
+        let orphan_after = self.launch.orphan_after.as_millis().to_string();
+        let pairs: [(&str, OsString); 7] = [
+            ("--run", run.as_str().into()),
+            ("--rank", rank.to_string().into()),
+            ("--slot", slot.to_string().into()),
+            ("--socket", self.state.socket().into()),
+            ("--flight", page.into()),
+            ("--orphan-after-ms", orphan_after.into()),
+            ("--interface", self.launch.interface.clone().into()),
+        ];
+        let arguments: Vec<OsString> = pairs
+            .into_iter()
+            .flat_map(|(name, value)| [name.into(), value])
+            .collect();
+        Ok((Process::spawn(&self.launch.worker, &arguments, log)?, tower))
+    }
+
+    /// Takes over a rank of the last life; the event says so where it is gone.
+    pub fn adopt(&mut self, run: RunId, rank: Rank, pid: u32, started: u64) -> Option<Event> {
+        match Process::adopt(pid, started) {
+            Ok(Some(process)) => {
+                match Tower::open(&self.state.page(&run, rank)) {
+                    Ok(tower) => {
+                        tracing::info!(%run, %rank, pid, "adopted a rank");
+                        self.keep(run, rank, process, tower);
+                        return None;
+                    }
+                    // A rank that cannot be fenced must not live (S1).
+                    Err(error) => {
+                        tracing::error!(%run, %rank, pid, %error, "no flight page; ended the rank");
+                        if let Err(error) = process.kill() {
+                            tracing::error!(%run, %rank, pid, %error, "cannot kill a rank");
+                        }
+                    }
+                }
+            }
+            Ok(None) => tracing::info!(%run, %rank, pid, "a rank of the last life is gone"),
+            Err(error) => tracing::error!(%run, %rank, pid, %error, "cannot adopt a rank"),
+        }
+        Some(Event::Exited {
+            run,
+            rank,
+            pid,
+            exit: Exit::Unknown,
+            noticed_after_nanos: None,
+        })
+    }
+
+    fn keep(&mut self, run: RunId, rank: Rank, process: Process, tower: Tower) {
+        let process = Arc::new(process);
+        self.roster.add(process.pid, run.clone(), rank);
+        let (watched, inputs) = (Arc::clone(&process), self.inputs.clone());
+        let whose = (run.clone(), rank);
+        tokio::spawn(async move {
+            let exit = watched.ended().await;
+            let (run, rank) = whose;
+            // The kernel does not say when a process ended; the pidfd wakes within a millisecond.
+            let event = Event::Exited {
+                run,
+                rank,
+                pid: watched.pid,
+                exit,
+                noticed_after_nanos: None,
+            };
+            // The driver is only gone when the agent ends.
+            drop(inputs.send(Input::Event(event)).await);
+        });
+        let entry = Entry {
+            process,
+            tower,
+            word: None,
+            connection: None,
+            owed: false,
+            heard: None,
+        };
+        self.entries.insert((run, rank), entry);
+    }
+
+    /// Forgets a process that has ended; its flight page stays for whoever looks into it.
+    pub fn ended(&mut self, run: &RunId, rank: Rank, pid: u32) {
+        self.roster.remove(pid);
+        let key = (run.clone(), rank);
+        if self
+            .entries
+            .get(&key)
+            .is_some_and(|entry| entry.process.pid == pid)
+        {
+            self.entries.remove(&key);
+        }
+    }
+
+    /// Whether any process lives.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// A word came; whether the supervisor shall hear it (not where it heard it before).
+    pub fn said(
+        &mut self,
+        (run, rank, pid): &(RunId, Rank, u32),
+        connection: &Connection,
+        sequence: u64,
+        is_hello: bool,
+    ) -> bool {
+        let entry = self.entries.get_mut(&(run.clone(), *rank));
+        let Some(entry) = entry.filter(|entry| entry.process.pid == *pid) else {
+            if is_hello {
+                self.note_stray(*pid);
+            }
+            return is_hello;
+        };
+        if is_hello {
+            entry.connection = Some(connection.clone());
+            entry.owed = true;
+            return true;
+        }
+        entry.heard.is_none_or(|heard| heard < sequence)
+    }
+
+    /// The supervisor has taken a word in. After a hello to which it had nothing to say, the worker
+    /// hears its last word again: it may not have before its old connection broke.
+    pub fn heard(&mut self, (run, rank, pid): &(RunId, Rank, u32), sequence: u64) {
+        let entry = self.entries.get_mut(&(run.clone(), *rank));
+        let Some(entry) = entry.filter(|entry| entry.process.pid == *pid) else {
+            return;
+        };
+        entry.heard = entry.heard.max(Some(sequence));
+        if std::mem::take(&mut entry.owed)
+            && let (Some(connection), Some(word)) = (&entry.connection, &entry.word)
+        {
+            send(connection, ToRank::Word(word.clone()));
+        }
+    }
+
+    /// A connection is over.
+    pub fn hung_up(&mut self, (run, rank, pid): &(RunId, Rank, u32), number: u64) {
+        self.strays.remove(pid);
+        if let Some(entry) = self.entries.get_mut(&(run.clone(), *rank))
+            && entry
+                .connection
+                .as_ref()
+                .is_some_and(|connection| connection.number == number)
+        {
+            entry.connection = None;
+        }
+    }
+
+    fn note_stray(&mut self, pid: u32) {
+        match Process::stray(pid) {
+            Ok(Some(process)) => drop(self.strays.insert(pid, process)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(pid, %error, "cannot look at a process that said hello"),
+        }
+    }
+
+    /// Says a word to a rank, now or when it is connected.
+    pub fn tell(&mut self, run: &RunId, rank: Rank, word: ToWorker) {
+        if let Some(entry) = self.entries.get_mut(&(run.clone(), rank)) {
+            if let Some(connection) = &entry.connection {
+                send(connection, ToRank::Word(word.clone()));
+            }
+            entry.word = Some(word);
+            entry.owed = false;
+        }
+    }
+
+    /// Writes a fence into a rank's page.
+    pub fn fence(&self, run: &RunId, rank: Rank, below: Generation) {
+        if let Some(tower) = self.tower(run, rank) {
+            tower.fence_below(below);
+        }
+    }
+
+    /// Writes a safe stop into a rank's page.
+    pub fn stop_safely(&self, run: &RunId, rank: Rank, generation: Generation) {
+        if let Some(tower) = self.tower(run, rank) {
+            tower.stop_safely(generation);
+        }
+    }
+
+    fn tower(&self, run: &RunId, rank: Rank) -> Option<&Tower> {
+        self.entries
+            .get(&(run.clone(), rank))
+            .map(|entry| &entry.tower)
+    }
+
+    /// SIGKILLs the process of a rank, or a stray that claimed to be it.
+    pub fn kill(&mut self, run: &RunId, rank: Rank, pid: u32) {
+        let stray = self.strays.remove(&pid);
+        let known = self
+            .entries
+            .get(&(run.clone(), rank))
+            .map(|entry| &*entry.process);
+        let process = known
+            .filter(|process| process.pid == pid)
+            .or(stray.as_ref());
+        if let Some(Err(error)) = process.map(Process::kill) {
+            tracing::error!(%run, %rank, pid, %error, "cannot kill a rank");
+        }
+    }
+
+    /// SIGKILLs every rank.
+    pub fn kill_all(&self) {
+        for ((run, rank), entry) in &self.entries {
+            if let Err(error) = entry.process.kill() {
+                tracing::error!(%run, %rank, pid = entry.process.pid, %error, "cannot kill a rank");
+            }
+        }
+    }
+
+    /// What every page says now.
+    pub fn pages(&self) -> Vec<(RunId, Sighting)> {
+        let entries = self.entries.iter();
+        entries
+            .map(|((run, rank), entry)| {
+                (
+                    run.clone(),
+                    Sighting {
+                        rank: *rank,
+                        page: entry.tower.read(),
+                    },
+                )
+            })
+            .collect()
+    }
+
+    /// Cuts output that has grown too long.
+    pub fn trim_logs(&self) {
+        for (run, rank) in self.entries.keys() {
+            if let Err(error) = logs::trim(&self.state.log(run, *rank), logs::MOST_BYTES) {
+                tracing::warn!(%run, %rank, %error, "cannot cut a log");
+            }
+        }
+    }
+}
+
+/// A connection whose worker does not read is cut: the worker comes again and is told anew.
+fn send(connection: &Connection, word: ToRank) {
+    if connection.words.try_send(word).is_err() {
+        tracing::warn!(
+            connection = connection.number,
+            "a worker does not read its words"
+        );
+    }
+}
