@@ -69,7 +69,11 @@ impl fmt::Display for Unsound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { file } => write!(f, "{file} is missing"),
-            Self::Length { file, expected, found } => {
+            Self::Length {
+                file,
+                expected,
+                found,
+            } => {
                 write!(f, "{file} has {found} bytes, its manifest says {expected}")
             }
             Self::Hash { file } => write!(f, "{file} does not match its SHA-256"),
@@ -222,9 +226,56 @@ impl Cause {
         }
     }
 
+    /// The node that is at fault, where the cause names one.
+    pub const fn node(&self) -> Option<&NodeId> {
+        match self {
+            Self::NodeDrained { node }
+            | Self::RankExited { node, .. }
+            | Self::RankNotStarted { node, .. }
+            | Self::RankFailed { node, .. }
+            | Self::RankHung { node, .. }
+            | Self::NodeLost { node, .. }
+            | Self::RanksMissing { node, .. } => Some(node),
+            Self::Submitted
+            | Self::StopRequested
+            | Self::ResumeRequested
+            | Self::GangHung { .. }
+            | Self::CheckpointUnsound { .. }
+            | Self::SaveFailed { .. }
+            | Self::Superseded
+            | Self::Completed
+            | Self::BudgetSpent { .. }
+            | Self::NoProgress { .. } => None,
+        }
+    }
+
+    /// Whether a recovery from this cause that leads to no progress is followed by a higher rung of
+    /// the ladder (L4). An unsound checkpoint is followed by the next older one instead.
+    pub const fn climbs(&self) -> bool {
+        matches!(
+            self,
+            Self::RankExited { .. }
+                | Self::RankNotStarted { .. }
+                | Self::RankFailed {
+                    blamed: Blamed::Infrastructure,
+                    ..
+                }
+                | Self::RankHung { .. }
+                | Self::GangHung { .. }
+                | Self::NodeLost { .. }
+                | Self::RanksMissing { .. }
+        )
+    }
+
     /// Whether this cause spends the run's own restart budget (S7).
     pub const fn spends_budget(&self) -> bool {
-        matches!(self, Self::RankFailed { blamed: Blamed::Run, .. })
+        matches!(
+            self,
+            Self::RankFailed {
+                blamed: Blamed::Run,
+                ..
+            }
+        )
     }
 }
 
@@ -242,39 +293,83 @@ impl fmt::Display for Cause {
             Self::RankNotStarted { rank, node, error } => {
                 write!(f, "rank {rank} could not be started on {node}: {error}")
             }
-            Self::RankFailed { rank, node, phase, error, blamed: _ } => {
+            Self::RankFailed {
+                rank,
+                node,
+                phase,
+                error,
+                blamed: _,
+            } => {
                 write!(f, "rank {rank} on {node} failed in phase {phase}: {error}")
             }
-            Self::RankHung { rank, node, phase, channel: Some(channel) } => write!(
+            Self::RankHung {
+                rank,
+                node,
+                phase,
+                channel: Some(channel),
+            } => write!(
                 f,
                 "rank {rank} on {node} hung in phase {phase}: others waited for it in {}",
                 channel.name()
             ),
-            Self::RankHung { rank, node, phase, channel: None } => {
+            Self::RankHung {
+                rank,
+                node,
+                phase,
+                channel: None,
+            } => {
                 write!(f, "rank {rank} on {node} hung in phase {phase}")
             }
             Self::GangHung { phase } => {
-                write!(f, "the gang hung in phase {phase} and no single rank stands out")
+                write!(
+                    f,
+                    "the gang hung in phase {phase} and no single rank stands out"
+                )
             }
             Self::NodeLost { node, silent_for } => {
-                write!(f, "node {node} was silent for {:.1} s", silent_for.as_secs_f64())
+                write!(
+                    f,
+                    "node {node} was silent for {:.1} s",
+                    silent_for.as_secs_f64()
+                )
             }
             Self::RanksMissing { node, rank } => {
                 write!(f, "node {node} came back without rank {rank}")
             }
-            Self::CheckpointUnsound { step, rank, unsound } => {
-                write!(f, "the checkpoint at step {step} is unsound (rank {rank}): {unsound}")
+            Self::CheckpointUnsound {
+                step,
+                rank,
+                unsound,
+            } => {
+                write!(
+                    f,
+                    "the checkpoint at step {step} is unsound (rank {rank}): {unsound}"
+                )
             }
-            Self::SaveFailed { step, rank: Some(rank), error } => {
+            Self::SaveFailed {
+                step,
+                rank: Some(rank),
+                error,
+            } => {
                 write!(f, "rank {rank} could not save step {step}: {error}")
             }
-            Self::SaveFailed { step, rank: None, error } => {
-                write!(f, "the checkpoint at step {step} could not be sealed: {error}")
+            Self::SaveFailed {
+                step,
+                rank: None,
+                error,
+            } => {
+                write!(
+                    f,
+                    "the checkpoint at step {step} could not be sealed: {error}"
+                )
             }
             Self::Superseded => f.write_str("a newer generation runs"),
             Self::Completed => f.write_str("the run reached its last step"),
             Self::BudgetSpent { restarts } => {
-                write!(f, "the run failed by itself more often than its {restarts} restarts allow")
+                write!(
+                    f,
+                    "the run failed by itself more often than its {restarts} restarts allow"
+                )
             }
             Self::NoProgress { recoveries } => {
                 write!(f, "{recoveries} recoveries in a row led to no progress")

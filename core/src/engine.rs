@@ -5,10 +5,23 @@
 //! that depends on it. Replaying the journal gives the same state, and the first join of each agent
 //! after it brings back what was going on. Beats and links are not journaled.
 
+mod admin;
+mod apply;
 mod audit;
 mod command;
 mod event;
 mod fact;
+mod hang;
+mod join;
+mod ledger;
+mod lifecycle;
+mod nodes;
+mod orders;
+mod placement;
+mod recovery;
+mod reports;
+mod seal;
+mod show;
 mod state;
 mod view;
 
@@ -22,8 +35,11 @@ pub use view::{
     Rung, Seating, Spend,
 };
 
-use crate::id::RunId;
+use crate::id::{NodeId, RunId};
 use crate::time::{Duration, Instant};
+use hang::Watch;
+use nodes::Link;
+use orders::Desk;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What an admin configured for the whole cluster.
@@ -60,6 +76,13 @@ impl Default for Limits {
 pub struct Engine {
     limits: Limits,
     state: State,
+    /// The latest moment it was told; time never goes back in here.
+    now: Instant,
+    /// When this engine was first told anything: what it remembers may be older than the world.
+    began: Option<Instant>,
+    links: BTreeMap<NodeId, Link>,
+    watches: BTreeMap<RunId, Watch>,
+    desk: Desk,
     out: VecDeque<Command<Record>>,
     refusals: BTreeMap<&'static str, u64>,
     wake: Option<Instant>,
@@ -83,17 +106,23 @@ impl Engine {
         state: State,
         tail: impl IntoIterator<Item = Record>,
     ) -> Self {
-        let mut state = state;
-        for record in tail {
-            state.apply(record.at, &record.fact);
-        }
-        Self {
+        let mut engine = Self {
             limits,
             state,
+            now: Instant::ZERO,
+            began: None,
+            links: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            desk: Desk::default(),
             out: VecDeque::new(),
             refusals: BTreeMap::new(),
             wake: None,
+        };
+        for record in tail {
+            engine.now = engine.now.max(record.at);
+            engine.state.apply(record.at, &record.fact);
         }
+        engine
     }
 
     /// The durable state: the fold of the journal up to the last `Persist` that was handed out.
@@ -106,39 +135,83 @@ impl Engine {
         &self.refusals
     }
 
+    /// What the engine was configured with.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Tells the engine something.
-    pub fn handle(&mut self, _now: Instant, _event: Event) {}
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        self.begin(now);
+        match event {
+            Event::Ask { ticket, ask } => {
+                let answer = self.ask(ask);
+                self.out.push_back(Command::Answer { ticket, answer });
+            }
+            Event::Joined {
+                session,
+                identity,
+                join,
+            } => self.joined(session, identity, join),
+            Event::Left { node, session } => self.left(&node, session),
+            Event::Beat {
+                node,
+                session,
+                beat,
+            } => self.beat(&node, session, beat),
+            Event::Report {
+                node,
+                session,
+                report,
+            } => self.report(&node, session, report),
+        }
+        self.settle();
+    }
 
     /// Tells the engine that the moment it asked for has come.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.begin(now);
+        self.settle();
+    }
 
     /// The next thing to do; drain until none after every `handle*`.
     pub fn poll_command(&mut self) -> Option<Command<Record>> {
         self.out.pop_front()
     }
 
-    /// When to call [`Self::handle_timeout`] next.
+    /// When to call [`Self::handle_timeout`] next. None also before the first event: a driver that
+    /// starts from a journal calls `handle_timeout` once to set the clocks going.
     pub const fn poll_timeout(&self) -> Option<Instant> {
         self.wake
     }
 
-    /// Every run, by name.
-    pub fn runs(&self, _now: Instant) -> Vec<RunView> {
-        Vec::new()
+    fn begin(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        if self.began.is_none() {
+            self.began = Some(self.now);
+            let nodes = self.state.nodes.keys();
+            self.links = nodes
+                .map(|node| (node.clone(), Link::down(self.now)))
+                .collect();
+        }
     }
 
-    /// One run.
-    pub fn run(&self, _run: &RunId, _now: Instant) -> Option<RunView> {
-        None
+    /// Brings what is in line with what shall be, until nothing is left to decide.
+    fn settle(&mut self) {
+        self.check_nodes();
+        self.decide();
+        self.write_orders();
+        self.wake = self.next_deadline();
     }
 
-    /// Every node, by name.
-    pub fn nodes(&self) -> Vec<NodeView> {
-        Vec::new()
+    /// Makes a fact so and has it written down.
+    fn tell(&mut self, fact: Fact) {
+        self.state.apply(self.now, &fact);
+        self.out
+            .push_back(Command::Persist(Record { at: self.now, fact }));
     }
 
-    /// What the engine was configured with.
-    pub const fn limits(&self) -> &Limits {
-        &self.limits
+    fn count(&mut self, what: &'static str) {
+        *self.refusals.entry(what).or_default() += 1;
     }
 }

@@ -214,8 +214,8 @@ pub enum Fact {
         heard: Instant,
         /// Steps done by then.
         step: Step,
-        /// Whether the generation in force is over by it.
-        stops: bool,
+        /// Where recovery begins; none where the generation in force goes on.
+        rung: Option<Rung>,
     },
     /// Something else was seen while an incident was open.
     EvidenceAdded {

@@ -1,14 +1,281 @@
-//! The durable state of the engine: the fold of its journal, changed by [`State::apply`] only.
+//! The durable state of the engine: the fold of its journal.
+//!
+//! [`State::apply`] (in `apply.rs`) is the only thing that changes it. Nothing in here depends on
+//! links, beats or the order in which maps were filled, so that a snapshot and the records after it
+//! give the same state as the whole journal.
 
-use super::Fact;
+use super::ledger::Book;
+use super::{CheckpointState, Incident, Placement, RunState, Rung};
+use crate::cause::Cause;
+use crate::checkpoint::{CheckpointId, Shard};
+use crate::flight::Phase;
+use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
+use crate::order::Stop;
+use crate::report::{Finish, Milestone, NodeFacts};
+use crate::spec::RunSpec;
 use crate::time::Instant;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Everything the engine knows for good; a snapshot of it and the later records make it again.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct State {}
+pub struct State {
+    pub(super) nodes: BTreeMap<NodeId, Node>,
+    pub(super) runs: BTreeMap<RunId, Run>,
+    /// Highest generations that agents remember of runs that are not known here.
+    pub(super) floors: BTreeMap<RunId, Generation>,
+}
 
-impl State {
-    /// Makes `fact` so.
-    pub fn apply(&mut self, _at: Instant, _fact: &Fact) {}
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Node {
+    pub(super) facts: NodeFacts,
+    pub(super) identity: Digest,
+    pub(super) cordoned: bool,
+    pub(super) lost: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Run {
+    pub(super) spec: RunSpec,
+    pub(super) submitted: Instant,
+    pub(super) state: RunState,
+    pub(super) why: Cause,
+    /// The generation in force, or the last one.
+    pub(super) generation: Generation,
+    /// The highest generation that anybody ever heard of; the next one is above it.
+    pub(super) floor: Generation,
+    /// What that was when the run was submitted: checkpoints up to it are another run's.
+    pub(super) first: Generation,
+    pub(super) gang: Option<Gang>,
+    /// Set from the fault that ends a generation until the next one is placed.
+    pub(super) broken: Option<Broken>,
+    pub(super) stop: Option<StopAsked>,
+    pub(super) moving: Option<Moving>,
+    /// Nodes that have yet to say that nothing of an older generation runs there.
+    pub(super) owed: BTreeMap<NodeId, Owed>,
+    /// Older gangs that might still step (S1).
+    pub(super) older: Vec<OldGang>,
+    /// Checkpoints that are being saved, oldest first.
+    pub(super) saves: Vec<Save>,
+    /// Checkpoints that were sealed, oldest first.
+    pub(super) held: Vec<Held>,
+    /// Checkpoints that did not come about and whose files are still to be removed.
+    pub(super) garbage: Vec<CheckpointId>,
+    /// What was removed last, so that it can be asked for again.
+    pub(super) pruned: VecDeque<CheckpointId>,
+    pub(super) ladder: Ladder,
+    pub(super) incidents: VecDeque<Incident>,
+    pub(super) incidents_seen: u64,
+    pub(super) book: Book,
+    pub(super) final_states: Vec<Digest>,
+}
+
+/// One placement that is in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Gang {
+    pub(super) generation: Generation,
+    pub(super) placement: Placement,
+    /// The nodes of the placement.
+    pub(super) nodes: BTreeSet<NodeId>,
+    pub(super) rung: Option<Rung>,
+    pub(super) resume: Option<CheckpointId>,
+    pub(super) fresh: bool,
+    pub(super) kill: Vec<Rank>,
+    /// The generation before, in which the ranks to kill still are.
+    pub(super) after: Generation,
+    pub(super) cause: Cause,
+    /// By rank.
+    pub(super) members: Vec<Member>,
+    /// The milestone that every rank has reached.
+    pub(super) reached: Option<Milestone>,
+    /// When that came about, or the gang was placed.
+    pub(super) reached_at: Instant,
+    /// A rank is known to be unable to go on, so the gang cannot step any more.
+    pub(super) dead: bool,
+    /// When a rank first reported that it lost a peer, and in which phase.
+    pub(super) symptom: Option<(Instant, Phase)>,
+    pub(super) overdue: Option<Overdue>,
+    /// Nodes on which it is known to be fenced.
+    pub(super) fenced: BTreeSet<NodeId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct Member {
+    pub(super) reached: Option<Milestone>,
+    pub(super) step: Step,
+    pub(super) pid: Option<u32>,
+    pub(super) finished: Option<(Finish, Digest)>,
+    pub(super) gone: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Overdue {
+    pub(super) at: Instant,
+    pub(super) rank: Rank,
+    pub(super) phase: Phase,
+}
+
+/// How a generation came to its end, and where recovery begins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Broken {
+    pub(super) cause: Cause,
+    pub(super) rung: Rung,
+    pub(super) avoid: Option<NodeId>,
+    pub(super) kill: Vec<Rank>,
+    /// Steps done by then.
+    pub(super) step: Step,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct StopAsked {
+    pub(super) how: Stop,
+    pub(super) at: Instant,
+    pub(super) cause: Cause,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Moving {
+    pub(super) node: NodeId,
+    pub(super) at: Instant,
+}
+
+/// What a node has yet to confirm: that nothing up to this generation runs there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Owed {
+    pub(super) generation: Generation,
+    pub(super) slots: BTreeSet<Slot>,
+    pub(super) ranks: BTreeSet<Rank>,
+    pub(super) since: Instant,
+    /// Its ranks have finished and are about to leave by themselves.
+    pub(super) leaving: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct OldGang {
+    pub(super) generation: Generation,
+    pub(super) nodes: BTreeSet<NodeId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Save {
+    pub(super) id: CheckpointId,
+    pub(super) samples: u64,
+    pub(super) shards: BTreeMap<Rank, Shard>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Held {
+    pub(super) id: CheckpointId,
+    pub(super) state: CheckpointState,
+    pub(super) samples: u64,
+}
+
+/// What was tried without progress, and what progress would be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Ladder {
+    pub(super) reform: u32,
+    pub(super) restart: u32,
+    pub(super) replace: u32,
+    /// Restarts after failures of the run's own; progress does not give them back (S7).
+    pub(super) own: u32,
+    /// Most steps ever done.
+    pub(super) best: Step,
+    /// Step of the newest checkpoint that was ever sealed.
+    pub(super) sealed: Step,
+    /// How often each node was at fault since the last progress.
+    pub(super) blamed: BTreeMap<NodeId, u32>,
+}
+
+impl Ladder {
+    pub(super) fn progress(&mut self) {
+        (self.reform, self.restart, self.replace) = (0, 0, 0);
+        self.blamed.clear();
+    }
+
+    pub(super) const fn spent(&self, rung: Rung) -> u32 {
+        match rung {
+            Rung::Reform => self.reform,
+            Rung::Restart => self.restart,
+            Rung::Replace => self.replace,
+        }
+    }
+
+    pub(super) const fn recoveries(&self) -> u32 {
+        self.reform + self.restart + self.replace
+    }
+}
+
+impl Gang {
+    pub(super) fn node_of(&self, rank: Rank) -> Option<&NodeId> {
+        self.placement
+            .seats
+            .get(rank.0 as usize)
+            .map(|seat| &seat.node)
+    }
+
+    pub(super) fn member(&self, rank: Rank) -> Option<&Member> {
+        self.members.get(rank.0 as usize)
+    }
+
+    /// Ranks seated on a node, with what is known of each.
+    pub(super) fn on<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = (Rank, &'a Member)> {
+        let members = self.placement.seats.iter().zip(&self.members);
+        members
+            .filter(move |(seat, _)| seat.node == *node)
+            .map(|(seat, member)| (seat.rank, member))
+    }
+
+    pub(super) fn all_finished(&self) -> bool {
+        self.members.iter().all(|member| member.finished.is_some())
+    }
+
+    pub(super) fn all_completed(&self) -> bool {
+        let completed = |member: &Member| matches!(member.finished, Some((Finish::Completed, _)));
+        self.members.iter().all(completed)
+    }
+
+    /// The step the gang began with.
+    pub(super) fn first_step(&self) -> Step {
+        self.resume.map_or(Step(0), |checkpoint| checkpoint.step)
+    }
+}
+
+impl Run {
+    pub(super) fn open_incident(&self) -> Option<&Incident> {
+        self.incidents
+            .back()
+            .filter(|incident| incident.closed.is_none())
+    }
+
+    /// The checkpoint to resume from: only a sealed one ever (S6).
+    pub(super) fn newest_sealed(&self) -> Option<CheckpointId> {
+        let sealed = self
+            .held
+            .iter()
+            .filter(|held| held.state == CheckpointState::Sealed);
+        sealed.map(|held| held.id).max()
+    }
+
+    pub(super) fn checkpoint_state(&self, id: CheckpointId) -> Option<CheckpointState> {
+        self.held
+            .iter()
+            .find(|held| held.id == id)
+            .map(|held| held.state)
+    }
+
+    /// Whether the run has or wants a place.
+    pub(super) const fn is_live(&self) -> bool {
+        match self.state {
+            RunState::Pending
+            | RunState::Starting
+            | RunState::Running
+            | RunState::Recovering
+            | RunState::Stopping => true,
+            RunState::Stopped | RunState::Completed | RunState::Failed | RunState::Parked => false,
+        }
+    }
+
+    pub(super) fn is_whole(&self, save: &Save) -> bool {
+        save.shards.len() == self.spec.layout.world() as usize
+    }
 }

@@ -1,0 +1,280 @@
+//! What admins ask for, and what they are answered.
+
+use super::placement::{fits, place};
+use super::{Answer, Ask, Engine, Fact, Refusal, RunState, Seating};
+use crate::cause::Cause;
+use crate::id::{NodeId, RunId};
+use crate::order::Stop;
+use crate::spec::{Flaw, RunSpec};
+
+/// Runs that are kept, whatever their state.
+const RUNS: usize = 4096;
+
+impl Engine {
+    pub(super) fn ask(&mut self, ask: Ask) -> Answer {
+        let answer = match ask {
+            Ask::Submit { spec, dry_run } => self.submit(spec, dry_run),
+            Ask::Stop { run, how } => self.stop(run, how),
+            Ask::Resume { run } => self.resume(run),
+            Ask::Cordon { node } => self.cordon(node, true),
+            Ask::Uncordon { node } => self.cordon(node, false),
+            Ask::Drain { node, dry_run } => self.drain(node, dry_run),
+        };
+        answer.unwrap_or_else(Answer::Refused)
+    }
+
+    fn submit(&mut self, spec: Box<RunSpec>, dry_run: bool) -> Result<Answer, Refusal> {
+        let mut flaws = spec.flaws();
+        if flaws.is_empty() {
+            flaws.extend(self.size_flaw(&spec));
+        }
+        if !flaws.is_empty() {
+            return Err(Refusal::Flaws(flaws));
+        }
+        let name = spec.name.clone();
+        if let Some(run) = self.state.runs.get(&name) {
+            if run.state.can_resume() && run.spec == *spec {
+                let remedy = "resume it to let it go on".to_owned();
+                return Err(Refusal::WrongState(name, run.state, remedy));
+            }
+            return Err(Refusal::RunExists(name, run.state));
+        }
+        if dry_run {
+            let placement = place(spec.layout, self.rooms(&name, None), None);
+            let seating = placement
+                .map(|placement| placement.seats)
+                .unwrap_or_default();
+            let message = if seating.is_empty() {
+                format!("{name} would wait for room")
+            } else {
+                let nodes = nodes_of(&seating);
+                format!("{name} would run {} ranks on {nodes}", seating.len())
+            };
+            return Ok(Answer::WouldPlace { seating, message });
+        }
+        if self.state.runs.len() >= RUNS {
+            self.forget_one()?;
+        }
+        self.tell(Fact::RunSubmitted { spec });
+        Ok(self.done(format!("{name} was accepted"), None))
+    }
+
+    /// A gang that the fleet could not hold even if it were empty.
+    fn size_flaw(&self, spec: &RunSpec) -> Option<Flaw> {
+        let slots = || {
+            let allowed = self.state.nodes.values().filter(|node| !node.cordoned);
+            allowed.map(|node| node.facts.slots)
+        };
+        if fits(spec.layout, slots()) {
+            return None;
+        }
+        let layout = spec.layout;
+        let (world, total) = (layout.world(), slots().sum::<u32>());
+        let most = slots().max().unwrap_or_default();
+        let (tensor, pipeline, data) = (layout.tensor, layout.pipeline, layout.data);
+        let problem = if layout.tensor > most {
+            format!(
+                "puts {tensor} tensor ranks together on one node, but the largest has {most} slots"
+            )
+        } else if world > total {
+            format!("needs {world} ranks, but the nodes have {total} slots")
+        } else {
+            format!("needs {world} ranks in groups of {tensor}, which the nodes' slots cannot hold")
+        };
+        Some(Flaw {
+            field: "layout".to_owned(),
+            value: format!("{tensor} x {pipeline} x {data}"),
+            problem,
+            remedy: "make the layout smaller, or add or uncordon nodes".to_owned(),
+        })
+    }
+
+    fn forget_one(&mut self) -> Result<(), Refusal> {
+        let over = self
+            .state
+            .runs
+            .iter()
+            .filter(|(_, run)| !run.is_live() && run.owed.is_empty() && run.older.is_empty());
+        let oldest = over
+            .min_by_key(|(id, run)| (run.submitted, *id))
+            .map(|(id, _)| id.clone());
+        let Some(run) = oldest else {
+            let flaw = Flaw {
+                field: "name".to_owned(),
+                value: self.state.runs.len().to_string(),
+                problem: "runs are the most that are kept, and none of them is over".to_owned(),
+                remedy: "stop some first".to_owned(),
+            };
+            return Err(Refusal::Flaws(vec![flaw]));
+        };
+        self.tell(Fact::RunForgotten { run });
+        Ok(())
+    }
+
+    fn stop(&mut self, id: RunId, how: Stop) -> Result<Answer, Refusal> {
+        let run = self
+            .state
+            .runs
+            .get(&id)
+            .ok_or_else(|| Refusal::NoSuchRun(id.clone()))?;
+        let asked = run.stop.as_ref().map(|stop| stop.how);
+        match run.state {
+            RunState::Stopped => {
+                return Ok(self.done(format!("{id} is stopped already"), Some(&id)));
+            }
+            RunState::Stopping if asked == Some(Stop::Now) || asked == Some(how) => {
+                return Ok(self.done(format!("{id} is stopping already"), Some(&id)));
+            }
+            RunState::Completed | RunState::Failed | RunState::Parked => {
+                let remedy = "there is nothing to stop".to_owned();
+                return Err(Refusal::WrongState(id, run.state, remedy));
+            }
+            RunState::Pending
+            | RunState::Starting
+            | RunState::Running
+            | RunState::Recovering
+            | RunState::Stopping => {}
+        }
+        self.tell(Fact::StopAsked {
+            run: id.clone(),
+            how,
+            cause: Cause::StopRequested,
+        });
+        let message = match how {
+            Stop::Safely => format!("{id} stops after its step and a checkpoint"),
+            Stop::Now => format!("{id} stops at once"),
+        };
+        Ok(self.done(message, Some(&id)))
+    }
+
+    fn resume(&mut self, id: RunId) -> Result<Answer, Refusal> {
+        let run = self
+            .state
+            .runs
+            .get(&id)
+            .ok_or_else(|| Refusal::NoSuchRun(id.clone()))?;
+        if !run.state.can_resume() {
+            let remedy = if run.state == RunState::Completed {
+                "there is nothing left to do"
+            } else if run.state == RunState::Stopping {
+                "wait until it is stopped"
+            } else {
+                "it goes on by itself"
+            };
+            return Err(Refusal::WrongState(id, run.state, remedy.to_owned()));
+        }
+        let from = run
+            .newest_sealed()
+            .map_or(0, |checkpoint| checkpoint.step.0);
+        self.tell(Fact::ResumeAsked { run: id.clone() });
+        Ok(self.done(format!("{id} goes on from step {from}"), Some(&id)))
+    }
+
+    /// Automation never undoes what is set here (S11).
+    fn cordon(&mut self, node: NodeId, cordoned: bool) -> Result<Answer, Refusal> {
+        let known = self
+            .state
+            .nodes
+            .get(&node)
+            .ok_or_else(|| Refusal::NoSuchNode(node.clone()))?;
+        if known.cordoned != cordoned {
+            let node = node.clone();
+            self.tell(if cordoned {
+                Fact::NodeCordoned { node }
+            } else {
+                Fact::NodeUncordoned { node }
+            });
+        }
+        let message = if cordoned {
+            format!("nothing new is placed on {node}")
+        } else {
+            format!("{node} can be used")
+        };
+        Ok(self.done(message, None))
+    }
+
+    fn drain(&mut self, node: NodeId, dry_run: bool) -> Result<Answer, Refusal> {
+        if !self.state.nodes.contains_key(&node) {
+            return Err(Refusal::NoSuchNode(node));
+        }
+        let moves = |run: &super::state::Run| {
+            run.gang
+                .as_ref()
+                .is_some_and(|gang| gang.nodes.contains(&node))
+                && run.state != RunState::Stopping
+        };
+        let runs = self.state.runs.iter().filter(|(_, run)| moves(run));
+        let runs: Vec<_> = runs.map(|(id, _)| id.clone()).collect();
+        let mut seating = Vec::new();
+        for id in &runs {
+            let Some((run, gang)) = self
+                .state
+                .runs
+                .get(id)
+                .and_then(|r| Some((r, r.gang.as_ref()?)))
+            else {
+                continue;
+            };
+            let rooms = self.rooms(id, Some(&node));
+            let placement = place(run.spec.layout, rooms, Some(&gang.placement))
+                .ok_or_else(|| Refusal::NoRoom(id.clone()))?;
+            seating.extend(placement.seats);
+        }
+        let names: Vec<_> = runs.iter().map(RunId::as_str).collect();
+        let what = if names.is_empty() {
+            "nothing".to_owned()
+        } else {
+            names.join(", ")
+        };
+        if dry_run {
+            let message = format!("{what} would move off {node}, each run at a step boundary");
+            return Ok(Answer::WouldPlace { seating, message });
+        }
+        if self
+            .state
+            .nodes
+            .get(&node)
+            .is_some_and(|known| !known.cordoned)
+        {
+            self.tell(Fact::NodeCordoned { node: node.clone() });
+        }
+        for run in runs {
+            let is_moving = self
+                .state
+                .runs
+                .get(&run)
+                .is_some_and(|run| run.moving.is_some());
+            if !is_moving {
+                self.tell(Fact::MoveAsked {
+                    run,
+                    node: node.clone(),
+                });
+            }
+        }
+        Ok(self.done(
+            format!("{what} moves off {node}, each run at a step boundary"),
+            None,
+        ))
+    }
+
+    fn done(&self, message: String, run: Option<&RunId>) -> Answer {
+        let run = run.and_then(|run| self.state.runs.get(run));
+        Answer::Done {
+            message,
+            generation: run.map(|run| run.generation),
+        }
+    }
+}
+
+impl RunState {
+    /// Whether an admin may let a run in this state go on.
+    const fn can_resume(self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed | Self::Parked)
+    }
+}
+
+fn nodes_of(seating: &[Seating]) -> String {
+    let nodes: std::collections::BTreeSet<_> =
+        seating.iter().map(|seat| seat.node.as_str()).collect();
+    nodes.into_iter().collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,302 @@
+//! How each fact changes the state. Total: a fact about something unknown changes nothing, so that
+//! any prefix of a journal, and any snapshot with its tail, can be folded.
+
+mod gang;
+mod incident;
+
+use super::ledger::Book;
+use super::state::{Ladder, Moving, Node, Overdue, Run, StopAsked};
+use super::{CheckpointState, Fact, RunState, Spend, State};
+use crate::cause::Cause;
+use crate::id::{Digest, Generation, NodeId, RunId};
+use crate::report::{Milestone, NodeFacts};
+use crate::spec::RunSpec;
+use crate::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Unknown runs whose generations are kept.
+const FLOORS: usize = 1024;
+/// Removed checkpoints that are remembered.
+const PRUNED: usize = 64;
+
+impl State {
+    /// Makes `fact` so.
+    pub fn apply(&mut self, at: Instant, fact: &Fact) {
+        match fact {
+            Fact::NodeEnrolled { facts, identity } => self.enroll(facts, *identity),
+            Fact::NodeLost {
+                node,
+                silent_for: _,
+            } => self.node(node, |node| node.lost = true),
+            Fact::NodeReturned { node } => self.node(node, |node| node.lost = false),
+            Fact::NodeCordoned { node } => self.node(node, |node| node.cordoned = true),
+            Fact::NodeUncordoned { node } => self.node(node, |node| node.cordoned = false),
+            Fact::RunSubmitted { spec } => {
+                let floor = self.floors.remove(&spec.name).unwrap_or_default();
+                self.runs
+                    .insert(spec.name.clone(), Run::submitted(at, spec, floor));
+            }
+            Fact::RunForgotten { run } => {
+                if let Some(forgotten) = self.runs.remove(run) {
+                    self.floor(run, forgotten.floor);
+                }
+            }
+            Fact::GenerationSeen {
+                run,
+                generation,
+                node,
+                alive,
+            } => {
+                let slots = self.nodes.get(node).map_or(0, |node| node.facts.slots);
+                match self.runs.get_mut(run) {
+                    Some(run) => run.seen(at, *generation, node, alive.then_some(slots)),
+                    None => self.floor(run, *generation),
+                }
+            }
+            Fact::StopAsked { run, .. }
+            | Fact::ResumeAsked { run }
+            | Fact::MoveAsked { run, .. }
+            | Fact::Placed { run, .. }
+            | Fact::Unplaced { run }
+            | Fact::RankReached { run, .. }
+            | Fact::RankFinished { run, .. }
+            | Fact::RankGone { run, .. }
+            | Fact::RankBroke { run, .. }
+            | Fact::RankOverdue { run, .. }
+            | Fact::OverdueDropped { run }
+            | Fact::NodeFenced { run, .. }
+            | Fact::GangFenced { run, .. }
+            | Fact::IncidentOpened { run, .. }
+            | Fact::EvidenceAdded { run, .. }
+            | Fact::IncidentClosed { run, .. }
+            | Fact::ShardSaved { run, .. }
+            | Fact::CheckpointFailed { run, .. }
+            | Fact::CheckpointSealed { run, .. }
+            | Fact::CheckpointRejected { run, .. }
+            | Fact::CheckpointsPruned { run, .. }
+            | Fact::RunEnded { run, .. } => {
+                if let Some(run) = self.runs.get_mut(run) {
+                    run.apply(at, fact);
+                }
+            }
+        }
+    }
+
+    fn enroll(&mut self, facts: &NodeFacts, identity: Digest) {
+        let new = || Node {
+            facts: facts.clone(),
+            identity,
+            cordoned: false,
+            lost: false,
+        };
+        let node = self.nodes.entry(facts.node.clone()).or_insert_with(new);
+        node.facts = facts.clone();
+    }
+
+    fn node(&mut self, node: &NodeId, change: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            change(node);
+        }
+    }
+
+    fn floor(&mut self, run: &RunId, generation: Generation) {
+        let floor = self.floors.entry(run.clone()).or_default();
+        *floor = generation.max(*floor);
+        if self.floors.len() > FLOORS {
+            self.floors.pop_first();
+        }
+    }
+}
+
+impl Run {
+    fn submitted(at: Instant, spec: &RunSpec, floor: Generation) -> Self {
+        Self {
+            spec: spec.clone(),
+            submitted: at,
+            state: RunState::Pending,
+            why: Cause::Submitted,
+            generation: Generation(0),
+            floor,
+            first: floor,
+            gang: None,
+            broken: None,
+            stop: None,
+            moving: None,
+            owed: BTreeMap::new(),
+            older: Vec::new(),
+            saves: Vec::new(),
+            held: Vec::new(),
+            garbage: Vec::new(),
+            pruned: VecDeque::new(),
+            ladder: Ladder::default(),
+            incidents: VecDeque::new(),
+            incidents_seen: 0,
+            book: Book::open(at),
+            final_states: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, at: Instant, fact: &Fact) {
+        match fact {
+            Fact::StopAsked { how, cause, .. } => {
+                self.stop = Some(StopAsked {
+                    how: *how,
+                    at,
+                    cause: cause.clone(),
+                });
+                (self.state, self.why) = (RunState::Stopping, cause.clone());
+                (self.moving, self.broken) = (None, None);
+            }
+            Fact::ResumeAsked { .. } => self.resumed(at),
+            Fact::MoveAsked { node, .. } => {
+                self.moving = Some(Moving {
+                    node: node.clone(),
+                    at,
+                });
+            }
+            Fact::Placed { .. } => self.placed(at, fact),
+            Fact::Unplaced { .. } => {
+                self.retire(at, false);
+                self.state = RunState::Pending;
+                self.spend(at, Some(Spend::Waiting));
+            }
+            Fact::RankReached {
+                generation,
+                rank,
+                milestone,
+                step,
+                pid,
+                ..
+            } => {
+                self.fenced_by_start(*generation, *rank);
+                if let Some(member) = self.member(*generation, *rank) {
+                    member.reached = member.reached.max(Some(*milestone));
+                    member.step = *step;
+                    member.pid = Some(*pid);
+                    self.advance(at);
+                }
+            }
+            Fact::RankFinished {
+                generation,
+                rank,
+                why,
+                step,
+                state,
+                ..
+            } => {
+                self.fenced_by_start(*generation, *rank);
+                if let Some(member) = self.member(*generation, *rank) {
+                    member.reached = Some(Milestone::Finished);
+                    member.step = *step;
+                    member.finished = Some((*why, *state));
+                    self.advance(at);
+                }
+            }
+            Fact::RankGone {
+                generation, rank, ..
+            } => self.gone(*generation, *rank),
+            Fact::RankBroke {
+                generation, phase, ..
+            } => {
+                if let Some(gang) = self.gang.as_mut().filter(|g| g.generation == *generation) {
+                    gang.dead = true;
+                    gang.symptom.get_or_insert((at, *phase));
+                }
+                self.older.retain(|old| old.generation != *generation);
+            }
+            Fact::RankOverdue {
+                generation,
+                rank,
+                phase,
+                ..
+            } => {
+                if let Some(gang) = self.gang.as_mut().filter(|g| g.generation == *generation) {
+                    gang.overdue.get_or_insert(Overdue {
+                        at,
+                        rank: *rank,
+                        phase: *phase,
+                    });
+                }
+            }
+            Fact::OverdueDropped { .. } => {
+                if let Some(gang) = &mut self.gang {
+                    gang.overdue = None;
+                }
+            }
+            Fact::NodeFenced {
+                generation, node, ..
+            } => self.node_fenced(*generation, node),
+            Fact::GangFenced { generation, .. } => {
+                self.older.retain(|old| old.generation != *generation);
+            }
+            Fact::IncidentOpened {
+                cause,
+                began,
+                heard,
+                step,
+                rung,
+                ..
+            } => match rung {
+                Some(rung) => {
+                    self.broke(at, cause, (*began, *heard), *step, *rung);
+                }
+                None => self.record_incident(at, cause, Some(at)),
+            },
+            Fact::EvidenceAdded { cause, .. } => self.evidence(cause),
+            Fact::IncidentClosed { step, .. } => self.caught_up(at, *step),
+            Fact::ShardSaved {
+                checkpoint,
+                samples,
+                shard,
+                ..
+            } => {
+                self.shard_saved(*checkpoint, *samples, shard);
+            }
+            Fact::CheckpointFailed { checkpoint, .. } => {
+                self.saves.retain(|save| save.id != *checkpoint);
+                self.throw_away(*checkpoint);
+            }
+            Fact::CheckpointSealed {
+                checkpoint,
+                samples,
+                ..
+            } => {
+                self.sealed(*checkpoint, *samples);
+            }
+            Fact::CheckpointRejected { checkpoint, .. } => {
+                let held = self.held.iter_mut().find(|held| held.id == *checkpoint);
+                if let Some(held) = held {
+                    held.state = CheckpointState::Rejected;
+                }
+            }
+            Fact::CheckpointsPruned { checkpoints, .. } => {
+                self.held.retain(|held| !checkpoints.contains(&held.id));
+                self.garbage.retain(|id| !checkpoints.contains(id));
+                self.pruned.extend(checkpoints);
+                let surplus = self.pruned.len().saturating_sub(PRUNED);
+                self.pruned.drain(..surplus);
+            }
+            Fact::RunEnded { state, cause, .. } => self.ended(at, *state, cause),
+            Fact::NodeEnrolled { .. }
+            | Fact::NodeLost { .. }
+            | Fact::NodeReturned { .. }
+            | Fact::NodeCordoned { .. }
+            | Fact::NodeUncordoned { .. }
+            | Fact::RunSubmitted { .. }
+            | Fact::RunForgotten { .. }
+            | Fact::GenerationSeen { .. } => {}
+        }
+    }
+
+    fn resumed(&mut self, at: Instant) {
+        (self.state, self.why) = (RunState::Pending, Cause::ResumeRequested);
+        (self.stop, self.broken) = (None, None);
+        let Ladder { best, sealed, .. } = self.ladder;
+        self.ladder = Ladder {
+            best,
+            sealed,
+            ..Ladder::default()
+        };
+        self.spend(at, Some(Spend::Waiting));
+    }
+}

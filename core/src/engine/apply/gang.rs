@@ -1,0 +1,285 @@
+//! How facts change a gang: placed, followed from milestone to milestone, retired.
+
+use crate::cause::Cause;
+use crate::engine::state::{Broken, Gang, Member, OldGang, Owed, Run};
+use crate::engine::{Fact, RunState, Rung, Spend};
+use crate::id::{Generation, NodeId, Rank, Slot};
+use crate::report::Milestone;
+use crate::time::Instant;
+use std::collections::BTreeSet;
+
+impl Run {
+    pub(super) fn placed(&mut self, at: Instant, fact: &Fact) {
+        let Fact::Placed {
+            generation,
+            placement,
+            rung,
+            resume,
+            fresh,
+            kill,
+            cause,
+            ..
+        } = fact
+        else {
+            return;
+        };
+        self.retire(at, false);
+        let broken = self.broken.take();
+        if let Some(rung) = rung {
+            self.climbed(*rung, cause, broken.as_ref());
+        }
+        let recovers = self.open_incident().is_some();
+        if let Some(incident) = self.incidents.back_mut().filter(|_| recovers) {
+            incident.rung = incident.rung.max(*rung);
+            incident.recovered_by = Some(*generation);
+            incident.resumed_from = *resume;
+            let from = resume.map_or(0, |checkpoint| checkpoint.step.0);
+            let lost = broken.map_or(0, |broken| broken.step.0.saturating_sub(from));
+            incident.lost_steps += lost;
+        }
+        let after = std::mem::replace(&mut self.generation, *generation);
+        self.floor = self.floor.max(*generation);
+        self.moving = None;
+        self.why = cause.clone();
+        self.state = if recovers {
+            RunState::Recovering
+        } else {
+            RunState::Starting
+        };
+        self.spend(
+            at,
+            Some(if recovers {
+                Spend::Reform
+            } else {
+                Spend::Starting
+            }),
+        );
+        self.drop_partial_saves();
+        for seat in &placement.seats {
+            self.owed.remove(&seat.node);
+        }
+        self.gang = Some(Gang {
+            generation: *generation,
+            placement: placement.clone(),
+            nodes: placement
+                .seats
+                .iter()
+                .map(|seat| seat.node.clone())
+                .collect(),
+            rung: *rung,
+            resume: *resume,
+            fresh: *fresh,
+            kill: kill.clone(),
+            after,
+            cause: cause.clone(),
+            members: placement.seats.iter().map(|_| Default::default()).collect(),
+            reached: None,
+            reached_at: at,
+            dead: false,
+            symptom: None,
+            overdue: None,
+            fenced: BTreeSet::new(),
+        });
+    }
+
+    /// Counts an attempt where its cause spends a budget (S7, L4).
+    pub(super) fn climbed(&mut self, rung: Rung, cause: &Cause, broken: Option<&Broken>) {
+        if cause.spends_budget() {
+            self.ladder.own += 1;
+        } else if cause.climbs() {
+            *match rung {
+                Rung::Reform => &mut self.ladder.reform,
+                Rung::Restart => &mut self.ladder.restart,
+                Rung::Replace => &mut self.ladder.replace,
+            } += 1;
+        }
+        if let Some(node) = broken.and_then(|broken| broken.avoid.clone()) {
+            *self.ladder.blamed.entry(node).or_default() += 1;
+        }
+    }
+
+    /// The gang is no longer in force: its nodes owe a word that nothing of it runs there, and
+    /// until it is known to be unable to step it stands in the way of others (S1).
+    pub(super) fn retire(&mut self, at: Instant, leaving: bool) {
+        let Some(gang) = self.gang.take() else { return };
+        let generation = gang.generation;
+        for (seat, member) in gang.placement.seats.iter().zip(&gang.members) {
+            if member.gone || gang.fenced.contains(&seat.node) {
+                continue;
+            }
+            let new = || Owed {
+                generation,
+                slots: BTreeSet::new(),
+                ranks: BTreeSet::new(),
+                since: at,
+                leaving,
+            };
+            let owed = self.owed.entry(seat.node.clone()).or_insert_with(new);
+            owed.generation = generation;
+            owed.slots.insert(seat.slot);
+            owed.ranks.insert(seat.rank);
+        }
+        if !gang.dead {
+            self.older.push(OldGang {
+                generation,
+                nodes: gang.nodes,
+            });
+        }
+    }
+
+    pub(super) fn member(&mut self, generation: Generation, rank: Rank) -> Option<&mut Member> {
+        let gang = self
+            .gang
+            .as_mut()
+            .filter(|gang| gang.generation == generation)?;
+        gang.members.get_mut(rank.0 as usize)
+    }
+
+    /// A rank of this generation on a node means that the node has fenced all older ones there.
+    pub(super) fn fenced_by_start(&mut self, generation: Generation, rank: Rank) {
+        let gang = self
+            .gang
+            .as_ref()
+            .filter(|gang| gang.generation == generation);
+        let Some(node) = gang.and_then(|gang| gang.node_of(rank)) else {
+            return;
+        };
+        self.older
+            .retain(|old| old.generation >= generation || !old.nodes.contains(node));
+    }
+
+    pub(super) fn node_fenced(&mut self, generation: Generation, node: &NodeId) {
+        if let Some(gang) = self
+            .gang
+            .as_mut()
+            .filter(|gang| gang.generation <= generation)
+            && gang.nodes.contains(node)
+        {
+            gang.fenced.insert(node.clone());
+            gang.dead = true;
+        }
+        if self
+            .owed
+            .get(node)
+            .is_some_and(|owed| owed.generation <= generation)
+        {
+            self.owed.remove(node);
+        }
+        self.older
+            .retain(|old| old.generation > generation || !old.nodes.contains(node));
+    }
+
+    pub(super) fn gone(&mut self, generation: Generation, rank: Rank) {
+        if let Some(member) = self.member(generation, rank) {
+            member.gone = true;
+            if let Some(gang) = &mut self.gang {
+                gang.dead = true;
+            }
+        }
+        self.older.retain(|old| old.generation != generation);
+        self.owed.retain(|_, owed| {
+            if owed.generation == generation {
+                owed.ranks.remove(&rank);
+            }
+            !owed.ranks.is_empty()
+        });
+    }
+
+    /// What an agent remembers of this run; ranks that live in a generation that is not in force
+    /// on their node are owed a stop.
+    pub(super) fn seen(
+        &mut self,
+        at: Instant,
+        generation: Generation,
+        node: &NodeId,
+        alive: Option<u32>,
+    ) {
+        self.floor = self.floor.max(generation);
+        let Some(slots) = alive else { return };
+        if generation > self.generation {
+            match self
+                .older
+                .iter_mut()
+                .find(|old| old.generation == generation)
+            {
+                Some(old) => {
+                    old.nodes.insert(node.clone());
+                }
+                None => {
+                    let nodes = BTreeSet::from([node.clone()]);
+                    self.older.push(OldGang { generation, nodes });
+                }
+            }
+        }
+        let slots: BTreeSet<_> = (0..slots).map(Slot).collect();
+        // No rank is known by number here, so only the node's own word settles it.
+        let ranks = BTreeSet::from([Rank(u32::MAX)]);
+        let owed = Owed {
+            generation,
+            slots,
+            ranks,
+            since: at,
+            leaving: false,
+        };
+        self.owed.insert(node.clone(), owed);
+    }
+
+    /// Follows the milestone that the whole gang has reached.
+    pub(super) fn advance(&mut self, at: Instant) {
+        let Some(gang) = &mut self.gang else { return };
+        let reached = gang
+            .members
+            .iter()
+            .map(|member| member.reached)
+            .min()
+            .flatten();
+        if reached <= gang.reached {
+            return;
+        }
+        let before = std::mem::replace(&mut gang.reached, reached);
+        gang.reached_at = at;
+        let step = gang
+            .members
+            .iter()
+            .map(|member| member.step)
+            .min()
+            .unwrap_or_default();
+        let passes = |milestone| before < Some(milestone) && reached >= Some(milestone);
+        let recovers = self.state == RunState::Recovering;
+        if passes(Milestone::Formed) && recovers {
+            self.spend(at, Some(Spend::Restore));
+        }
+        if passes(Milestone::Loaded) && self.state != RunState::Stopping {
+            self.spend(
+                at,
+                Some(if recovers {
+                    Spend::CatchUp
+                } else {
+                    Spend::Productive
+                }),
+            );
+        }
+        if passes(Milestone::Stepped) {
+            if matches!(self.state, RunState::Starting | RunState::Recovering) {
+                self.state = RunState::Running;
+            }
+            self.came_to(step);
+        }
+    }
+
+    pub(super) fn ended(&mut self, at: Instant, state: RunState, cause: &Cause) {
+        let finished = self.gang.as_ref().filter(|gang| gang.all_finished());
+        let is_completed = state == RunState::Completed;
+        if let Some(gang) = finished.filter(|_| is_completed) {
+            let states = gang.members.iter().filter_map(|member| member.finished);
+            self.final_states = states.map(|(_, state)| state).collect();
+        }
+        let leaving = finished.is_some();
+        self.spend(at, (!is_completed).then_some(Spend::Waiting));
+        self.close_incident(at);
+        self.retire(at, leaving);
+        self.drop_partial_saves();
+        (self.stop, self.broken, self.moving) = (None, None, None);
+        (self.state, self.why) = (state, cause.clone());
+    }
+}

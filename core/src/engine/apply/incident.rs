@@ -1,0 +1,185 @@
+//! How facts change incidents, the ledger and the checkpoints of a run.
+
+use crate::cause::Cause;
+use crate::checkpoint::{CheckpointId, Shard};
+use crate::engine::state::{Broken, Held, Run, Save};
+use crate::engine::{CheckpointState, Incident, Ledger, RunState, Rung, Spend};
+use crate::id::{IncidentId, Step};
+use crate::time::Instant;
+use std::collections::BTreeMap;
+
+/// Incidents kept of one run; older ones stay in the ledger only.
+const INCIDENTS: usize = 2000;
+/// Further causes kept of one incident.
+const EVIDENCE: usize = 64;
+
+impl Run {
+    /// More steps than ever before are progress.
+    pub(super) fn came_to(&mut self, step: Step) {
+        if step > self.ladder.best {
+            self.ladder.best = step;
+            self.ladder.progress();
+        }
+    }
+
+    pub(super) fn broke(
+        &mut self,
+        at: Instant,
+        cause: &Cause,
+        (began, heard): (Instant, Instant),
+        step: Step,
+        rung: Rung,
+    ) {
+        let heard = heard.min(at);
+        self.spend(began.min(heard), Some(Spend::Detect));
+        if self.state == RunState::Running {
+            self.close_incident(at);
+        }
+        if self.open_incident().is_some() {
+            self.evidence(cause);
+        } else {
+            self.record_incident(at, cause, None);
+        }
+        self.spend(heard, Some(Spend::Decide));
+        self.came_to(step);
+        (self.state, self.why) = (RunState::Recovering, cause.clone());
+        let hung = if let Cause::RankHung { rank, .. } = cause {
+            Some(*rank)
+        } else {
+            None
+        };
+        let avoid = cause.node().cloned();
+        match &mut self.broken {
+            Some(broken) => {
+                broken.rung = broken.rung.max(rung);
+                broken.avoid = broken.avoid.take().or(avoid);
+                broken.kill.extend(hung);
+            }
+            None => {
+                let (cause, kill) = (cause.clone(), hung.into_iter().collect());
+                self.broken = Some(Broken {
+                    cause,
+                    rung,
+                    avoid,
+                    kill,
+                    step,
+                });
+            }
+        }
+    }
+
+    pub(super) fn record_incident(&mut self, at: Instant, cause: &Cause, closed: Option<Instant>) {
+        self.incidents_seen += 1;
+        let incident = Incident {
+            id: IncidentId(self.incidents_seen),
+            cause: cause.clone(),
+            evidence: Vec::new(),
+            opened: at,
+            closed,
+            rung: None,
+            generation: self.generation,
+            recovered_by: None,
+            resumed_from: None,
+            lost_steps: 0,
+            spent: Ledger::default(),
+        };
+        // The open incident stays the last one.
+        match self.incidents.pop_back() {
+            Some(open) if open.closed.is_none() => self.incidents.extend([incident, open]),
+            Some(last) => self.incidents.extend([last, incident]),
+            None => self.incidents.push_back(incident),
+        }
+        if self.incidents.len() > INCIDENTS {
+            self.incidents.pop_front();
+        }
+    }
+
+    pub(super) fn evidence(&mut self, cause: &Cause) {
+        let incident = self
+            .incidents
+            .back_mut()
+            .filter(|incident| incident.closed.is_none());
+        if let Some(incident) = incident
+            && incident.evidence.len() < EVIDENCE
+            && incident.cause != *cause
+            && !incident.evidence.contains(cause)
+        {
+            incident.evidence.push(cause.clone());
+        }
+    }
+
+    pub(super) fn close_incident(&mut self, at: Instant) {
+        let incident = self
+            .incidents
+            .back_mut()
+            .filter(|incident| incident.closed.is_none());
+        if let Some(incident) = incident {
+            incident.closed = Some(at);
+        }
+    }
+
+    pub(super) fn caught_up(&mut self, at: Instant, step: Step) {
+        if self.state == RunState::Running {
+            self.spend(at, Some(Spend::Productive));
+        }
+        self.close_incident(at);
+        self.came_to(step);
+    }
+
+    /// Turns the page of the ledger; what is not productive also counts for the open incident.
+    pub(super) fn spend(&mut self, at: Instant, spend: Option<Spend>) {
+        let Some((spent, span)) = self.book.turn(at, spend) else {
+            return;
+        };
+        let open = self
+            .incidents
+            .back_mut()
+            .filter(|incident| incident.closed.is_none());
+        if let Some(incident) = open.filter(|_| spent != Spend::Productive) {
+            *incident.spent.spent.entry(spent).or_default() += span;
+        }
+    }
+
+    pub(super) fn shard_saved(&mut self, id: CheckpointId, samples: u64, shard: &Shard) {
+        let save = match self.saves.iter().position(|save| save.id == id) {
+            Some(at) => &mut self.saves[at],
+            None => {
+                self.saves.push(Save {
+                    id,
+                    samples,
+                    shards: BTreeMap::new(),
+                });
+                self.saves.last_mut().expect("it was just pushed")
+            }
+        };
+        save.shards.insert(shard.rank, shard.clone());
+    }
+
+    pub(super) fn drop_partial_saves(&mut self) {
+        let world = self.spec.layout.world() as usize;
+        let partial = self.saves.extract_if(.., |save| save.shards.len() < world);
+        let partial: Vec<_> = partial.map(|save| save.id).collect();
+        partial.into_iter().for_each(|id| self.throw_away(id));
+    }
+
+    pub(super) fn throw_away(&mut self, id: CheckpointId) {
+        if !self.garbage.contains(&id) {
+            self.garbage.push(id);
+        }
+    }
+
+    pub(super) fn sealed(&mut self, id: CheckpointId, samples: u64) {
+        self.saves.retain(|save| save.id != id);
+        self.garbage.retain(|other| *other != id);
+        if self.checkpoint_state(id).is_none() {
+            let state = CheckpointState::Sealed;
+            let at = self.held.partition_point(|held| held.id < id);
+            self.held.insert(at, Held { id, state, samples });
+        }
+        if id.step > self.ladder.sealed {
+            self.ladder.sealed = id.step;
+            self.ladder.progress();
+        }
+        self.came_to(id.step);
+    }
+}

@@ -1,0 +1,225 @@
+//! Hangs: a phase took too long, or ranks lost a peer and nobody says why.
+//!
+//! A deadline that passed is judged only when every node of the gang has shown its pages since, or
+//! had the time to; then [`crate::blame`] says who did not arrive.
+
+use super::{Engine, Fact, NodeState, RunState, Rung};
+use crate::blame::blame;
+use crate::cause::Cause;
+use crate::flight::{Page, Phase};
+use crate::id::{Generation, NodeId, Rank, RunId, Step};
+use crate::report::Milestone;
+use crate::spec::seconds;
+use crate::time::{Duration, Instant};
+use std::collections::BTreeMap;
+
+/// What this life of the engine sees of one run; none of it is journaled.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    pub(super) generation: Generation,
+    pub(super) pages: BTreeMap<Rank, Page>,
+    /// When each node last beat.
+    pub(super) beats: BTreeMap<NodeId, Instant>,
+    /// Most steps by the pages of this generation.
+    pub(super) step: Step,
+    /// When that was first seen.
+    pub(super) moved_at: Instant,
+    /// Whether no node of the gang can be reached.
+    pub(super) dark: bool,
+    /// When a node of the gang could be reached again after none could.
+    pub(super) lit_at: Instant,
+}
+
+impl Watch {
+    /// Turns to a new generation.
+    pub(super) fn follow(&mut self, generation: Generation, first: Step, now: Instant) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.step = first;
+            self.moved_at = now;
+        }
+    }
+}
+
+impl Engine {
+    /// Notes whether the nodes of each gang can be reached, and forgets runs without one.
+    pub(super) fn watch(&mut self) {
+        let runs = self.state.runs.iter();
+        let gangs = runs.filter_map(|(id, run)| Some((id, run.gang.as_ref()?)));
+        let mut seen = BTreeMap::new();
+        for (id, gang) in gangs {
+            let dark = gang.nodes.iter().all(|node| self.session(node).is_none());
+            seen.insert(id.clone(), (gang.generation, gang.first_step(), dark));
+        }
+        self.watches.retain(|id, _| seen.contains_key(id));
+        for (id, (generation, first, dark)) in seen {
+            let is_new = !self.watches.contains_key(&id);
+            let watch = self.watches.entry(id).or_default();
+            watch.follow(generation, first, self.now);
+            // After a replay every gang was out of sight until now.
+            if !dark && (watch.dark || is_new) {
+                watch.lit_at = self.now;
+            }
+            watch.dark = dark;
+        }
+    }
+
+    /// Steps done by the generation in force.
+    pub(super) fn step(&self, id: &RunId) -> Step {
+        let Some(run) = self.state.runs.get(id) else {
+            return Step(0);
+        };
+        let Some(gang) = &run.gang else {
+            return run
+                .newest_sealed()
+                .map_or(Step(0), |checkpoint| checkpoint.step);
+        };
+        let said = gang
+            .members
+            .iter()
+            .map(|member| member.step)
+            .max()
+            .unwrap_or_default();
+        let watch = self
+            .watches
+            .get(id)
+            .filter(|watch| watch.generation == gang.generation);
+        let seen = watch.map_or(Step(0), |watch| watch.step);
+        gang.first_step().max(said).max(seen)
+    }
+
+    /// Opens an incident where the gang has come to a standstill.
+    pub(super) fn watch_gang(&mut self, id: &RunId) {
+        let Some((run, watch)) = self.state.runs.get(id).zip(self.watches.get(id)) else {
+            return;
+        };
+        let Some(gang) = &run.gang else { return };
+        let away = gang.nodes.iter().any(|node| self.session(node).is_none());
+        if watch.dark || away {
+            return;
+        }
+        let patience = self.limits.beat_every * 2;
+        if let Some(overdue) = &gang.overdue {
+            let since = overdue.at.max(watch.lit_at);
+            let shown = |node: &NodeId| watch.beats.get(node).is_some_and(|at| *at > since);
+            if gang.nodes.iter().all(shown) || self.now >= since + patience {
+                self.judge_hang(id);
+            }
+        } else if let Some((at, phase)) = gang.symptom {
+            let since = at.max(watch.lit_at);
+            let shown = |node: &NodeId| watch.beats.get(node).is_some_and(|at| *at > since);
+            if gang.nodes.iter().all(shown) && self.now >= since + patience {
+                self.broke(id, Cause::GangHung { phase }, (at, at), Rung::Reform);
+            }
+        } else if let Some((phase, by)) = self.milestone_due(id)
+            && by <= self.now
+        {
+            self.broke(
+                id,
+                Cause::GangHung { phase },
+                (self.now, self.now),
+                Rung::Restart,
+            );
+        }
+    }
+
+    fn judge_hang(&mut self, id: &RunId) {
+        let Some((run, watch)) = self.state.runs.get(id).zip(self.watches.get(id)) else {
+            return;
+        };
+        let Some((gang, overdue)) = run
+            .gang
+            .as_ref()
+            .and_then(|g| Some((g, g.overdue.as_ref()?)))
+        else {
+            return;
+        };
+        let (rank, phase, heard) = (overdue.rank, overdue.phase, overdue.at);
+        let page = watch
+            .pages
+            .get(&rank)
+            .filter(|page| page.generation == gang.generation);
+        let is_done = gang
+            .member(rank)
+            .is_some_and(|member| member.finished.is_some());
+        if is_done || page.is_some_and(|page| page.phase != phase) {
+            return self.tell(Fact::OverdueDropped { run: id.clone() });
+        }
+        let is_booked = run.state == RunState::Running;
+        let began = if is_booked {
+            watch.moved_at.min(heard)
+        } else {
+            heard
+        };
+        let suspects = blame(run.spec.layout, gang.generation, &watch.pages);
+        let named = match suspects.as_slice() {
+            [suspect] => gang
+                .node_of(suspect.rank)
+                .map(|node| (suspect, node.clone())),
+            _ => None,
+        };
+        match named {
+            Some((suspect, node)) => {
+                let (rank, channel) = (suspect.rank, suspect.channel);
+                let cause = Cause::RankHung {
+                    rank,
+                    node,
+                    phase,
+                    channel,
+                };
+                self.broke(id, cause, (began, heard), Rung::Reform);
+            }
+            None => self.broke(id, Cause::GangHung { phase }, (began, heard), Rung::Restart),
+        }
+    }
+
+    /// When the gang as a whole must have come further. Agents watch each rank; this is for what
+    /// they cannot see, such as an order that never arrived.
+    fn milestone_due(&self, id: &RunId) -> Option<(Phase, Instant)> {
+        let (run, watch) = self.state.runs.get(id).zip(self.watches.get(id))?;
+        let gang = run.gang.as_ref()?;
+        let deadlines = &run.spec.deadlines;
+        let (phase, within) = match gang.reached {
+            None | Some(Milestone::Going) => (Phase::Init, deadlines.init),
+            Some(Milestone::Formed) => (Phase::Load, deadlines.load),
+            Some(Milestone::Loaded) => (Phase::Step, deadlines.step),
+            Some(Milestone::Stepped | Milestone::Finished) => return None,
+        };
+        let slack = self.limits.silent_after * 2;
+        Some((
+            phase,
+            gang.reached_at.max(watch.lit_at) + seconds(within) + slack,
+        ))
+    }
+
+    /// When [`Self::watch_gang`] may come to something.
+    pub(super) fn watch_deadlines(&self, id: &RunId) -> Vec<Instant> {
+        let Some((run, watch)) = self.state.runs.get(id).zip(self.watches.get(id)) else {
+            return Vec::new();
+        };
+        let Some(gang) = run.gang.as_ref().filter(|_| run.broken.is_none()) else {
+            return Vec::new();
+        };
+        let patience: Duration = self.limits.beat_every * 2;
+        let overdue = gang.overdue.as_ref().map(|overdue| overdue.at);
+        let symptom = gang.symptom.map(|(at, _)| at);
+        let judged = overdue
+            .into_iter()
+            .chain(symptom)
+            .map(|at| at.max(watch.lit_at) + patience);
+        let lost = gang
+            .nodes
+            .iter()
+            .any(|node| self.node_state(node) == NodeState::Lost);
+        let grace = lost.then(|| watch.lit_at + self.limits.rejoin_within);
+        let dark = watch.dark.then(|| self.all_fenced_at(gang.nodes.iter()));
+        let due = self.milestone_due(id).map(|(_, by)| by);
+        judged.chain(grace).chain(dark).chain(due).collect()
+    }
+
+    /// When nothing that ran on these nodes can run any more, if nothing is heard of any of them.
+    pub(super) fn all_fenced_at<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> Instant {
+        let heard = nodes.map(|node| self.heard(node)).max().unwrap_or(self.now);
+        heard + self.fence_after()
+    }
+}

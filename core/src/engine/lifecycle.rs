@@ -1,0 +1,248 @@
+//! The life of a run: what is decided after every event, until nothing is left to decide.
+//!
+//! Each decision looks at the state alone, so it comes out the same after a replay; deciding twice
+//! decides nothing new.
+
+use super::state::{Gang, Run};
+use super::{Engine, Fact, NodeState, RunState, Rung};
+use crate::cause::Cause;
+use crate::id::RunId;
+use crate::order::Stop;
+use crate::spec::seconds;
+use crate::time::Instant;
+
+impl Engine {
+    /// Reconciles every run. Runs that have a place come first, since they may free theirs.
+    pub(super) fn decide(&mut self) {
+        self.watch();
+        let runs: Vec<_> = self.state.runs.keys().cloned().collect();
+        for id in &runs {
+            self.fence_by_time(id);
+            let state = self.state.runs.get(id).map(|run| run.state);
+            match state {
+                Some(RunState::Starting | RunState::Running | RunState::Recovering) => {
+                    self.carry_on(id);
+                }
+                Some(RunState::Stopping) => self.come_to_stop(id),
+                Some(
+                    RunState::Pending
+                    | RunState::Stopped
+                    | RunState::Completed
+                    | RunState::Failed
+                    | RunState::Parked,
+                )
+                | None => {}
+            }
+        }
+        self.place_waiting();
+        self.watch();
+        for id in &runs {
+            self.keep_checkpoints(id);
+        }
+    }
+
+    fn carry_on(&mut self, id: &RunId) {
+        let is_broken = |engine: &Self| {
+            engine
+                .state
+                .runs
+                .get(id)
+                .is_some_and(|r| r.broken.is_some())
+        };
+        if self.has_completed(id) {
+            return self.end(id, RunState::Completed, Cause::Completed);
+        }
+        self.check_gang_nodes(id);
+        if !is_broken(self) {
+            self.move_on(id);
+        }
+        if !is_broken(self) {
+            self.watch_gang(id);
+        }
+        if is_broken(self) {
+            return self.recover(id);
+        }
+        let Some(run) = self.state.runs.get(id) else {
+            return;
+        };
+        let step = self.step(id);
+        let has_caught_up = run.state == RunState::Running && step >= run.ladder.best;
+        if run.open_incident().is_some() && has_caught_up {
+            self.tell(Fact::IncidentClosed {
+                run: id.clone(),
+                step,
+            });
+        }
+    }
+
+    /// Every rank has done the last step, and its checkpoint is sealed or will not come about.
+    fn has_completed(&self, id: &RunId) -> bool {
+        let Some(run) = self.state.runs.get(id) else {
+            return false;
+        };
+        let last = run.spec.train.steps;
+        let is_last = |step: crate::id::Step| step.0 >= last;
+        run.gang
+            .as_ref()
+            .filter(|gang| gang.all_completed())
+            .is_some_and(|gang| {
+                let is_sealed = run.held.iter().any(|held| is_last(held.id.step));
+                let has_failed = run
+                    .garbage
+                    .iter()
+                    .any(|failed| is_last(failed.step) && failed.generation == gang.generation);
+                is_sealed || has_failed || self.now >= seal_by(run, gang)
+            })
+    }
+
+    /// Gangs that stopped without being broken: a drain got as far as it asked for, or something
+    /// stopped them that nobody asked for.
+    fn move_on(&mut self, id: &RunId) {
+        let Some(run) = self.state.runs.get(id) else {
+            return;
+        };
+        let Some(gang) = &run.gang else { return };
+        let has_stopped = gang.all_finished() && !gang.all_completed();
+        if let Some(moving) = &run.moving {
+            let is_saved = run.saves.is_empty() || self.now >= seal_by(run, gang);
+            let is_over = has_stopped && is_gone(gang) && is_saved;
+            if is_over || self.now >= stop_by(run, moving.at) + self.slack() {
+                let cause = Cause::NodeDrained {
+                    node: moving.node.clone(),
+                };
+                self.broke(id, cause, (self.now, self.now), Rung::Reform);
+            }
+        } else if let Some(node) =
+            gang.fenced
+                .first()
+                .or(gang.placement.seats.first().map(|seat| &seat.node))
+            && (has_stopped || !gang.fenced.is_empty())
+        {
+            let rank = gang
+                .on(node)
+                .map(|(rank, _)| rank)
+                .next()
+                .unwrap_or_default();
+            let cause = Cause::RanksMissing {
+                node: node.clone(),
+                rank,
+            };
+            self.fault(id, cause, self.now);
+        }
+    }
+
+    fn come_to_stop(&mut self, id: &RunId) {
+        if self.has_completed(id) {
+            return self.end(id, RunState::Completed, Cause::Completed);
+        }
+        let Some(run) = self.state.runs.get(id) else {
+            return;
+        };
+        let Some(stop) = &run.stop else { return };
+        let cause = stop.cause.clone();
+        let Some(gang) = &run.gang else {
+            return self.end(id, RunState::Stopped, cause);
+        };
+        let is_lost = gang
+            .nodes
+            .iter()
+            .any(|node| self.node_state(node) == NodeState::Lost && !gang.fenced.contains(node));
+        match stop.how {
+            Stop::Safely => {
+                let breaks =
+                    |member: &super::state::Member| member.gone && member.finished.is_none();
+                let cannot = gang.symptom.is_some()
+                    || gang.members.iter().any(breaks)
+                    || (is_lost && !gang.all_finished());
+                if gang.all_finished() && is_gone(gang) && run.saves.is_empty() {
+                    self.end(id, RunState::Stopped, cause);
+                } else if cannot || self.now >= stop_by(run, stop.at) + self.slack() {
+                    self.tell(Fact::StopAsked {
+                        run: id.clone(),
+                        how: Stop::Now,
+                        cause,
+                    });
+                    self.come_to_stop(id);
+                }
+            }
+            Stop::Now => {
+                let is_over = gang.nodes.iter().all(|node| {
+                    gang.fenced.contains(node)
+                        || gang.on(node).all(|(_, member)| member.gone)
+                        || self.node_state(node) == NodeState::Lost
+                });
+                if is_over {
+                    self.end(id, RunState::Stopped, cause);
+                }
+            }
+        }
+    }
+
+    /// An old gang of which nothing was heard for long enough has fenced itself (S1).
+    fn fence_by_time(&mut self, id: &RunId) {
+        let Some(run) = self.state.runs.get(id) else {
+            return;
+        };
+        let due = run
+            .older
+            .iter()
+            .filter(|old| self.all_fenced_at(old.nodes.iter()) <= self.now);
+        let due: Vec<_> = due.map(|old| old.generation).collect();
+        for generation in due {
+            self.tell(Fact::GangFenced {
+                run: id.clone(),
+                generation,
+            });
+        }
+    }
+
+    fn slack(&self) -> crate::time::Duration {
+        self.limits.silent_after
+    }
+
+    /// The next moment at which something may have to be decided.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let mut at = Vec::new();
+        for (node, known) in &self.state.nodes {
+            at.extend(self.lost_at(node).filter(|_| !known.lost));
+        }
+        for (id, run) in &self.state.runs {
+            at.extend(
+                run.older
+                    .iter()
+                    .map(|old| self.all_fenced_at(old.nodes.iter())),
+            );
+            at.extend(
+                run.owed
+                    .values()
+                    .map(|owed| owed.since + seconds(run.spec.deadlines.exit)),
+            );
+            at.extend(self.watch_deadlines(id));
+            let Some(gang) = &run.gang else { continue };
+            let asked = run.stop.as_ref().map(|stop| stop.at);
+            let asked = asked.or(run.moving.as_ref().map(|moving| moving.at));
+            at.extend(asked.map(|asked| stop_by(run, asked) + self.slack()));
+            at.extend(gang.all_finished().then(|| seal_by(run, gang)));
+        }
+        at.into_iter().filter(|at| *at > self.now).min()
+    }
+}
+
+/// Every process of the gang has left.
+fn is_gone(gang: &Gang) -> bool {
+    gang.members
+        .iter()
+        .zip(&gang.placement.seats)
+        .all(|(member, seat)| member.gone || gang.fenced.contains(&seat.node))
+}
+
+/// When the seal of a gang that has finished must have come.
+fn seal_by(run: &Run, gang: &Gang) -> Instant {
+    gang.reached_at + seconds(run.spec.deadlines.save)
+}
+
+/// When a gang that was asked to stop must have.
+fn stop_by(run: &Run, asked: Instant) -> Instant {
+    let deadlines = &run.spec.deadlines;
+    asked + seconds(deadlines.step) + seconds(deadlines.save) + seconds(deadlines.exit)
+}

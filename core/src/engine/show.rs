@@ -1,0 +1,140 @@
+//! Views: the state and what the pages say, put together for people.
+
+use super::state::{Gang, Run};
+use super::{Engine, NodeView, RankView, RunState, RunView};
+use crate::flight::Page;
+use crate::id::{NodeId, RunId};
+use crate::time::{Duration, Instant};
+
+impl Engine {
+    /// Every run, by name.
+    pub fn runs(&self, now: Instant) -> Vec<RunView> {
+        self.state
+            .runs
+            .iter()
+            .map(|(id, run)| self.view(id, run, now))
+            .collect()
+    }
+
+    /// One run.
+    pub fn run(&self, run: &RunId, now: Instant) -> Option<RunView> {
+        self.state
+            .runs
+            .get(run)
+            .map(|known| self.view(run, known, now))
+    }
+
+    /// Every node, by name.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let nodes = self.state.nodes.iter().map(|(id, node)| NodeView {
+            facts: node.facts.clone(),
+            state: self.node_state(id),
+            cordoned: node.cordoned,
+            ranks: self.ranks_on(id),
+            last_heard: self
+                .links
+                .get(id)
+                .filter(|link| link.was_up())
+                .map(|link| link.heard),
+        });
+        nodes.collect()
+    }
+
+    fn ranks_on(&self, node: &NodeId) -> Vec<(RunId, crate::id::Rank)> {
+        let gangs = self
+            .state
+            .runs
+            .iter()
+            .filter_map(|(id, run)| Some((id, run.gang.as_ref()?)));
+        gangs
+            .flat_map(|(id, gang)| {
+                gang.on(node)
+                    .filter(|(_, member)| !member.gone)
+                    .map(|(rank, _)| (id.clone(), rank))
+            })
+            .collect()
+    }
+
+    fn view(&self, id: &RunId, run: &Run, now: Instant) -> RunView {
+        let pages = self.pages(id, run);
+        // The page that is furthest on; not every rank sees a loss.
+        let furthest = pages.iter().map(|page| page.step).max().unwrap_or_default();
+        let seen = |value: fn(&Page) -> f32| {
+            let mut at_front = pages.iter().filter(|page| page.step == furthest);
+            at_front.find_map(|page| Some(value(page)).filter(|value| value.is_finite()))
+        };
+        let step = self.step(id);
+        let samples = pages
+            .iter()
+            .map(|page| page.samples)
+            .max()
+            .unwrap_or_default();
+        let nanos = pages
+            .iter()
+            .filter(|page| page.step == furthest)
+            .map(|page| page.step_nanos);
+        let nanos = nanos.max().filter(|nanos| *nanos > 0);
+        let saved = run
+            .held
+            .iter()
+            .filter(|held| held.id.step <= step)
+            .map(|held| held.samples);
+        RunView {
+            spec: run.spec.clone(),
+            state: run.state,
+            why: run.why.clone(),
+            waits_for: if run.state == RunState::Pending {
+                self.waits_for(id)
+            } else {
+                String::new()
+            },
+            generation: run.generation,
+            ranks: run
+                .gang
+                .as_ref()
+                .map(|gang| self.rank_views(id, gang))
+                .unwrap_or_default(),
+            step,
+            samples: samples.max(saved.max().unwrap_or_default()),
+            loss: seen(|page| page.loss),
+            grad_norm: seen(|page| page.grad_norm),
+            step_time: nanos.map(Duration::from_nanos),
+            checkpoints: run
+                .held
+                .iter()
+                .rev()
+                .map(|held| (held.id, held.state))
+                .collect(),
+            incidents: run.incidents.iter().cloned().collect(),
+            ledger: run.book.at(now),
+            submitted: run.submitted,
+            final_states: run.final_states.clone(),
+        }
+    }
+
+    /// The pages of the generation in force.
+    fn pages(&self, id: &RunId, run: &Run) -> Vec<&Page> {
+        let watch = self.watches.get(id).filter(|_| run.gang.is_some());
+        let pages = watch.into_iter().flat_map(|watch| watch.pages.values());
+        pages
+            .filter(|page| page.generation == run.generation)
+            .collect()
+    }
+
+    fn rank_views(&self, id: &RunId, gang: &Gang) -> Vec<RankView> {
+        let watch = self.watches.get(id);
+        let seats = gang.placement.seats.iter().zip(&gang.members);
+        let views = seats.map(|(seat, member)| {
+            let page = watch.and_then(|watch| watch.pages.get(&seat.rank));
+            let page = page.filter(|page| page.generation == gang.generation);
+            RankView {
+                seating: seat.clone(),
+                pid: member.pid,
+                milestone: member.reached,
+                phase: page.map(|page| page.phase),
+                step: page.map(|page| page.step),
+            }
+        });
+        views.collect()
+    }
+}
