@@ -50,14 +50,14 @@ impl AgentStore {
             if self.watch.fenced() {
                 return Err(StoreError::Fenced(key.to_owned()));
             }
-            failures += 1;
-            match status.code() {
-                Code::DeadlineExceeded if repeats => failures = 0,
-                Code::Unavailable if repeats && failures < MOST_FAILURES => {
-                    std::thread::sleep(LOOK_AGAIN);
-                }
-                _ => return Err(StoreError::Broken(format!("{key}: {}", status.message()))),
+            if repeats && status.code() == Code::DeadlineExceeded {
+                continue;
             }
+            failures += 1;
+            if !repeats || status.code() != Code::Unavailable || failures > MOST_FAILURES {
+                return Err(StoreError::Broken(format!("{key}: {}", status.message())));
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
 }
@@ -110,14 +110,14 @@ impl Store for AgentStore {
     fn delete(&self, key: &str) -> Result<bool, StoreError> {
         self.ask(key, true, async |store| {
             let request = wire::StoreDeleteRequest { place: self.place(), key: key.to_owned() };
-            Ok(store.delete(request).await?.into_inner().existed)
+            Ok(store.delete(request).await?.into_inner().deleted)
         })
     }
 
     fn count(&self) -> Result<u64, StoreError> {
         self.ask("(count)", true, async |store| {
             let request = wire::StoreCountRequest { place: self.place() };
-            Ok(store.count(request).await?.into_inner().count)
+            Ok(store.count(request).await?.into_inner().keys)
         })
     }
 }
