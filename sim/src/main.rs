@@ -1,1 +1,125 @@
-fn main(){}
+//! `rebloom-sim`: plays the world of a seed and prints what happens in it.
+
+use rebloom_sim::{Options, Planted, World};
+use std::ops::Range;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Plays made-up worlds, each from its seed, with the real machines in them.
+
+Usage: rebloom-sim [--seed N | --seeds A..B] [--verbose] [--plant BUG]
+
+  --seed N      one world: its options, one line a transition, the verdict [default: 1]
+  --seeds A..B  many worlds, A up to but without B: a line for each that is not sound
+  --verbose     with --seeds, a line for each world
+  --plant BUG   put a bug in: fence-ignored, shard-unverified, samples-repeated
+  --help        this
+
+Exit code: 0 sound, 1 something was violated, 2 bad arguments.";
+
+#[derive(Debug)]
+struct Arguments {
+    seeds: Range<u64>,
+    many: bool,
+    verbose: bool,
+    planted: Option<Planted>,
+}
+
+fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
+    let mut arguments = Arguments {
+        seeds: 1..2,
+        many: false,
+        verbose: false,
+        planted: None,
+    };
+    while let Some(name) = given.next() {
+        let mut value = || {
+            given
+                .next()
+                .ok_or(format!("{name} needs a value; see --help"))
+        };
+        match name.as_str() {
+            "--help" | "-h" => return Ok(None),
+            "--verbose" | "-v" => arguments.verbose = true,
+            "--seed" => {
+                let seed = number(&value()?)?;
+                arguments.seeds = seed..seed.saturating_add(1);
+            }
+            "--seeds" => {
+                let range = value()?;
+                let (from, to) = range
+                    .split_once("..")
+                    .ok_or(format!("--seeds: `{range}` is not a range; write 0..200"))?;
+                arguments.seeds = number(from)?..number(to)?;
+                arguments.many = true;
+            }
+            "--plant" => {
+                arguments.planted = Some(match value()?.as_str() {
+                    "fence-ignored" => Planted::FenceIgnored,
+                    "shard-unverified" => Planted::ShardUnverified,
+                    "samples-repeated" => Planted::SamplesRepeated,
+                    other => return Err(format!("--plant: there is no bug `{other}`; see --help")),
+                });
+            }
+            other => return Err(format!("`{other}` is no option; see --help")),
+        }
+    }
+    Ok(Some(arguments))
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not a number; write 0 or more"))
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse(std::env::args().skip(1)) {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("rebloom-sim: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut unsound = 0_u64;
+    for seed in arguments.seeds.clone() {
+        let mut options = Options::draw(seed);
+        if let Some(bug) = arguments.planted {
+            options = options.plant(bug);
+        }
+        if !arguments.many {
+            println!("{options}\n");
+        }
+        match World::new(options, !arguments.many).run() {
+            Ok(verdict) if !arguments.many => println!("\n{verdict}"),
+            Ok(verdict) if arguments.verbose => {
+                let first = verdict.to_string();
+                println!("seed {seed}: {}", first.lines().next().unwrap_or_default());
+            }
+            Ok(_) => {}
+            Err(failure) => {
+                unsound += 1;
+                if arguments.verbose {
+                    println!("{failure}");
+                } else {
+                    println!(
+                        "seed {seed}: after event {}: {}",
+                        failure.event, failure.violation
+                    );
+                }
+            }
+        }
+    }
+    if arguments.many {
+        let all = arguments.seeds.end.saturating_sub(arguments.seeds.start);
+        println!("{} of {all} worlds are sound", all - unsound);
+    }
+    if unsound == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,359 @@
+//! What must never be: the safety invariants and the truth of the training state, checked on what
+//! machines do, not on what they believe. Each check stands where the thing it judges happens.
+
+use crate::options::{Options, Planted};
+use crate::storage::Saved;
+use crate::training;
+use crate::world::World;
+use rebloom_core::checkpoint::Manifest;
+use rebloom_core::engine::{Engine, Fact, Placement, Record, judge};
+use rebloom_core::id::{Generation, NodeId, Rank, RunId, Slot, Step};
+use rebloom_core::order::Order;
+use rebloom_core::spec::RunSpec;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the checks remember.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    pub(crate) violation: Option<String>,
+    pub(crate) runs: BTreeMap<RunId, Seen>,
+    sent: BTreeMap<(NodeId, RunId), Generation>,
+    pub(crate) cordoned: BTreeSet<NodeId>,
+}
+
+/// What was seen of one run.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    spec: RunSpec,
+    /// Every state in a world where nothing happens: by step, then by rank.
+    pub(crate) truth: Vec<Vec<Saved>>,
+    /// The newest generation in which any rank completed a step.
+    stepped: Generation,
+    /// Most steps done, and recoveries since that number grew.
+    best: Step,
+    fruitless: u32,
+    /// Restarts after failures of the run's own, since it was submitted or resumed.
+    own: u32,
+    decided: BTreeMap<Generation, Placement>,
+    ordered: BTreeMap<Generation, Placement>,
+    placement: Option<Placement>,
+}
+
+impl Checks {
+    pub(crate) fn new(options: &Options) -> Self {
+        let seen = |spec: &RunSpec| Seen {
+            spec: spec.clone(),
+            truth: training::undisturbed(spec),
+            stepped: Generation(0),
+            best: Step(0),
+            fruitless: 0,
+            own: 0,
+            decided: BTreeMap::new(),
+            ordered: BTreeMap::new(),
+            placement: None,
+        };
+        Self {
+            violation: None,
+            runs: options
+                .runs
+                .iter()
+                .map(|spec| (spec.name.clone(), seen(spec)))
+                .collect(),
+            sent: BTreeMap::new(),
+            cordoned: BTreeSet::new(),
+        }
+    }
+
+    /// What admins did, and which placements are over.
+    fn note_fact(&mut self, fact: &Fact) {
+        if let Fact::ResumeAsked { run } | Fact::StopAsked { run, .. } = fact
+            && let Some(seen) = self.runs.get_mut(run)
+        {
+            (seen.own, seen.fruitless) = (0, 0);
+        }
+        if let Fact::RunEnded { run, .. } | Fact::Unplaced { run } = fact
+            && let Some(seen) = self.runs.get_mut(run)
+        {
+            seen.placement = None;
+        }
+        if let Fact::NodeCordoned { node } = fact {
+            self.cordoned.insert(node.clone());
+        }
+        if let Fact::NodeUncordoned { node } = fact {
+            self.cordoned.remove(node);
+        }
+    }
+
+    /// Records the first violation.
+    pub(crate) fn violated(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+}
+
+impl Seen {
+    fn true_state(&self, rank: Rank, step: Step) -> Option<Saved> {
+        self.truth
+            .get(usize::try_from(step.0).ok()?)?
+            .get(rank.0 as usize)
+            .copied()
+    }
+}
+
+impl World {
+    /// A rank has completed a step.
+    pub(crate) fn check_step(&mut self, pid: u32) {
+        let Some(process) = self.processes.get(&pid) else {
+            return;
+        };
+        let (run, rank, generation) = (&process.run, process.rank, process.generation());
+        let saved = process.saved;
+        let Some(seen) = self.checks.runs.get_mut(run) else {
+            return;
+        };
+        let newest = seen.stepped;
+        let is_first = newest < generation;
+        seen.stepped = newest.max(generation);
+        if saved.step > seen.best {
+            seen.best = saved.step;
+            seen.fruitless = 0;
+        }
+        let truth = seen.true_state(rank, saved.step);
+        let run = run.clone();
+        if generation < newest {
+            self.checks.violated(format!(
+                "S1: rank {rank} of {run} completed a step in generation {generation} after \
+                 generation {newest} had stepped"
+            ));
+        }
+        if truth != Some(saved) {
+            let step = saved.step;
+            self.checks.violated(format!(
+                "T1: rank {rank} of {run} has another state at step {step} than it would have had"
+            ));
+        }
+        if is_first {
+            self.note(
+                "gang",
+                format_args!("{run} g{generation} steps: {}", saved.step),
+            );
+        }
+    }
+
+    /// A rank has loaded a state.
+    pub(crate) fn check_loaded(&mut self, pid: u32) {
+        let Some(process) = self.processes.get(&pid) else {
+            return;
+        };
+        let (run, rank, saved) = (&process.run, process.rank, process.saved);
+        let sound = self
+            .checks
+            .runs
+            .get(run)
+            .and_then(|seen| seen.true_state(rank, saved.step));
+        let excused = self.options.planted == Some(Planted::SamplesRepeated);
+        if sound != Some(saved) && !excused {
+            let what = format!("S6: rank {rank} of {run} resumed from unsound state");
+            self.checks.violated(what);
+        }
+    }
+
+    /// A process of a generation is to use its device.
+    pub(crate) fn check_form(&mut self, pid: u32) {
+        let Some(process) = self.processes.get(&pid) else {
+            return;
+        };
+        let (node, slot) = (process.node, process.slot);
+        let other = self.processes.iter().find(|(other, process)| {
+            **other != pid
+                && (process.node, process.slot) == (node, slot)
+                && process.generation() > Generation(0)
+        });
+        if let Some((other, _)) = other {
+            let what = format!("S2: processes {pid} and {other} use slot {slot} of node {node}");
+            self.checks.violated(what);
+        }
+    }
+
+    /// A process is started on a device.
+    pub(crate) fn check_spawn(&mut self, node: usize, slot: Slot, generation: Generation) {
+        let other = self.processes.iter().find(|(_, process)| {
+            (process.node, process.slot) == (node, slot) && process.generation() > Generation(0)
+        });
+        if let Some((other, _)) = other {
+            self.checks.violated(format!(
+                "S2: a process of generation {generation} is started on slot {slot} of node {node}, \
+                 which process {other} uses"
+            ));
+        }
+    }
+
+    /// A manifest is to be written.
+    pub(crate) fn check_manifest(&mut self, manifest: &Manifest) {
+        let complete = manifest.is_whole()
+            && self
+                .checks
+                .runs
+                .get(&manifest.run)
+                .is_some_and(|run| run.spec.layout == manifest.layout);
+        if !complete || !self.storage.is_true(manifest) {
+            let at = manifest.id.directory();
+            self.checks.violated(format!(
+                "S6: the seal of {at} speaks of shards that are not there"
+            ));
+        }
+    }
+
+    /// The engine has decided something.
+    pub(crate) fn check_fact(&mut self, record: &Record) {
+        let Fact::Placed {
+            run,
+            generation,
+            placement,
+            cause,
+            rung,
+            ..
+        } = &record.fact
+        else {
+            self.checks.note_fact(&record.fact);
+            return;
+        };
+        let Some(seen) = self.checks.runs.get_mut(run) else {
+            return;
+        };
+        let layout = seen.spec.layout;
+        let whole = layout
+            .ranks()
+            .eq(placement.seats.iter().map(|seat| seat.rank));
+        let mut violations = Vec::new();
+        if !whole {
+            violations.push(format!("S4: generation {generation} of {run} is not whole"));
+        }
+        let node_of = |rank: Rank| placement.seats.get(rank.0 as usize).map(|seat| &seat.node);
+        for rank in layout.ranks() {
+            if layout
+                .tensor_group(rank)
+                .into_iter()
+                .any(|peer| node_of(peer) != node_of(rank))
+            {
+                violations.push(format!(
+                    "placement: the tensor group of rank {rank} is torn apart"
+                ));
+            }
+        }
+        let used: BTreeSet<_> = placement
+            .seats
+            .iter()
+            .map(|seat| (&seat.node, seat.slot))
+            .collect();
+        if used.len() < placement.seats.len() {
+            violations.push(format!(
+                "S2: generation {generation} of {run} uses a slot twice"
+            ));
+        }
+        if let Some(seat) = placement.seats.iter().find(|seat| {
+            let node = self.nodes.iter().find(|node| node.id == seat.node);
+            node.is_none_or(|node| seat.slot.0 >= node.slots)
+        }) {
+            violations.push(format!("placement: rank {} sits on no slot", seat.rank));
+        }
+        let before = seen.placement.replace(placement.clone());
+        seen.decided.insert(*generation, placement.clone());
+        if cause.spends_budget() {
+            seen.own += 1;
+            if seen.own > seen.spec.recovery.restarts {
+                violations.push(format!("S7: {run} is restarted above its budget"));
+            }
+        }
+        if rung.is_some() {
+            seen.fruitless += 1;
+            let recovery = seen.spec.recovery;
+            // Each rung may be climbed again after a lower one's budget came back.
+            let most = 4 * (recovery.reform + recovery.restart + recovery.replace) + 8;
+            if seen.fruitless > most {
+                let fruitless = seen.fruitless;
+                violations.push(format!(
+                    "L4: {run} recovered {fruitless} times without progress"
+                ));
+            }
+        }
+        for seat in &placement.seats {
+            let stayed = before
+                .as_ref()
+                .is_some_and(|before| before.seats.iter().any(|old| old.node == seat.node));
+            if self.checks.cordoned.contains(&seat.node) && !stayed {
+                violations.push(format!(
+                    "S11: {run} is placed on {}, which is cordoned",
+                    seat.node
+                ));
+            }
+        }
+        for (other, seen) in &self.checks.runs {
+            let taken = seen.placement.iter().flat_map(|placement| &placement.seats);
+            if other != run
+                && taken
+                    .into_iter()
+                    .any(|seat| used.contains(&(&seat.node, seat.slot)))
+            {
+                violations.push(format!("S2: {run} and {other} are placed on the same slot"));
+            }
+        }
+        violations
+            .into_iter()
+            .for_each(|what| self.checks.violated(what));
+    }
+
+    /// The engine orders something.
+    pub(crate) fn check_order(&mut self, node: &NodeId, order: &Order) {
+        let Order::Start(start) = order else { return };
+        let (run, generation) = (start.spec.name.clone(), start.generation);
+        let sent = self
+            .checks
+            .sent
+            .entry((node.clone(), run.clone()))
+            .or_default();
+        let before = *sent;
+        *sent = before.max(generation);
+        let mut violations = Vec::new();
+        if generation < before {
+            violations.push(format!(
+                "S5: {node} was sent generation {before}, now {generation}"
+            ));
+        }
+        if let Some(id) = start.resume
+            && !self.storage.is_sealed(&run, id)
+        {
+            let at = id.directory();
+            violations.push(format!(
+                "S6: {run} is to resume from {at}, which is not sealed"
+            ));
+        }
+        if let Some(seen) = self.checks.runs.get_mut(&run)
+            && let Some(decided) = seen.decided.get(&generation)
+        {
+            let ordered = seen
+                .ordered
+                .entry(generation)
+                .or_insert_with(|| decided.clone());
+            if ordered != decided {
+                violations.push(format!(
+                    "S1: generation {generation} of {run} is two placements"
+                ));
+            }
+        }
+        violations
+            .into_iter()
+            .for_each(|what| self.checks.violated(what));
+    }
+
+    /// The engine has changed its state.
+    pub(crate) fn check_engine(&mut self) {
+        let violations = self
+            .controller
+            .engine
+            .as_ref()
+            .map(|engine: &Engine| judge(engine));
+        if let Some(violation) = violations.into_iter().flatten().next() {
+            self.checks.violated(violation.to_string());
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What goes wrong, how it ends, and what admins do meanwhile.
+
+use crate::options::Fault;
+use crate::world::{Happening, Undo, World};
+use rebloom_core::cause::{Blamed, Exit};
+use rebloom_core::engine::{Ask, RunState};
+use rebloom_core::order::Stop;
+use rebloom_core::time::Duration;
+
+impl World {
+    /// Commits one fault.
+    pub(crate) fn commit(&mut self, fault: Fault) {
+        match fault {
+            Fault::KillRank => self.kill_ranks(1),
+            Fault::KillSeveral => {
+                let many = self.random.within(2, 5);
+                self.kill_ranks(many);
+            }
+            Fault::KillAgent => {
+                let node = self.any_node();
+                self.kill_agent(node, true);
+            }
+            Fault::KillController => self.kill_controller(false),
+            Fault::PowerCutController => self.kill_controller(true),
+            Fault::PowerOffNode => {
+                let node = self.any_node();
+                self.lose_node(node);
+                let back = self.random.millis(500, 40_000);
+                self.after(back, Happening::Undo(Undo::Power { node }));
+            }
+            Fault::LoseNode => {
+                let node = self.any_node();
+                if self.random.once_in(4) {
+                    self.lose_node(node);
+                }
+            }
+            Fault::StopRank => self.stop_rank(false),
+            Fault::StopAndContinueRank => self.stop_rank(true),
+            Fault::SlowRank => {
+                if let Some(pid) = self.any_process() {
+                    let slowness = self.random.small(2, 40);
+                    if let Some(process) = self.processes.get_mut(&pid) {
+                        process.slowness = slowness;
+                    }
+                    self.note("fault", format_args!("{pid} is {slowness} times as slow"));
+                }
+            }
+            Fault::CutLink => self.cut_link(8_000),
+            Fault::CutLongLink => self.cut_link(90_000),
+            Fault::IsolateNode => {
+                let node = self.any_node();
+                let name = self.nodes[node].name();
+                self.note("fault", format_args!("{name} is isolated"));
+                self.nodes[node].is_isolated = true;
+                self.nodes[node].cuts += 1;
+                self.cut_wires(node);
+                let back = self.random.millis(100, 30_000);
+                self.after(back, Happening::Undo(Undo::Isolation { node }));
+            }
+            Fault::ResetLink => {
+                let node = self.any_node();
+                let name = self.nodes[node].name();
+                self.note("fault", format_args!("the link of {name} is reset"));
+                self.reset_wires(node);
+            }
+            Fault::SlowLink => {
+                let node = self.any_node();
+                let name = self.nodes[node].name();
+                self.note("fault", format_args!("the link of {name} is slow"));
+                self.nodes[node].lag = self.random.millis(10, 1500);
+                let back = self.random.millis(1000, 20_000);
+                self.after(back, Happening::Undo(Undo::Lag { node }));
+            }
+            Fault::RotShard => self.rot_shard(),
+            Fault::FillStorage => {
+                self.storage.is_full = true;
+                self.note("fault", format_args!("storage is full"));
+                let back = self.random.millis(100, 10_000);
+                self.after(back, Happening::Undo(Undo::Full));
+            }
+            Fault::FailSpawn => {
+                let node = self.any_node();
+                self.nodes[node].spawns_fail = true;
+                let back = self.random.millis(1000, 20_000);
+                self.after(back, Happening::Undo(Undo::Spawns { node }));
+            }
+            Fault::WorkerError => self.plant_error(Blamed::Infrastructure),
+            Fault::RunError => self.plant_error(Blamed::Run),
+            Fault::AdminStop => {
+                let run = self.any_run();
+                let how = if self.random.once_in(2) {
+                    Stop::Now
+                } else {
+                    Stop::Safely
+                };
+                self.ask(Ask::Stop {
+                    run: run.clone(),
+                    how,
+                });
+                let back = self.random.millis(100, 20_000);
+                self.after(back, Happening::Undo(Undo::Resume { run }));
+            }
+            Fault::AdminDrain | Fault::AdminCordon => {
+                let node = self.any_node();
+                let id = self.nodes[node].id.clone();
+                let dry_run = self.random.once_in(4);
+                let drains = fault == Fault::AdminDrain;
+                self.ask(if drains {
+                    Ask::Drain { node: id, dry_run }
+                } else {
+                    Ask::Cordon { node: id }
+                });
+                let back = self.random.millis(1000, 30_000);
+                self.after(back, Happening::Undo(Undo::Cordon { node }));
+            }
+        }
+    }
+
+    fn kill_ranks(&mut self, many: u64) {
+        for _ in 0..many {
+            if let Some(pid) = self.any_process() {
+                self.note("fault", format_args!("SIGKILL of {pid}"));
+                self.end_process(pid, Exit::Signal(9));
+            }
+        }
+    }
+
+    fn lose_node(&mut self, node: usize) {
+        if self.nodes[node].is_on {
+            let name = self.nodes[node].name();
+            self.note("fault", format_args!("{name} loses its power"));
+            self.power_off(node);
+        }
+    }
+
+    fn stop_rank(&mut self, goes_on: bool) {
+        if let Some(pid) = self.any_process() {
+            self.note("fault", format_args!("SIGSTOP of {pid}"));
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.is_stopped = true;
+            }
+            if goes_on {
+                let back = self.random.millis(10, 15_000);
+                self.after(back, Happening::Continue { pid });
+            }
+        }
+    }
+
+    fn cut_link(&mut self, most: u64) {
+        let node = self.any_node();
+        // Often several at once: only then is a whole gang out of reach.
+        let all = self.random.once_in(3);
+        for at in (0..self.nodes.len()).filter(|at| all || *at == node) {
+            let name = self.nodes[at].name();
+            self.note(
+                "fault",
+                format_args!("{name} is cut off from the controller"),
+            );
+            self.nodes[at].is_link_cut = true;
+            self.nodes[at].cuts += 1;
+            let cut = self.nodes[at].cuts;
+            self.cut_wires(at);
+            let back = self.random.millis(100, most);
+            self.after(back, Happening::Undo(Undo::Cut { node: at, cut }));
+        }
+    }
+
+    fn plant_error(&mut self, blamed: Blamed) {
+        if let Some(pid) = self.any_process() {
+            self.note("fault", format_args!("{pid} is to fail: {blamed:?}"));
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.trouble = Some(blamed);
+            }
+        }
+    }
+
+    pub(crate) fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Power { node } => self.power_on(node),
+            Undo::Cut { node, cut } => {
+                if self.nodes[node].cuts == cut {
+                    self.nodes[node].is_link_cut = false;
+                    self.reconnected(node);
+                }
+            }
+            Undo::Isolation { node } => {
+                self.nodes[node].is_isolated = false;
+                self.reconnected(node);
+            }
+            Undo::Lag { node } => self.nodes[node].lag = Duration::ZERO,
+            Undo::Full => self.storage.is_full = false,
+            Undo::Spawns { node } => self.nodes[node].spawns_fail = false,
+            Undo::Cordon { node } => {
+                let node = self.nodes[node].id.clone();
+                self.ask(Ask::Uncordon { node });
+            }
+            Undo::Resume { run } => self.ask(Ask::Resume { run }),
+        }
+    }
+
+    fn reconnected(&mut self, node: usize) {
+        if !self.nodes[node].is_cut() {
+            let name = self.nodes[node].name();
+            self.note("fault", format_args!("{name} is reached again"));
+            self.mend_wires(node);
+            self.retry_gangs();
+        }
+    }
+
+    /// Every fault ends. What was lost for good stays lost where there is room without it, what
+    /// rotted stays rotten, and a rank that hangs goes on hanging.
+    pub(crate) fn become_calm(&mut self) {
+        if self.calm.is_some() {
+            return;
+        }
+        self.calm = Some(self.now);
+        self.note("fault", format_args!("no more faults"));
+        self.storage.is_full = false;
+        let needed = self
+            .options
+            .runs
+            .iter()
+            .map(|run| run.layout.world())
+            .max()
+            .unwrap_or(0);
+        for node in 0..self.nodes.len() {
+            let on = self
+                .nodes
+                .iter()
+                .filter(|node| node.is_on)
+                .map(|node| node.slots);
+            if on.sum::<u32>() < needed || self.random.once_in(2) {
+                self.power_on(node);
+            }
+            self.nodes[node].is_link_cut = false;
+            self.nodes[node].is_isolated = false;
+            self.nodes[node].lag = Duration::ZERO;
+            self.nodes[node].spawns_fail = false;
+            self.reconnected(node);
+        }
+        for process in self.processes.values_mut() {
+            process.slowness = 1;
+            process.trouble = None;
+        }
+        self.after(Duration::from_secs(1), Happening::Care);
+    }
+
+    /// An admin's rounds after the storm: what was stopped, failed or parked is resumed, once.
+    pub(crate) fn care(&mut self) {
+        self.after(Duration::from_secs(2), Happening::Care);
+        self.ask_again();
+        let now = self.controller_now();
+        let Some(engine) = &self.controller.engine else {
+            return;
+        };
+        let cordoned = engine.nodes().into_iter().filter(|node| node.cordoned);
+        let mut asks: Vec<Ask> = cordoned
+            .map(|node| Ask::Uncordon {
+                node: node.facts.node,
+            })
+            .collect();
+        for spec in &self.options.runs {
+            match engine.run(&spec.name, now).map(|run| run.state) {
+                None => asks.push(Ask::Submit {
+                    spec: Box::new(spec.clone()),
+                    dry_run: false,
+                }),
+                Some(RunState::Stopped | RunState::Failed | RunState::Parked) => {
+                    asks.push(Ask::Resume {
+                        run: spec.name.clone(),
+                    });
+                }
+                Some(
+                    RunState::Pending
+                    | RunState::Starting
+                    | RunState::Running
+                    | RunState::Recovering
+                    | RunState::Stopping
+                    | RunState::Completed,
+                ) => {}
+            }
+        }
+        for ask in asks {
+            if let Ask::Resume { run } = &ask {
+                self.count_resume(&run.clone());
+            }
+            self.ask(ask);
+        }
+    }
+
+    pub(crate) fn submit(&mut self, at: usize) {
+        let spec = Box::new(self.options.runs[at].clone());
+        let dry_run = self.random.once_in(8);
+        self.ask(Ask::Submit { spec, dry_run });
+        if dry_run || !self.controller.is_up() {
+            let again = self.random.millis(500, 2000);
+            self.after(again, Happening::Admin { at });
+        }
+    }
+}

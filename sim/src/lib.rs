@@ -1,0 +1,32 @@
+//! The simulator: the three machines of `rebloom-core` in one made-up world, from one seed.
+//!
+//! Everything that could differ between two runs of a world comes from its seed, so a seed that
+//! found something finds it again. Safety is checked after every event; then all faults end, and
+//! every run must come to the very state it would have had in a world without any.
+
+mod agent;
+mod checks;
+mod controller;
+mod faults;
+mod gang;
+mod options;
+mod random;
+mod show;
+mod storage;
+mod trace;
+mod training;
+mod verdict;
+mod wire;
+mod worker;
+mod world;
+
+pub use options::{Options, Planted};
+pub use random::{Random, mix};
+pub use trace::Trace;
+pub use verdict::{Failure, Verdict};
+pub use world::World;
+
+/// The world of a seed, from beginning to end.
+pub fn simulate(seed: u64) -> Result<Verdict, Failure> {
+    World::new(Options::draw(seed), false).run()
+}

@@ -1,0 +1,266 @@
+//! The parameters of a world, all drawn from its seed: which faults there are at all, how often,
+//! how large the fleet is and how slow everything. So one seed tries few things hard.
+
+use crate::random::Random;
+use rebloom_core::engine::Limits;
+use rebloom_core::id::RunId;
+use rebloom_core::layout::Layout;
+use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::time::Duration;
+use std::fmt;
+
+/// A bug put into the world on purpose, to show that the checks can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// Workers look at no fence and no loss of a peer: what S1 is there to catch.
+    FenceIgnored,
+    /// A shard is not verified when it is loaded: what S6 is there to catch.
+    ShardUnverified,
+    /// A resumed rank forgets how many samples were consumed: what T1 is there to catch.
+    SamplesRepeated,
+}
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    KillRank,
+    KillSeveral,
+    KillAgent,
+    KillController,
+    PowerCutController,
+    PowerOffNode,
+    LoseNode,
+    StopRank,
+    StopAndContinueRank,
+    SlowRank,
+    CutLink,
+    CutLongLink,
+    IsolateNode,
+    ResetLink,
+    SlowLink,
+    RotShard,
+    FillStorage,
+    FailSpawn,
+    WorkerError,
+    RunError,
+    AdminStop,
+    AdminDrain,
+    AdminCordon,
+}
+
+impl Fault {
+    const ALL: [Self; 23] = [
+        Self::KillRank,
+        Self::KillSeveral,
+        Self::KillAgent,
+        Self::KillController,
+        Self::PowerCutController,
+        Self::PowerOffNode,
+        Self::LoseNode,
+        Self::StopRank,
+        Self::StopAndContinueRank,
+        Self::SlowRank,
+        Self::CutLink,
+        Self::CutLongLink,
+        Self::IsolateNode,
+        Self::ResetLink,
+        Self::SlowLink,
+        Self::RotShard,
+        Self::FillStorage,
+        Self::FailSpawn,
+        Self::WorkerError,
+        Self::RunError,
+        Self::AdminStop,
+        Self::AdminDrain,
+        Self::AdminCordon,
+    ];
+}
+
+/// The parameters of one world.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where everything comes from.
+    pub seed: u64,
+    /// Slots of each node.
+    pub nodes: Vec<u32>,
+    /// The runs.
+    pub runs: Vec<RunSpec>,
+    /// The controller's limits.
+    pub limits: Limits,
+    /// For how long things go wrong.
+    pub storm: Duration,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) fault_every: Duration,
+    /// Time of a message over a link, at most.
+    pub(crate) latency: Duration,
+    /// A dead link is noticed after this.
+    pub(crate) keepalive: Duration,
+    pub(crate) leave_within: Duration,
+    /// Compute of one step, at most.
+    pub(crate) step_time: Duration,
+    /// Writing or reading one shard, at most.
+    pub(crate) shard_time: Duration,
+    /// Collectives give up after this many step deadlines; 0 is never.
+    pub(crate) collective_timeout: u32,
+    /// A bug to find.
+    pub planted: Option<Planted>,
+}
+
+impl Options {
+    /// The world of this seed.
+    pub fn draw(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5eed);
+        let r = &mut random;
+        let nodes = (0..r.within(2, 6))
+            .map(|_| 2 * r.small(1, 2))
+            .collect::<Vec<_>>();
+        let slots: u32 = nodes.iter().sum();
+        // Some room is left, so that a lost node is no reason to wait for ever.
+        let largest = nodes.iter().copied().max().unwrap_or(2);
+        let room = slots.saturating_sub(largest).clamp(2, 8);
+        let runs = (0..r.within(1, 2))
+            .map(|at| draw_run(r, at, room))
+            .collect();
+        let density = r.within(1, 4);
+        let faults = Fault::ALL
+            .into_iter()
+            .filter(|_| r.within(0, 4) < density)
+            .collect();
+        let beat_every = r.millis(200, 1000);
+        let limits = Limits {
+            beat_every,
+            silent_after: beat_every * 4 + r.millis(0, 3000),
+            rejoin_within: r.millis(1000, 4000),
+            orphan_after: r.millis(8000, 40_000),
+            withdraw_share: 0.5,
+        };
+        Self {
+            seed,
+            nodes,
+            runs,
+            limits,
+            storm: r.millis(10_000, 200_000),
+            faults,
+            fault_every: r.millis(100, 300) * r.small(1, 40),
+            latency: r.millis(1, 80),
+            keepalive: r.millis(1000, 5000),
+            leave_within: r.millis(500, 5000),
+            step_time: r.millis(10, 500),
+            shard_time: r.millis(5, 600),
+            collective_timeout: r.small(0, 3),
+            planted: None,
+        }
+    }
+
+    /// The same world with a bug in it, and with the faults that bring it out.
+    #[must_use]
+    pub fn plant(mut self, bug: Planted) -> Self {
+        self.planted = Some(bug);
+        self.faults = match bug {
+            Planted::FenceIgnored => vec![Fault::CutLongLink],
+            Planted::ShardUnverified => vec![Fault::RotShard, Fault::KillRank],
+            Planted::SamplesRepeated => vec![Fault::KillRank],
+        };
+        self.storm = Duration::from_secs(120);
+        self
+    }
+}
+
+fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
+    let layout = loop {
+        let (tensor, pipeline, data) = (r.small(1, 2), r.small(1, 2), r.small(1, 2));
+        let layout = Layout {
+            tensor,
+            pipeline,
+            data,
+        };
+        if layout.world() <= room {
+            break layout;
+        }
+    };
+    // Deadlines are well above what the undisturbed action takes, and saves overlap with steps.
+    let within = |r: &mut Random, most: u64| {
+        f64::from(r.small(20, 20 * u32::try_from(most).unwrap_or(1))) / 10.0
+    };
+    RunSpec {
+        name: RunId::new(&format!("run-{at}")).expect("a name"),
+        model: Model {
+            layers: 4,
+            hidden: 32,
+            heads: 4,
+            vocab: 64,
+            sequence: 16,
+        },
+        layout,
+        train: Train {
+            steps: r.within(1, 30) * r.within(1, 30),
+            global_batch: layout.data * r.small(1, 4),
+            micro_batch: 1,
+            seed: r.bits(),
+            optimizer: Optimizer::default(),
+        },
+        data: Data {
+            prefix: "/data/corpus".to_owned(),
+        },
+        checkpoint: Checkpoint {
+            directory: "/checkpoints".to_owned(),
+            every_steps: r.within(2, 40),
+            keep: r.small(1, 4),
+        },
+        deadlines: Deadlines {
+            init: within(r, 4) + 1.0,
+            load: within(r, 4) + 1.0,
+            step: within(r, 3),
+            save: within(r, 4) + 1.0,
+            exit: within(r, 3),
+        },
+        recovery: Recovery {
+            restarts: r.small(0, 3),
+            reform: r.small(1, 4),
+            restart: r.small(1, 3),
+            replace: r.small(1, 3),
+        },
+    }
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed      {}", self.seed)?;
+        writeln!(f, "nodes     {:?} slots", self.nodes)?;
+        for run in &self.runs {
+            let Layout {
+                tensor,
+                pipeline,
+                data,
+            } = run.layout;
+            writeln!(
+                f,
+                "{:<9} TP {tensor} x PP {pipeline} x DP {data}, {} steps, saved every {}, kept {}, \
+                 {:?}, {:?}",
+                run.name.as_str(),
+                run.train.steps,
+                run.checkpoint.every_steps,
+                run.checkpoint.keep,
+                run.recovery,
+                run.deadlines
+            )?;
+        }
+        writeln!(f, "limits    {:?}", self.limits)?;
+        writeln!(
+            f,
+            "latency   {:?}, dead links noticed after {:?}",
+            self.latency, self.keepalive
+        )?;
+        writeln!(
+            f,
+            "step      {:?}, shard {:?}, collectives time out after {} step deadlines",
+            self.step_time, self.shard_time, self.collective_timeout
+        )?;
+        writeln!(
+            f,
+            "storm     {:?}, a fault every {:?}",
+            self.storm, self.fault_every
+        )?;
+        write!(f, "faults    {:?}", self.faults)
+    }
+}

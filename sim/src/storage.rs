@@ -1,0 +1,164 @@
+//! Checkpoint storage that every node sees: it fills up, tears and rots.
+
+use crate::random::mix;
+use rebloom_core::cause::Unsound;
+use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
+use rebloom_core::id::{Digest, Rank, RunId, Step};
+use std::collections::BTreeMap;
+
+/// What a shard holds: one rank's part of the training state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Saved {
+    pub(crate) step: Step,
+    pub(crate) samples: u64,
+    pub(crate) state: u64,
+}
+
+/// What was done to a file since it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rot {
+    Flipped,
+    Cut,
+    Removed,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct File {
+    saved: Saved,
+    rot: Option<Rot>,
+}
+
+#[derive(Debug, Default)]
+struct Directory {
+    files: BTreeMap<Rank, File>,
+    manifest: Option<Manifest>,
+}
+
+/// All checkpoints of all runs.
+#[derive(Debug, Default)]
+pub(crate) struct Storage {
+    directories: BTreeMap<(RunId, CheckpointId), Directory>,
+    pub(crate) is_full: bool,
+}
+
+const BYTES: u64 = 4096;
+
+/// A digest that is as good as SHA-256 in a world without malice.
+pub(crate) fn digest(of: Saved) -> Digest {
+    let mut bytes = [0; 32];
+    let mut word = mix(of.state ^ mix(of.step.0 ^ mix(of.samples)));
+    for chunk in bytes.chunks_exact_mut(8) {
+        chunk.copy_from_slice(&word.to_le_bytes());
+        word = mix(word);
+    }
+    Digest(bytes)
+}
+
+fn name(rank: Rank) -> String {
+    format!("rank-{:05}.safetensors", rank.0)
+}
+
+impl Storage {
+    pub(crate) fn write(
+        &mut self,
+        run: &RunId,
+        id: CheckpointId,
+        rank: Rank,
+        saved: Saved,
+    ) -> Result<Shard, String> {
+        if self.is_full {
+            return Err("no space left on device".to_owned());
+        }
+        let directory = self.directories.entry((run.clone(), id)).or_default();
+        directory.files.insert(rank, File { saved, rot: None });
+        Ok(Shard {
+            rank,
+            file: name(rank),
+            bytes: BYTES,
+            sha256: digest(saved),
+        })
+    }
+
+    /// Writes a manifest; an error where the shards it names never were as it says.
+    pub(crate) fn seal(&mut self, manifest: Manifest) -> Result<(), String> {
+        if self.is_full {
+            return Err("no space left on device".to_owned());
+        }
+        let key = (manifest.run.clone(), manifest.id);
+        let directory = self.directories.get_mut(&key).ok_or("no such directory")?;
+        directory.manifest = Some(manifest);
+        Ok(())
+    }
+
+    /// Whether the manifest speaks of files as their ranks wrote them.
+    pub(crate) fn is_true(&self, manifest: &Manifest) -> bool {
+        let directory = self.directories.get(&(manifest.run.clone(), manifest.id));
+        let written = |shard: &Shard| {
+            let file = directory.and_then(|directory| directory.files.get(&shard.rank));
+            file.is_some_and(|file| digest(file.saved) == shard.sha256)
+        };
+        manifest.is_whole() && manifest.shards.iter().all(written)
+    }
+
+    /// Reads one rank's part back, as the worker does: manifest, length, hash.
+    pub(crate) fn read(&self, run: &RunId, id: CheckpointId, rank: Rank) -> Result<Saved, Unsound> {
+        let missing = |file: String| Unsound::Missing { file };
+        let directory = self.directories.get(&(run.clone(), id));
+        let directory = directory.ok_or_else(|| missing("manifest.json".into()))?;
+        let manifest = directory.manifest.as_ref();
+        let manifest = manifest.ok_or_else(|| missing("manifest.json".into()))?;
+        let shard = manifest.shards.iter().find(|shard| shard.rank == rank);
+        let shard = shard.ok_or_else(|| missing(name(rank)))?;
+        let file = directory
+            .files
+            .get(&rank)
+            .ok_or_else(|| missing(name(rank)))?;
+        let file_name = name(rank);
+        match file.rot {
+            Some(Rot::Removed) => Err(missing(file_name)),
+            Some(Rot::Cut) => Err(Unsound::Length {
+                file: file_name,
+                expected: BYTES,
+                found: BYTES / 2,
+            }),
+            Some(Rot::Flipped) => Err(Unsound::Hash { file: file_name }),
+            None if digest(file.saved) != shard.sha256 => Err(Unsound::Hash { file: file_name }),
+            None => Ok(file.saved),
+        }
+    }
+
+    /// Whether the checkpoint has its seal.
+    pub(crate) fn is_sealed(&self, run: &RunId, id: CheckpointId) -> bool {
+        let directory = self.directories.get(&(run.clone(), id));
+        directory.is_some_and(|directory| directory.manifest.is_some())
+    }
+
+    /// Manifests of a run, newest first.
+    pub(crate) fn manifests(&self, run: &RunId) -> Vec<Manifest> {
+        let of_run = self
+            .directories
+            .iter()
+            .rev()
+            .filter(|((of, _), _)| of == run);
+        of_run
+            .filter_map(|(_, directory)| directory.manifest.clone())
+            .take(16)
+            .collect()
+    }
+
+    pub(crate) fn remove(&mut self, run: &RunId, id: CheckpointId) {
+        self.directories.remove(&(run.clone(), id));
+    }
+
+    /// Lets one file of the newest checkpoint rot; says which.
+    pub(crate) fn rot(&mut self, run: &RunId, rank: Rank, rot: Rot) -> Option<CheckpointId> {
+        let mut of_run = self
+            .directories
+            .iter_mut()
+            .rev()
+            .filter(|((of, _), _)| of == run);
+        let ((_, id), directory) = of_run.next()?;
+        directory.files.get_mut(&rank)?.rot = Some(rot);
+        Some(*id)
+    }
+}

@@ -1,0 +1,210 @@
+//! The end of a world: what came true, or what must not have and how it came to that.
+
+use crate::storage::digest;
+use crate::world::World;
+use rebloom_core::engine::{Ledger, RunState, RunView};
+use rebloom_core::id::{RunId, Step};
+use rebloom_core::time::Duration;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// How often each run was resumed after the storm.
+pub(crate) type Resumes = BTreeMap<RunId, u32>;
+
+/// More events than any sound world has.
+const MOST_EVENTS: u64 = 4_000_000;
+/// After the end, processes have this long to be gone.
+const LEAVE: Duration = Duration::from_secs(30);
+/// A run may be found stopped, failed or parked when the storm ends; not again and again.
+const MOST_RESUMES: u32 = 2;
+
+/// A world in which all was well.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// Hash over everything that happened.
+    pub trace: u64,
+    /// Events of the world.
+    pub events: u64,
+    /// How long it went on, in its own time.
+    pub lasted: Duration,
+    /// Each run: generations, incidents, and where its time went.
+    pub runs: Vec<(RunId, u64, usize, Ledger)>,
+}
+
+/// A world in which something was wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// The event after which it was seen.
+    pub event: u64,
+    /// The invariant and what broke it.
+    pub violation: String,
+    /// The last lines of the trace.
+    pub tail: Vec<String>,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lasted = self.lasted.as_secs_f64();
+        write!(
+            f,
+            "sound: {} events, {lasted:.1} s, trace {:016x}",
+            self.events, self.trace
+        )?;
+        for (run, generations, incidents, ledger) in &self.runs {
+            let ettr = ledger.ettr().unwrap_or(0.0) * 100.0;
+            write!(
+                f,
+                "\n{run}: {generations} generations, {incidents} incidents, ETTR {ettr:.1} %"
+            )?;
+            for (spend, time) in &ledger.spent {
+                write!(
+                    f,
+                    "\n  {:<12}{:>12.3} s",
+                    format!("{spend:?}"),
+                    time.as_secs_f64()
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.tail {
+            writeln!(f, "{line}")?;
+        }
+        write!(
+            f,
+            "seed {}: after event {}: {}",
+            self.seed, self.event, self.violation
+        )
+    }
+}
+
+impl World {
+    pub(crate) fn count_resume(&mut self, run: &RunId) {
+        let resumes = self.resumes.entry(run.clone()).or_insert(0);
+        *resumes += 1;
+        if *resumes > MOST_RESUMES {
+            let what = format!("L1: {run} stops again and again though nothing is wrong any more");
+            self.checks.violated(what);
+        }
+    }
+
+    /// Whether this world is over, and how.
+    pub(crate) fn judge_end(&mut self) -> Option<Result<Verdict, String>> {
+        let events = self.trace.events();
+        if events > MOST_EVENTS {
+            return Some(Err("L1: the machines run in circles".to_owned()));
+        }
+        if !events.is_multiple_of(64) {
+            return None;
+        }
+        let now = self.controller_now();
+        let views = self
+            .controller
+            .engine
+            .as_ref()
+            .map(|engine| engine.runs(now))?;
+        let expected = self.options.runs.len();
+        let done = views
+            .iter()
+            .filter(|run| run.state == RunState::Completed)
+            .count();
+        if self.calm.is_none() && done == expected {
+            self.become_calm();
+        }
+        let calm = self.calm?;
+        if done < expected || !self.processes.is_empty() {
+            let end = if done < expected {
+                None
+            } else {
+                Some(*self.completed.get_or_insert(self.now))
+            };
+            if end.is_some_and(|end| self.now.since(end) > LEAVE) {
+                let left = self.processes.keys().next().copied().unwrap_or_default();
+                return Some(Err(format!(
+                    "L1: every run is over, but process {left} is still there"
+                )));
+            }
+            if self.now.since(calm) > self.patience() {
+                let states: Vec<String> = views
+                    .iter()
+                    .map(|run| format!("{} is {}", run.spec.name, run.state))
+                    .collect();
+                return Some(Err(format!(
+                    "L1: faults ended long ago, but {}",
+                    states.join(", ")
+                )));
+            }
+            return None;
+        }
+        Some(self.judge_truth(&views))
+    }
+
+    fn judge_truth(&self, views: &[RunView]) -> Result<Verdict, String> {
+        for view in views {
+            let run = &view.spec.name;
+            let truth = self.checks.runs.get(run).and_then(|seen| seen.truth.last());
+            let truth: Vec<_> = truth
+                .into_iter()
+                .flatten()
+                .map(|saved| digest(*saved))
+                .collect();
+            if view.final_states != truth {
+                return Err(format!(
+                    "T1: {run} ended in another state than it would have had"
+                ));
+            }
+            if view.step != Step(view.spec.train.steps) {
+                return Err(format!("T1: {run} says it ended at step {}", view.step));
+            }
+            let spent: Duration = view.ledger.spent.values().sum();
+            let known = view
+                .incidents
+                .iter()
+                .all(|incident| incident.closed.is_some());
+            if !known {
+                return Err(format!("{run} is over with an incident that is still open"));
+            }
+            if spent > self.now.since(rebloom_core::time::Instant::ZERO) {
+                return Err(format!(
+                    "the ledger of {run} accounts for more time than there was"
+                ));
+            }
+        }
+        let runs = views.iter().map(|view| {
+            let name = view.spec.name.clone();
+            (
+                name,
+                view.generation.0,
+                view.incidents.len(),
+                view.ledger.clone(),
+            )
+        });
+        Ok(Verdict {
+            trace: self.trace.hash(),
+            events: self.trace.events(),
+            lasted: self.now.since(rebloom_core::time::Instant::ZERO),
+            runs: runs.collect(),
+        })
+    }
+
+    /// How long recovery from everything at once may take: T of L1.
+    fn patience(&self) -> Duration {
+        let of_run = |run: &rebloom_core::spec::RunSpec| {
+            let d = &run.deadlines;
+            let round = d.init + d.load + d.step + d.save + 5.0;
+            let steps = self.options.step_time.as_secs_f64() * 2.0 + 0.1;
+            // A round for every rung and every checkpoint that may have rotted, twice the training.
+            let r = &run.recovery;
+            let rounds = f64::from(r.reform + r.restart + r.replace + run.checkpoint.keep + 4);
+            round * rounds + steps * 2.0 * f64::from(u32::try_from(run.train.steps).unwrap_or(0))
+        };
+        let work: f64 = self.options.runs.iter().map(of_run).sum();
+        Duration::from_secs_f64(work) + self.options.limits.orphan_after * 3
+    }
+}
