@@ -1,1 +1,24 @@
-//! Placeholder
+//! Training data: from text to tokens on disk, and from tokens on disk to the samples of a run.
+//!
+//! - [`corpus`]: text with its sources, in the languages of ROOTS or the user's own
+//! - [`tokenizer`]: a byte-level BPE trained on it
+//! - [`indexed`]: Megatron's `.bin` / `.idx` pair, read by mapping, written byte for byte
+//! - [`order`]: Megatron's index maps: which tokens are sample k of a run
+//! - [`dataset`]: the two together, as a worker reads them
+//! - [`build`]: all of it from end to end, and [`verify`]: whether a dataset fits a model
+//!
+//! The order of samples is a function of the seed and of how many the run asked for, nothing
+//! else; no file is ever changed in place, and nothing here knows of ranks or of time.
+
+mod aside;
+pub mod build;
+pub mod corpus;
+pub mod dataset;
+pub mod error;
+pub mod indexed;
+pub mod order;
+pub mod tokenizer;
+pub mod verify;
+
+pub use dataset::Dataset;
+pub use error::{Error, Result};
