@@ -36,7 +36,7 @@ fn say(line: &str) {
 }
 
 /// Only one set-up at a time in one checkout.
-fn hold(home: &Path) -> Result<File> {
+pub(crate) fn hold(home: &Path) -> Result<File> {
     let path = home.join("setup.lock");
     let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
     if file.try_lock().is_err() {
