@@ -55,10 +55,7 @@ pub(super) fn install(home: &Path) -> Result<()> {
         npm.current_dir(folder);
         let ended = status(&mut npm)?;
         if !ended.success() {
-            bail!(
-                "`{}` failed ({ended}); its own words are above",
-                spelled(&npm)
-            );
+            bail!("`{}` failed ({ended})", spelled(&npm));
         }
         Ok(())
     })

@@ -70,10 +70,7 @@ pub(super) fn wheel(python: &Python, pin: &Pin, folder: &Path) -> Result<()> {
     pip.arg(format!("{}=={}", pin.project, pin.version));
     let ended = status(&mut pip)?;
     if !ended.success() {
-        bail!(
-            "`{}` failed ({ended}); its own words are above",
-            spelled(&pip)
-        );
+        bail!("`{}` failed ({ended})", spelled(&pip));
     }
     Ok(())
 }

@@ -120,8 +120,8 @@ impl Pin {
         ));
         fetch(self, downloads).with_context(|| {
             format!(
-                "cannot download {} {}. Where there is no network, put the file {} into {} and \
-                 repeat this command",
+                "cannot download {} {}; is there a network? Without one, put {} into {} and repeat \
+                 this command",
                 self.project,
                 self.version,
                 self.file,
@@ -221,7 +221,7 @@ mod tests {
         fs::write(&path, "hel").unwrap();
         let error = HELLO.obtain(folder.path(), brings_nothing).unwrap_err();
         assert!(
-            format!("{error:#}").contains("put the file hello.bin into"),
+            format!("{error:#}").contains("put hello.bin into"),
             "{error:#}"
         );
         HELLO.obtain(folder.path(), brings("hello")).unwrap();
