@@ -264,6 +264,7 @@ impl Cause {
                 | Self::GangHung { .. }
                 | Self::NodeLost { .. }
                 | Self::RanksMissing { .. }
+                | Self::SaveFailed { .. }
         )
     }
 

@@ -421,9 +421,11 @@ impl World {
                 directory: _,
                 manifest,
             } => {
-                self.check_manifest(&manifest);
                 let (run, checkpoint) = (manifest.run.clone(), manifest.id);
-                let error = self.storage.seal(*manifest).err();
+                let error = self.storage.seal((*manifest).clone()).err();
+                if error.is_none() {
+                    self.check_manifest(&manifest);
+                }
                 self.tell_agent(
                     at,
                     life,

@@ -1,7 +1,7 @@
 //! What must never be: the safety invariants and the truth of the training state, checked on what
 //! machines do, not on what they believe. Each check stands where the thing it judges happens.
 
-use crate::options::{Options, Planted};
+use crate::options::{Fault, Options, Planted};
 use crate::storage::Saved;
 use crate::training;
 use crate::world::World;
@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Checks {
     pub(crate) violation: Option<String>,
     pub(crate) runs: BTreeMap<RunId, Seen>,
-    sent: BTreeMap<(NodeId, RunId), Generation>,
+    /// The newest generation of each run that reached each node.
+    received: BTreeMap<(NodeId, RunId), Generation>,
     pub(crate) cordoned: BTreeSet<NodeId>,
 }
 
@@ -59,7 +60,7 @@ impl Checks {
                 .iter()
                 .map(|spec| (spec.name.clone(), seen(spec)))
                 .collect(),
-            sent: BTreeMap::new(),
+            received: BTreeMap::new(),
             cordoned: BTreeSet::new(),
         }
     }
@@ -105,37 +106,38 @@ impl World {
         let Some(process) = self.processes.get(&pid) else {
             return;
         };
-        let (run, rank, generation) = (&process.run, process.rank, process.generation());
+        let (run, rank) = (&process.run, process.rank);
         let saved = process.saved;
         let Some(seen) = self.checks.runs.get_mut(run) else {
             return;
         };
-        let newest = seen.stepped;
-        let is_first = newest < generation;
-        seen.stepped = newest.max(generation);
         if saved.step > seen.best {
             seen.best = saved.step;
             seen.fruitless = 0;
         }
         let truth = seen.true_state(rank, saved.step);
         let run = run.clone();
-        if generation < newest {
-            self.checks.violated(format!(
-                "S1: rank {rank} of {run} completed a step in generation {generation} after \
-                 generation {newest} had stepped"
-            ));
-        }
         if truth != Some(saved) {
             let step = saved.step;
             self.checks.violated(format!(
                 "T1: rank {rank} of {run} has another state at step {step} than it would have had"
             ));
         }
-        if is_first {
-            self.note(
-                "gang",
-                format_args!("{run} g{generation} steps: {}", saved.step),
-            );
+    }
+
+    /// A gang has stepped: from here on each of its ranks completes the step by itself.
+    pub(crate) fn check_gang_step(&mut self, run: &RunId, generation: Generation, step: Step) {
+        let Some(seen) = self.checks.runs.get_mut(run) else {
+            return;
+        };
+        let newest = seen.stepped;
+        seen.stepped = newest.max(generation);
+        if generation < newest {
+            self.checks.violated(format!(
+                "S1: generation {generation} of {run} stepped after generation {newest} had"
+            ));
+        } else if newest < generation {
+            self.note("gang", format_args!("{run} g{generation} steps: {step}"));
         }
     }
 
@@ -302,47 +304,70 @@ impl World {
             .for_each(|what| self.checks.violated(what));
     }
 
-    /// The engine orders something.
-    pub(crate) fn check_order(&mut self, node: &NodeId, order: &Order) {
+    /// The engine orders something. With a journal that lost its last moments it may believe in a
+    /// checkpoint that was removed since; then its ranks refuse to load it.
+    pub(crate) fn check_order(&mut self, order: &Order) {
         let Order::Start(start) = order else { return };
-        let (run, generation) = (start.spec.name.clone(), start.generation);
-        let sent = self
-            .checks
-            .sent
-            .entry((node.clone(), run.clone()))
-            .or_default();
-        let before = *sent;
-        *sent = before.max(generation);
-        let mut violations = Vec::new();
-        if generation < before {
-            violations.push(format!(
-                "S5: {node} was sent generation {before}, now {generation}"
-            ));
-        }
+        let run = &start.spec.name;
         if let Some(id) = start.resume
-            && !self.storage.is_sealed(&run, id)
+            && !self.storage.is_sealed(run, id)
+            && !self.has(Fault::PowerCutController)
         {
             let at = id.directory();
-            violations.push(format!(
+            self.checks.violated(format!(
                 "S6: {run} is to resume from {at}, which is not sealed"
             ));
         }
-        if let Some(seen) = self.checks.runs.get_mut(&run)
-            && let Some(decided) = seen.decided.get(&generation)
-        {
-            let ordered = seen
-                .ordered
-                .entry(generation)
-                .or_insert_with(|| decided.clone());
-            if ordered != decided {
-                violations.push(format!(
-                    "S1: generation {generation} of {run} is two placements"
-                ));
+    }
+
+    /// An order has reached an agent.
+    pub(crate) fn check_received(&mut self, node: &NodeId, order: &Order) {
+        let Order::Start(start) = order else { return };
+        let (run, generation) = (start.spec.name.clone(), start.generation);
+        let received = self
+            .checks
+            .received
+            .entry((node.clone(), run.clone()))
+            .or_default();
+        let before = *received;
+        *received = before.max(generation);
+        if generation < before {
+            self.checks.violated(format!(
+                "S5: {node} was sent generation {before} of {run}, then {generation}"
+            ));
+        }
+        let Some(seen) = self.checks.runs.get_mut(&run) else {
+            return;
+        };
+        let Some(decided) = seen.decided.get(&generation) else {
+            return;
+        };
+        let ordered = seen
+            .ordered
+            .entry(generation)
+            .or_insert_with(|| decided.clone());
+        if ordered != decided {
+            self.checks.violated(format!(
+                "S1: generation {generation} of {run} is two placements"
+            ));
+        }
+    }
+
+    /// A controller goes on from this journal.
+    pub(crate) fn check_journal<'a>(&mut self, facts: impl Iterator<Item = &'a Fact>) {
+        self.checks
+            .runs
+            .values_mut()
+            .for_each(|seen| seen.placement = None);
+        self.checks.cordoned.clear();
+        for fact in facts {
+            self.checks.note_fact(fact);
+            if let Fact::Placed { run, placement, .. } = fact
+                && let Some(seen) = self.checks.runs.get_mut(run)
+            {
+                seen.placement = Some(placement.clone());
             }
         }
-        violations
-            .into_iter()
-            .for_each(|what| self.checks.violated(what));
     }
 
     /// The engine has changed its state.

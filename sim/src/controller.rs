@@ -74,8 +74,9 @@ impl World {
             .map(|(_, record)| record.clone());
         let engine = Engine::replay(self.options.limits.clone(), records);
         let records = self.controller.journal.len();
-        let cordoned = engine.nodes().into_iter().filter(|node| node.cordoned);
-        self.checks.cordoned = cordoned.map(|node| node.facts.node).collect();
+        let journal = std::mem::take(&mut self.controller.journal);
+        self.check_journal(journal.iter().map(|(_, record)| &record.fact));
+        self.controller.journal = journal;
         self.controller.engine = Some(engine);
         self.controller.life += 1;
         self.note("controller", format_args!("starts from {records} records"));
@@ -279,7 +280,7 @@ impl World {
                 session,
                 order,
             } => {
-                self.check_order(&node, &order);
+                self.check_order(&order);
                 let what = crate::show::order(&order);
                 self.note("controller", format_args!("to {node}: {what}"));
                 if let Some(wire) = self.wires.of_session(session) {

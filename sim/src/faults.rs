@@ -21,7 +21,8 @@ impl World {
                 self.kill_agent(node, true);
             }
             Fault::KillController => self.kill_controller(false),
-            Fault::PowerCutController => self.kill_controller(true),
+            // Before every node was enrolled there is nothing yet that could tell what was lost.
+            Fault::PowerCutController => self.kill_controller(self.now.as_nanos() > 5_000_000_000),
             Fault::PowerOffNode => {
                 let node = self.any_node();
                 self.lose_node(node);

@@ -6,7 +6,7 @@ use crate::training;
 use crate::worker::{Doing, Outcome};
 use crate::world::{Happening, World};
 use rebloom_core::cause::Blamed;
-use rebloom_core::id::Rank;
+use rebloom_core::id::{Rank, Step};
 use rebloom_core::member::Trouble;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -205,9 +205,14 @@ impl World {
         let stop = arrived.values().any(|arrival| arrival.stop);
         let mut steps = arrived.values().map(|arrival| arrival.saved.step);
         let first = steps.next();
+        let pids: Vec<u32> = arrived.values().map(|arrival| arrival.pid).collect();
         if steps.any(|step| Some(step) != first) {
             self.checks
                 .violated("T1: ranks of one gang are at different steps".to_owned());
+        }
+        let process = pids.first().and_then(|pid| self.processes.get(pid));
+        if let Some((run, generation)) = process.map(|p| (p.run.clone(), p.generation())) {
+            self.check_gang_step(&run, generation, Step(first.map_or(0, |step| step.0 + 1)));
         }
         for Arrival {
             pid,

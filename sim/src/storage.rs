@@ -79,13 +79,20 @@ impl Storage {
         })
     }
 
-    /// Writes a manifest; an error where the shards it names never were as it says.
+    /// Writes a manifest, unless a shard it names is not there in its full length.
     pub(crate) fn seal(&mut self, manifest: Manifest) -> Result<(), String> {
         if self.is_full {
             return Err("no space left on device".to_owned());
         }
         let key = (manifest.run.clone(), manifest.id);
         let directory = self.directories.get_mut(&key).ok_or("no such directory")?;
+        let is_there = |shard: &Shard| {
+            let file = directory.files.get(&shard.rank);
+            file.is_some_and(|file| !matches!(file.rot, Some(Rot::Removed | Rot::Cut)))
+        };
+        if let Some(shard) = manifest.shards.iter().find(|shard| !is_there(shard)) {
+            return Err(format!("{} is missing or cut", shard.file));
+        }
         directory.manifest = Some(manifest);
         Ok(())
     }

@@ -205,6 +205,8 @@ impl World {
                 self.tell_agent(node, life, supervisor::Event::LinkUp);
             }
             Payload::Order(order) => {
+                let id = self.nodes[node].id.clone();
+                self.check_received(&id, &order);
                 self.tell_agent(node, life, supervisor::Event::Order(order));
             }
             Payload::Ack { sequence } => {

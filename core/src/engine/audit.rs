@@ -4,7 +4,7 @@
 //! are the promises that the state makes.
 
 use super::state::Run;
-use super::{CheckpointState, Engine, NodeState};
+use super::{Engine, NodeState};
 use crate::id::{NodeId, RunId, Slot};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -118,29 +118,23 @@ fn sealed(id: &RunId, run: &Run, report: &mut impl FnMut(&'static str, String)) 
     let Some(resume) = gang.resume.filter(|_| gang.reached.is_none()) else {
         return;
     };
-    if run.checkpoint_state(resume) != Some(CheckpointState::Sealed) {
+    // One that was rejected after the order went out is refused by the ranks.
+    if run.checkpoint_state(resume).is_none() {
         report(
             "S6",
             format!(
-                "{id}: resumes from {}, which is not sealed",
+                "{id}: resumes from {}, which was never sealed",
                 resume.directory()
             ),
         );
     }
 }
 
-/// S3: what was placed just now is on nodes that can be reached and that nobody holds back.
+/// S3: what the last event placed is on nodes that can be reached and that nobody holds back.
 fn usable(engine: &Engine, id: &RunId, run: &Run, report: &mut impl FnMut(&'static str, String)) {
-    let Some(gang) = run
-        .gang
-        .as_ref()
-        .filter(|gang| gang.reached_at == engine.now)
-    else {
+    let Some(gang) = run.gang.as_ref().filter(|_| engine.placed.contains(id)) else {
         return;
     };
-    if gang.reached.is_some() || gang.members.iter().any(|member| member.reached.is_some()) {
-        return;
-    }
     for node in &gang.nodes {
         let is_cordoned = engine
             .state

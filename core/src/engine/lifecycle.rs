@@ -5,8 +5,8 @@
 
 use super::state::{Gang, Run};
 use super::{Engine, Fact, NodeState, RunState, Rung};
-use crate::cause::Cause;
-use crate::id::RunId;
+use crate::cause::{Cause, Exit};
+use crate::id::{RunId, Step};
 use crate::order::Stop;
 use crate::spec::seconds;
 use crate::time::Instant;
@@ -75,24 +75,13 @@ impl Engine {
         }
     }
 
-    /// Every rank has done the last step, and its checkpoint is sealed or will not come about.
+    /// Every rank has done the last step, and its checkpoint is sealed.
     fn has_completed(&self, id: &RunId) -> bool {
         let Some(run) = self.state.runs.get(id) else {
             return false;
         };
-        let last = run.spec.train.steps;
-        let is_last = |step: crate::id::Step| step.0 >= last;
-        run.gang
-            .as_ref()
-            .filter(|gang| gang.all_completed())
-            .is_some_and(|gang| {
-                let is_sealed = run.held.iter().any(|held| is_last(held.id.step));
-                let has_failed = run
-                    .garbage
-                    .iter()
-                    .any(|failed| is_last(failed.step) && failed.generation == gang.generation);
-                is_sealed || has_failed || self.now >= seal_by(run, gang)
-            })
+        let is_last = |held: &super::state::Held| held.id.step.0 >= run.spec.train.steps;
+        run.gang.as_ref().is_some_and(Gang::all_completed) && run.held.iter().any(is_last)
     }
 
     /// Gangs that stopped without being broken: a drain got as far as it asked for, or something
@@ -102,6 +91,28 @@ impl Engine {
             return;
         };
         let Some(gang) = &run.gang else { return };
+        let mut ranks = gang.placement.seats.iter().zip(&gang.members);
+        if let Some((seat, _)) = ranks.find(|(_, m)| m.gone && m.finished.is_none()) {
+            // Its end was written down, but the last life was cut off before the incident was.
+            let (rank, node) = (seat.rank, seat.node.clone());
+            return self.fault(
+                id,
+                Cause::RankExited {
+                    rank,
+                    node,
+                    exit: Exit::Unknown,
+                },
+                self.now,
+            );
+        }
+        if gang.all_completed() && self.now >= seal_by(run, gang) {
+            let cause = Cause::SaveFailed {
+                step: Step(run.spec.train.steps),
+                rank: None,
+                error: "it was not sealed in time".to_owned(),
+            };
+            return self.broke(id, cause, (self.now, self.now), Rung::Reform);
+        }
         let has_stopped = gang.all_finished() && !gang.all_completed();
         if let Some(moving) = &run.moving {
             let is_saved = run.saves.is_empty() || self.now >= seal_by(run, gang);

@@ -4,7 +4,7 @@
 //! files are whole. One that lacks a shard when its generation ends never comes about.
 
 use super::state::{Run, Save};
-use super::{CheckpointState, Engine, Fact};
+use super::{CheckpointState, Engine, Fact, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, Shard};
 use crate::id::{NodeId, Rank, RunId};
@@ -89,9 +89,12 @@ impl Engine {
         rank: Option<Rank>,
         error: String,
     ) {
-        let (run, step) = (id.clone(), self.step(id));
+        let is_last = self.state.runs.get(id).is_some_and(|run| {
+            let generation = run.gang.as_ref().map(|gang| gang.generation);
+            generation == Some(checkpoint.generation) && checkpoint.step.0 >= run.spec.train.steps
+        });
         self.tell(Fact::CheckpointFailed {
-            run: run.clone(),
+            run: id.clone(),
             checkpoint,
         });
         let cause = Cause::SaveFailed {
@@ -99,12 +102,17 @@ impl Engine {
             rank,
             error,
         };
-        let (began, heard) = (self.now, self.now);
+        let at = (self.now, self.now);
+        if is_last {
+            // What is not saved is not done.
+            return self.broke(id, cause, at, Rung::Reform);
+        }
+        let step = self.step(id);
         self.tell(Fact::IncidentOpened {
-            run,
+            run: id.clone(),
             cause,
-            began,
-            heard,
+            began: at.0,
+            heard: at.1,
             step,
             rung: None,
         });

@@ -87,7 +87,9 @@ pub enum Command {
         /// `host:port` of that agent.
         address: String,
     },
-    /// Write a manifest beside its shards: aside, fsync, rename, fsync the directory.
+    /// Write a manifest beside its shards: aside, fsync, rename, fsync the directory. Refused, with
+    /// an error, where a shard that it names is not there in its full length: it may have been removed
+    /// since.
     WriteManifest {
         /// The `checkpoint.directory` of the run's spec.
         directory: String,
