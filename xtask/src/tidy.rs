@@ -120,9 +120,14 @@ fn reachable(sources: &[Source], roots: &[PathBuf]) -> Vec<String> {
         if !reached.insert(file) {
             continue;
         }
-        for name in modules(&code(&source.text)) {
-            open.push((folder.join(format!("{name}.rs")), folder.join(&name)));
-            open.push((folder.join(&name).join("mod.rs"), folder.join(&name)));
+        for module in modules(source) {
+            let at = match module.path {
+                Some(path) => parent(&source.path).join(path),
+                None => folder.join(format!("{}.rs", module.name)),
+            };
+            let inside = folder.join(&module.name);
+            open.push((inside.join("mod.rs"), inside.clone()));
+            open.push((at, inside));
         }
     }
     let rust = sources
@@ -137,16 +142,37 @@ fn parent(file: &Path) -> PathBuf {
     file.parent().map(Path::to_owned).unwrap_or_default()
 }
 
-/// Names of the modules that a file declares and keeps in files of their own.
-fn modules(code: &str) -> Vec<String> {
-    let declared = code.lines().filter_map(|line| {
-        let (before, after) = line.split_once("mod ")?;
-        let visible = before.trim();
-        let name = after.trim().strip_suffix(';')?;
-        (visible.is_empty() || visible.starts_with("pub") || visible.ends_with(']'))
-            .then(|| name.trim().to_owned())
-    });
-    declared.collect()
+/// A module that a file declares and keeps in a file of its own.
+struct Module {
+    name: String,
+    /// What `#[path]` on the line before says.
+    path: Option<String>,
+}
+
+fn modules(source: &Source) -> Vec<Module> {
+    let code = code(&source.text);
+    let mut modules = Vec::new();
+    let mut before = "";
+    for (line, raw) in code.lines().zip(source.text.lines()) {
+        if let Some(name) = declared(line) {
+            let path = before.trim().strip_prefix("#[path = \"");
+            let path = path.and_then(|path| path.strip_suffix("\"]"));
+            modules.push(Module {
+                name: name.to_owned(),
+                path: path.map(str::to_owned),
+            });
+        }
+        before = raw;
+    }
+    modules
+}
+
+/// The name in `mod name;`, whatever its visibility and attributes.
+fn declared(line: &str) -> Option<&str> {
+    let (before, after) = line.split_once("mod ")?;
+    let before = before.trim();
+    let name = after.trim().strip_suffix(';')?.trim();
+    (before.is_empty() || before.starts_with("pub") || before.ends_with(']')).then_some(name)
 }
 
 /// Crates that do not take the workspace's lints.
@@ -230,9 +256,17 @@ mod tests {
             source("a/src/one/two.rs", ""),
             source("a/src/tests.rs", ""),
             source("a/src/three.rs", ""),
+            source(
+                "a/tests/t.rs",
+                "#[path = \"common/shared.rs\"]\nmod common;",
+            ),
+            source("a/tests/common/shared.rs", ""),
         ];
         assert_eq!(
-            reachable(&sources, &[PathBuf::from("a/src/lib.rs")]),
+            reachable(
+                &sources,
+                &["a/src/lib.rs", "a/tests/t.rs"].map(PathBuf::from)
+            ),
             ["a/src/three.rs is in no module tree"]
         );
     }
