@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Suspect {
     /// Which rank.
     pub rank: Rank,
-    /// The channel in which most of its waiters wait for it; none where nobody waits yet.
+    /// The channel in which its closest waiters wait for it; none where nobody waits yet.
     pub channel: Option<Channel>,
 }
 
@@ -150,11 +150,17 @@ impl Graph {
         knots
     }
 
+    /// The channel of those that wait for the fewest beside this rank: a whole gang waits for
+    /// everybody who is late, the culprit's own group only for the culprit.
     fn channel(&self, rank: Rank) -> Option<Channel> {
+        let waiters = self.waiters.get(&rank)?;
+        let others = |waiter: &Rank| self.awaits.get(waiter).map_or(0, BTreeSet::len);
+        let fewest = waiters.iter().map(|(waiter, _)| others(waiter)).min()?;
+        let closest = waiters
+            .iter()
+            .filter(|(waiter, _)| others(waiter) == fewest);
         let mut votes: BTreeMap<Channel, usize> = BTreeMap::new();
-        for (_, channel) in self.waiters.get(&rank).into_iter().flatten() {
-            *votes.entry(*channel).or_default() += 1;
-        }
+        closest.for_each(|(_, channel)| *votes.entry(*channel).or_default() += 1);
         let most = votes.values().max().copied()?;
         votes
             .into_iter()

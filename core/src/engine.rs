@@ -80,8 +80,12 @@ pub struct Engine {
     now: Instant,
     /// When this engine was first told anything: what it remembers may be older than the world.
     began: Option<Instant>,
+    /// Whether its journal may lack its last moments.
+    doubts: bool,
     links: BTreeMap<NodeId, Link>,
     watches: BTreeMap<RunId, Watch>,
+    /// Runs that the last event placed, for the audit.
+    placed: Vec<RunId>,
     desk: Desk,
     out: VecDeque<Command<Record>>,
     refusals: BTreeMap<&'static str, u64>,
@@ -111,8 +115,10 @@ impl Engine {
             state,
             now: Instant::ZERO,
             began: None,
+            doubts: false,
             links: BTreeMap::new(),
             watches: BTreeMap::new(),
+            placed: Vec::new(),
             desk: Desk::default(),
             out: VecDeque::new(),
             refusals: BTreeMap::new(),
@@ -123,6 +129,15 @@ impl Engine {
             engine.state.apply(record.at, &record.fact);
         }
         engine
+    }
+
+    /// Says that the journal may lack its last moments: the machine lost its power, not the process
+    /// its life. Then one of the nodes may run a generation that is not in it, so nothing is placed
+    /// until each has joined, or has surely fenced itself (S1).
+    #[must_use]
+    pub const fn in_doubt(mut self) -> Self {
+        self.doubts = true;
+        self
     }
 
     /// The durable state: the fold of the journal up to the last `Persist` that was handed out.
@@ -187,6 +202,7 @@ impl Engine {
 
     fn begin(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.placed.clear();
         if self.began.is_none() {
             self.began = Some(self.now);
             let nodes = self.state.nodes.keys();
@@ -207,6 +223,9 @@ impl Engine {
     /// Makes a fact so and has it written down.
     fn tell(&mut self, fact: Fact) {
         self.state.apply(self.now, &fact);
+        if let Fact::Placed { run, .. } = &fact {
+            self.placed.push(run.clone());
+        }
         self.out
             .push_back(Command::Persist(Record { at: self.now, fact }));
     }

@@ -213,7 +213,7 @@ impl Engine {
 
     /// The next moment at which something may have to be decided.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let mut at = Vec::new();
+        let mut at: Vec<_> = self.doubts_until().into_iter().collect();
         for (node, known) in &self.state.nodes {
             at.extend(self.lost_at(node).filter(|_| !known.lost));
         }

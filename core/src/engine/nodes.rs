@@ -126,6 +126,15 @@ impl Engine {
         watch.pages.insert(rank, page);
     }
 
+    /// Until when nothing may be placed, since a node that has not joined yet may run what the
+    /// journal lost.
+    pub(super) fn doubts_until(&self) -> Option<Instant> {
+        let until = self.began.filter(|_| self.doubts)? + self.fence_after();
+        let is_silent = |node: &NodeId| !self.links.get(node).is_some_and(Link::was_up);
+        let waits = self.now < until && self.state.nodes.keys().any(is_silent);
+        waits.then_some(until)
+    }
+
     /// Gives up nodes that were silent, or gone, for too long.
     pub(super) fn check_nodes(&mut self) {
         let known = self.state.nodes.iter().filter(|(_, node)| !node.lost);

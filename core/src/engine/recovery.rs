@@ -141,7 +141,7 @@ impl Engine {
                 .iter()
                 .any(|node| self.node_state(node) == NodeState::Unreachable)
         });
-        if waits {
+        if waits || self.doubts_until().is_some() {
             return;
         }
         let fresh = rung == Rung::Restart || (rung == Rung::Replace && broken.rung < rung);
@@ -169,6 +169,9 @@ impl Engine {
     /// Places runs that wait, the oldest first. One that would fit into the fleet as it is, were it
     /// empty, lets no younger one pass (L3).
     pub(super) fn place_waiting(&mut self) {
+        if self.doubts_until().is_some() {
+            return;
+        }
         let waiting = self
             .state
             .runs

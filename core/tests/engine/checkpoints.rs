@@ -1,0 +1,278 @@
+//! Checkpoints: sealed, refused, failed, removed.
+
+use crate::world::*;
+use rebloom_core::cause::{Cause, Unsound};
+use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::engine::{CheckpointState, RunState, Rung};
+use rebloom_core::id::{Generation, Rank, RunId, Step};
+use rebloom_core::order::Order;
+use rebloom_core::report::{RankEvent, Report};
+
+fn seals(world: &World) -> usize {
+    world
+        .orders
+        .iter()
+        .filter(|(_, order)| matches!(order, Order::Seal { .. }))
+        .count()
+}
+
+fn steps(world: &World, run: &RunId) -> Vec<(u64, CheckpointState)> {
+    let checkpoints = world.view(run).checkpoints;
+    checkpoints
+        .into_iter()
+        .map(|(id, state)| (id.step.0, state))
+        .collect()
+}
+
+fn refuse(world: &mut World, run: &RunId, checkpoint: CheckpointId) {
+    let unsound = Unsound::Hash {
+        file: "rank-00001.safetensors".to_owned(),
+    };
+    world.rank_event(
+        run,
+        1,
+        RankEvent::LoadRefused {
+            checkpoint,
+            unsound,
+        },
+    );
+}
+
+#[test]
+fn a_checkpoint_is_sealed_when_every_rank_has_saved_and_only_then_resumed_from() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 10);
+    let id = CheckpointId {
+        step: Step(10),
+        generation: Generation(1),
+    };
+    (0..3).for_each(|rank| world.save_shard(&run, rank, id));
+    assert_eq!(seals(&world), 0);
+    world.kill(&run, &[0]);
+    let (_, start) = world.starts_since(0).pop().unwrap();
+    assert_eq!(start.resume, None, "a part of a checkpoint is none (S6)");
+    let before = world
+        .engine
+        .refusals()
+        .get("stale_shard")
+        .copied()
+        .unwrap_or_default();
+    world.save_shard(&run, 3, id);
+    assert_eq!(
+        world.engine.refusals()["stale_shard"],
+        before + 1,
+        "its generation is over (S10)"
+    );
+    assert_eq!(seals(&world), 0);
+
+    world.train(&run, 10);
+    world.save(&run, 10);
+    assert_eq!(seals(&world), 1);
+    assert_eq!(steps(&world, &run), [(10, CheckpointState::Sealed)]);
+    assert_eq!(world.storage[0].samples, 80);
+}
+
+#[test]
+fn old_checkpoints_are_removed_but_never_the_newest() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    for step in [10, 20, 30, 40] {
+        world.train(&run, step);
+        world.save(&run, step);
+    }
+    assert_eq!(
+        steps(&world, &run),
+        [(40, CheckpointState::Sealed), (30, CheckpointState::Sealed)]
+    );
+    let kept: Vec<_> = world
+        .storage
+        .iter()
+        .map(|manifest| manifest.id.step.0)
+        .collect();
+    assert_eq!(kept, [30, 40]);
+}
+
+#[test]
+fn an_unsound_checkpoint_is_left_for_the_next_older_one_and_climbs_no_rung() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    (
+        spec.recovery.reform,
+        spec.recovery.restart,
+        spec.recovery.replace,
+    ) = (1, 0, 0);
+    spec.checkpoint.keep = 3;
+    let (mut world, run) = World::running(&[2, 2], spec);
+    for step in [10, 20, 30] {
+        world.train(&run, step);
+        world.save(&run, step);
+    }
+    let id = |step| CheckpointId {
+        step: Step(step),
+        generation: Generation(1),
+    };
+    world.obedient = false;
+    world.kill(&run, &[0]);
+    world.obedient = true;
+    obey_newest(&mut world);
+    refuse(&mut world, &run, id(30));
+    refuse(&mut world, &run, id(20));
+    let view = world.view(&run);
+    assert_eq!(view.state, RunState::Running);
+    assert_eq!(view.generation, Generation(4));
+    let (_, start) = world.starts_since(0).pop().unwrap();
+    assert_eq!(start.resume, Some(id(10)));
+    assert_eq!(
+        steps(&world, &run),
+        [
+            (30, CheckpointState::Rejected),
+            (20, CheckpointState::Rejected),
+            (10, CheckpointState::Sealed)
+        ]
+    );
+    let causes: Vec<_> = view
+        .incidents
+        .iter()
+        .flat_map(|i| std::iter::once(&i.cause).chain(&i.evidence))
+        .collect();
+    let unsound = causes
+        .iter()
+        .filter(|c| matches!(c, Cause::CheckpointUnsound { .. }));
+    assert_eq!(unsound.count(), 2, "{causes:?}");
+    assert!(view.incidents.iter().all(|i| i.rung == Some(Rung::Reform)));
+}
+
+fn obey_newest(world: &mut World) {
+    let starts = world.starts_since(0);
+    let newest = starts
+        .iter()
+        .map(|(_, start)| start.generation)
+        .max()
+        .unwrap();
+    for (name, start) in starts
+        .into_iter()
+        .filter(|(_, start)| start.generation == newest)
+    {
+        world.obey(&name, Order::Start(Box::new(start)));
+    }
+}
+
+#[test]
+fn without_any_sound_checkpoint_a_run_begins_anew() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 10);
+    let id = world.save(&run, 10);
+    world.kill(&run, &[0]);
+    refuse(&mut world, &run, id);
+    let (_, start) = world.starts_since(0).pop().unwrap();
+    assert_eq!((start.generation, start.resume), (Generation(3), None));
+    assert_eq!(world.state(&run), RunState::Running);
+}
+
+#[test]
+fn a_failed_save_is_an_incident_and_training_goes_on() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 10);
+    let id = CheckpointId {
+        step: Step(10),
+        generation: Generation(1),
+    };
+    world.save_shard(&run, 0, id);
+    for rank in [1, 2] {
+        let error = "no space left on device".to_owned();
+        let node = world.node_of(&run, rank);
+        let (run, checkpoint, rank) = (run.clone(), id, Rank(rank));
+        world.report(
+            &node,
+            Report::ShardFailed {
+                run,
+                checkpoint,
+                rank,
+                error,
+            },
+        );
+    }
+    world.save_shard(&run, 3, id);
+    let view = world.view(&run);
+    assert_eq!(
+        (view.state, view.generation),
+        (RunState::Running, Generation(1))
+    );
+    assert_eq!(view.incidents.len(), 1, "one incident a checkpoint");
+    assert_eq!(view.incidents[0].closed, Some(view.incidents[0].opened));
+    assert_eq!(view.incidents[0].rung, None);
+    assert_eq!(seals(&world), 0);
+    world.train(&run, 20);
+    let next = world.save(&run, 20);
+    assert_eq!(steps(&world, &run), [(20, CheckpointState::Sealed)]);
+    let pruned = world.orders.iter().any(
+        |(_, order)| matches!(order, Order::Prune { checkpoints, .. } if checkpoints == &[id]),
+    );
+    assert!(pruned, "its files are removed");
+    world.kill(&run, &[0]);
+    assert_eq!(world.starts_since(0).pop().unwrap().1.resume, Some(next));
+}
+
+#[test]
+fn a_seal_that_was_lost_is_asked_for_again_also_by_the_next_controller() {
+    for restart in [false, true] {
+        let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+        world.train(&run, 10);
+        world.obedient = false;
+        world.save(&run, 10);
+        assert_eq!((seals(&world), steps(&world, &run).len()), (1, 0));
+        world.obedient = true;
+        if restart {
+            world.restart(world.journal.clone());
+        } else {
+            world.cut(&node("n0"));
+            world.join(&node("n0"));
+        }
+        assert!(seals(&world) >= 2);
+        assert_eq!(steps(&world, &run), [(10, CheckpointState::Sealed)]);
+        assert_eq!(world.generation(&run), Generation(1));
+    }
+}
+
+#[test]
+fn a_whole_checkpoint_is_sealed_even_when_its_generation_has_ended() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 10);
+    world.obedient = false;
+    let id = world.save(&run, 10);
+    world.kill(&run, &[0]);
+    world.obedient = true;
+    let run_ = run.clone();
+    world.report(
+        &node("n0"),
+        Report::Sealed {
+            run: run_,
+            checkpoint: id,
+            error: None,
+        },
+    );
+    assert_eq!(steps(&world, &run), [(10, CheckpointState::Sealed)]);
+}
+
+#[test]
+fn sealed_checkpoints_that_the_journal_lost_are_learned_from_the_agents() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    let early = world.journal.clone();
+    for step in [10, 20] {
+        world.train(&run, step);
+        world.save(&run, step);
+    }
+    let mut foreign = world.storage[0].clone();
+    foreign.layout.data = 7;
+    foreign.id.step = Step(30);
+    world.storage.push(foreign);
+    world.restart(early);
+    assert_eq!(
+        steps(&world, &run),
+        [(20, CheckpointState::Sealed), (10, CheckpointState::Sealed)]
+    );
+    assert!(world.engine.refusals()["foreign_manifest"] > 0);
+    world.kill(&run, &[0]);
+    assert_eq!(
+        world.starts_since(0).pop().unwrap().1.resume.unwrap().step,
+        Step(20)
+    );
+}

@@ -1,0 +1,163 @@
+//! Hangs: a deadline passes, the pages are read, one rank is named or none.
+
+use crate::world::*;
+use rebloom_core::cause::Cause;
+use rebloom_core::engine::{RunState, Rung};
+use rebloom_core::flight::{Channel, Phase};
+use rebloom_core::id::{Generation, Rank, RunId};
+use rebloom_core::order::Order;
+use rebloom_core::report::RankEvent;
+use rebloom_core::time::Duration;
+
+/// Rank 3 does not arrive in its tensor group; its partner waits there, the others in the data group.
+fn hang_rank_3(world: &mut World, run: &RunId) {
+    world.for_each_process(run, |rank, process| {
+        let page = &mut process.page;
+        match rank.0 {
+            3 => count(page, Channel::Tensor, 8, 8),
+            2 => count(page, Channel::Tensor, 9, 8),
+            _ => {
+                count(page, Channel::Tensor, 9, 9);
+                count(page, Channel::Data, 2, 1);
+            }
+        }
+        if rank.0 >= 2 {
+            count(page, Channel::Data, 1, 1);
+        }
+    });
+}
+
+fn kills(world: &World) -> Vec<(Rank, Generation)> {
+    let kills = world.orders.iter().filter_map(|(_, order)| match order {
+        Order::Kill {
+            rank, generation, ..
+        } => Some((*rank, *generation)),
+        _ => None,
+    });
+    kills.collect()
+}
+
+#[test]
+fn a_hung_rank_is_named_killed_and_replaced_in_place() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 30);
+    let survivor = world.view(&run).ranks[2].pid;
+    hang_rank_3(&mut world, &run);
+    world.pass(Duration::from_secs(60));
+    world.rank_event(&run, 2, RankEvent::Overdue { phase: Phase::Step });
+    assert_eq!(
+        world.generation(&run),
+        Generation(1),
+        "every node shows its pages first"
+    );
+    world.now = world.now + millis(1);
+    world.beat();
+    let view = world.view(&run);
+    assert_eq!(
+        (view.state, view.generation),
+        (RunState::Running, Generation(2))
+    );
+    let incident = view.incidents.last().unwrap();
+    assert_eq!(
+        incident.cause,
+        Cause::RankHung {
+            rank: Rank(3),
+            node: node("n1"),
+            phase: Phase::Step,
+            channel: Some(Channel::Tensor)
+        }
+    );
+    assert_eq!(incident.rung, Some(Rung::Reform));
+    assert_eq!(kills(&world), [(Rank(3), Generation(1))]);
+    assert_eq!(view.ranks[2].pid, survivor);
+    let killed = world
+        .orders
+        .iter()
+        .position(|(_, o)| matches!(o, Order::Kill { .. }))
+        .unwrap();
+    let (killed_on, next) = (&world.orders[killed].0, &world.orders[killed + 1]);
+    assert!(
+        matches!(next, (n, Order::Start(s)) if n == killed_on && s.generation.0 == 2),
+        "the kill comes before the start"
+    );
+}
+
+#[test]
+fn without_a_single_odd_one_out_all_ranks_are_restarted() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.for_each_process(&run, |_, process| {
+        count(&mut process.page, Channel::World, 4, 3)
+    });
+    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.now = world.now + millis(1);
+    world.beat();
+    let view = world.view(&run);
+    assert_eq!(view.generation, Generation(2));
+    assert_eq!(
+        view.incidents[0].cause,
+        Cause::GangHung { phase: Phase::Step }
+    );
+    assert_eq!(view.incidents[0].rung, Some(Rung::Restart));
+    assert!(world.starts_since(0).pop().unwrap().1.fresh_processes);
+}
+
+#[test]
+fn a_node_that_is_silent_during_a_hang_is_judged_as_lost() {
+    let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
+    world.beat();
+    world.cut(&node("n1"));
+    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.pass(millis(3500));
+    let view = world.view(&run);
+    assert_eq!(view.generation, Generation(2));
+    assert!(matches!(view.incidents[0].cause, Cause::NodeLost { .. }));
+}
+
+#[test]
+fn a_rank_that_moved_on_in_the_meantime_is_left_alone() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Save });
+    world.pass(Duration::from_secs(2));
+    assert_eq!(
+        (world.state(&run), world.generation(&run)),
+        (RunState::Running, Generation(1))
+    );
+    hang_rank_3(&mut world, &run);
+    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.pass(Duration::from_secs(2));
+    assert_eq!(
+        world.generation(&run),
+        Generation(2),
+        "and is watched as before"
+    );
+}
+
+#[test]
+fn an_overdue_rank_is_judged_by_the_next_controller() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    hang_rank_3(&mut world, &run);
+    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.restart(world.journal.clone());
+    assert_eq!(world.generation(&run), Generation(1));
+    world.now = world.now + millis(1);
+    world.beat();
+    let view = world.view(&run);
+    assert_eq!(view.generation, Generation(2));
+    assert!(matches!(
+        view.incidents[0].cause,
+        Cause::RankHung { rank: Rank(3), .. }
+    ));
+}
+
+#[test]
+fn a_start_that_leads_nowhere_is_a_hang_even_if_no_agent_says_so() {
+    let mut world = World::new(&[2, 2]);
+    world.obedient = false;
+    let run = run_id("bloom");
+    world.submit(spec("bloom", 2, 1, 2));
+    world.pass(Duration::from_secs(69));
+    assert_eq!(world.generation(&run), Generation(1));
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.generation(&run), Generation(2));
+    assert_eq!(world.view(&run).why, Cause::GangHung { phase: Phase::Init });
+}

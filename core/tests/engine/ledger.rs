@@ -1,0 +1,124 @@
+//! Where every nanosecond went.
+
+use crate::world::*;
+use rebloom_core::cause::Exit;
+use rebloom_core::engine::{RunState, Spend};
+use rebloom_core::id::{Generation, Rank, RunId, Step};
+use rebloom_core::order::Order;
+use rebloom_core::report::{Milestone, RankEvent, Report};
+use rebloom_core::time::Duration;
+
+fn reach(world: &mut World, run: &RunId, generation: u64, milestone: Milestone, step: u64) {
+    for rank in 0..4 {
+        let event = RankEvent::Reached {
+            milestone,
+            step: Step(step),
+            pid: 1,
+        };
+        let (run, rank, generation) = (run.clone(), Rank(rank), Generation(generation));
+        let node = world.node_of(&run, rank.0);
+        world.report(
+            &node,
+            Report::Rank {
+                run,
+                generation,
+                rank,
+                event,
+            },
+        );
+    }
+}
+
+#[test]
+fn a_recovery_is_booked_phase_by_phase_and_nothing_is_lost_or_booked_twice() {
+    let mut world = World::new(&[2, 2]);
+    world.obedient = false;
+    let run = run_id("bloom");
+    let began = world.now;
+    world.submit(spec("bloom", 2, 1, 2));
+    let secs = Duration::from_secs;
+    world.now = world.now + secs(3);
+    reach(&mut world, &run, 1, Milestone::Loaded, 0);
+    world.now = world.now + secs(1);
+    reach(&mut world, &run, 1, Milestone::Stepped, 1);
+    assert_eq!(world.state(&run), RunState::Running);
+    for (name, start) in world.starts_since(0) {
+        world.obey(&name, Order::Start(Box::new(start)));
+    }
+    world.train(&run, 40);
+    world.pass(secs(99) + millis(900));
+    // Productive for 101 s, of which the last 20 ms were after the death of rank 1.
+    let event = RankEvent::Exited {
+        exit: Exit::Signal(9),
+        noticed_after_nanos: Some(20_000_000),
+    };
+    world.rank_event(&run, 1, event);
+    assert_eq!(world.generation(&run), Generation(2));
+    world.now = world.now + millis(300);
+    reach(&mut world, &run, 2, Milestone::Formed, 0);
+    world.now = world.now + millis(200);
+    reach(&mut world, &run, 2, Milestone::Loaded, 0);
+    world.now = world.now + secs(1);
+    reach(&mut world, &run, 2, Milestone::Stepped, 1);
+    assert_eq!(world.state(&run), RunState::Running);
+    for (name, start) in world.starts_since(2) {
+        world.obey(&name, Order::Start(Box::new(start)));
+    }
+    world.pass(secs(39));
+    world.train(&run, 39);
+    assert!(
+        world.view(&run).incidents[0].closed.is_none(),
+        "one step is missing"
+    );
+    world.train(&run, 40);
+    world.pass(secs(10));
+    let view = world.view(&run);
+    let spent = |spend| view.ledger.spent.get(&spend).copied().unwrap_or_default();
+    assert_eq!(spent(Spend::Starting), secs(3));
+    assert_eq!(spent(Spend::Productive), secs(101) - millis(20) + secs(10));
+    assert_eq!(spent(Spend::Detect), millis(20));
+    assert_eq!(spent(Spend::Decide), millis(0));
+    assert_eq!(spent(Spend::Reform), millis(300));
+    assert_eq!(spent(Spend::Restore), millis(200));
+    assert_eq!(spent(Spend::CatchUp), secs(40) + millis(200));
+    let all: Duration = view.ledger.spent.values().sum();
+    assert_eq!(
+        all,
+        world.now.since(began),
+        "every nanosecond is in one entry"
+    );
+    let incident = &view.incidents[0];
+    let lost: Duration = incident.spent.spent.values().sum();
+    assert_eq!(lost, millis(20 + 300 + 200) + secs(40) + millis(200));
+    assert_eq!(incident.lost_steps, 40);
+    let ettr = view.ledger.ettr().unwrap();
+    assert!((ettr - 110.98 / 154.7).abs() < 1e-9, "{ettr}");
+}
+
+#[test]
+fn waiting_for_room_is_waiting_and_the_clock_stops_at_the_end() {
+    let (mut world, first) = World::running(&[2, 2], spec("first", 2, 1, 2));
+    let second = run_id("second");
+    let began = world.now;
+    world.submit(spec("second", 2, 1, 2));
+    world.pass(Duration::from_secs(50));
+    world.train(&first, 1000);
+    world.save(&first, 1000);
+    world.finish(&first, rebloom_core::report::Finish::Completed, 1000);
+    let ended = world.view(&first).ledger;
+    assert_eq!(world.state(&second), RunState::Running);
+    let waited = world.now.since(began);
+    world.pass(Duration::from_secs(50));
+    assert_eq!(world.view(&first).ledger, ended);
+    assert_eq!(world.view(&second).ledger.spent[&Spend::Waiting], waited);
+}
+
+#[test]
+fn a_lost_node_was_lost_since_it_fell_silent() {
+    let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
+    world.beat();
+    world.destroy(&node("n1"));
+    world.pass(millis(3100));
+    let view = world.view(&run);
+    assert_eq!(view.ledger.spent[&Spend::Detect], Duration::from_secs(3));
+}

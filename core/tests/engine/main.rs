@@ -1,0 +1,19 @@
+//! The engine against a small made-up fleet: no clock, no thread, every fault on its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test says what is wrong by panicking"
+)]
+
+mod world;
+
+mod admin;
+mod checkpoints;
+mod crash;
+mod generations;
+mod hangs;
+mod ladder;
+mod ledger;
+mod nodes;
+mod placement;
