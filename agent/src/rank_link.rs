@@ -6,6 +6,7 @@
 //! supervisor has taken it in. Decides nothing.
 
 use crate::driver::Input;
+use crate::process::Stat;
 use crate::roster::Roster;
 use crate::store_service::peer_pid;
 use rebloom_core::id::{Rank, RunId};
@@ -87,10 +88,19 @@ impl RankLinkService {
                 let text = format!("process {peer} is rank {rank} of run {run}");
                 Err(Status::permission_denied(text))
             }
-            // A process that nobody knows may be left of a last life; the supervisor judges it.
-            Some(_) | None => Ok((hello, sequence)),
+            Some(_) => Ok((hello, sequence)),
+            // It may be left of a last life that could not write it down; the supervisor judges.
+            None if leads_its_session(peer) => Ok((hello, sequence)),
+            None => Err(Status::permission_denied(format!(
+                "process {peer} is not a rank"
+            ))),
         }
     }
+}
+
+/// As every rank does.
+fn leads_its_session(pid: u32) -> bool {
+    matches!(Stat::read(pid), Ok(Some(stat)) if stat.session == pid)
 }
 
 fn parse(word: wire::FromRank) -> Result<FromRank, Status> {
