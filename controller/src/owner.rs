@@ -234,6 +234,10 @@ impl Owner {
 
     /// Serves until it is asked to end, or the journal fails.
     pub(crate) async fn run(mut self, mut shutdown: Shutdown) -> Result<(), journal::Error> {
+        // An engine from a journal does not know yet that time goes on.
+        self.engine.handle_timeout(self.clock.now());
+        self.drain();
+        self.carry_out().await?;
         loop {
             let due = self
                 .engine
