@@ -1,0 +1,208 @@
+//! How numbers, times, tables and JSON look.
+
+use crate::failure::Failure;
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+use rebloom_core::engine::{Ledger, RunView, Rung, Spend};
+use rebloom_core::time::{Duration, Instant};
+use rebloom_runtime::clock::Wall;
+use serde::Serialize;
+use std::io::Write;
+
+/// How a command prints what it found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For people, with more columns.
+    Wide,
+    /// For programs; the names of the fields are stable.
+    Json,
+}
+
+/// Prints a line. Where nobody reads any more (`rebloom run list | head -1`), the command is done.
+pub(crate) fn line(text: &str) {
+    print_bytes(format!("{text}\n").as_bytes());
+}
+
+/// Prints bytes as they are; see [`line`].
+pub(crate) fn print_bytes(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a value as JSON.
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::of(&error))?;
+    line(&text);
+    Ok(())
+}
+
+/// Prints a table without lines around its cells.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) {
+    line(&render(header, rows));
+}
+
+fn render(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().map(Cell::new));
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    let lines: Vec<String> = table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    lines.join("\n")
+}
+
+/// `12.3 s`, `4:05 min`, `2:07:30 h`, `3 d 2:07 h`.
+pub(crate) fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    match seconds {
+        0..60 => format!("{:.1} s", time.as_secs_f64()),
+        60..3600 => format!("{minutes}:{:02} min", seconds % 60),
+        3600..86_400 => format!("{hours}:{minutes:02}:{:02} h", seconds % 60),
+        _ => format!("{} d {}:{minutes:02} h", seconds / 86_400, hours % 24),
+    }
+}
+
+/// A short span: `350 ms`, `1.82 s`, then as [`span`].
+pub(crate) fn short(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        format!("{:.0} ms", time.as_secs_f64() * 1e3)
+    } else if time < Duration::from_secs(10) {
+        format!("{:.2} s", time.as_secs_f64())
+    } else {
+        span(time)
+    }
+}
+
+/// `1 234 567`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1.5 GiB`.
+pub(crate) fn bytes(number: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    #[expect(clippy::cast_precision_loss, reason = "for reading, to two digits")]
+    let mut value = number as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{number} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+/// What is known, or a dash.
+pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// `0.942`, or a dash where nothing was done yet.
+pub(crate) fn ettr(ledger: &Ledger) -> String {
+    or_dash(ledger.ettr().map(|ratio| format!("{ratio:.3}")))
+}
+
+/// Time since a moment of the controller's clock.
+pub(crate) fn ago(moment: Instant) -> String {
+    span(Wall::starting_at_least(moment).now().since(moment))
+}
+
+/// One thing, or several: `1 rank`, `3 ranks`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    format!(
+        "{} {what}{}",
+        grouped(number),
+        if number == 1 { "" } else { "s" }
+    )
+}
+
+/// What was done about an incident, as people say it.
+pub(crate) const fn rung(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Reform => "survivors re-formed in place",
+        Rung::Restart => "all ranks were restarted",
+        Rung::Replace => "the node was replaced by a spare",
+    }
+}
+
+/// What time was spent on, as people say it.
+pub(crate) const fn spend(spend: Spend) -> &'static str {
+    match spend {
+        Spend::Waiting => "waiting",
+        Spend::Starting => "starting",
+        Spend::Productive => "productive",
+        Spend::Detect => "detect",
+        Spend::Decide => "decide",
+        Spend::Reform => "re-form",
+        Spend::Restore => "restore",
+        Spend::CatchUp => "catch up",
+    }
+}
+
+/// Incidents of a run that made it go back; others did not stop it.
+pub(crate) fn recoveries(run: &RunView) -> usize {
+    run.incidents
+        .iter()
+        .filter(|incident| incident.rung.is_some())
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_well() {
+        assert_eq!(span(Duration::from_millis(12_340)), "12.3 s");
+        assert_eq!(span(Duration::from_secs(245)), "4:05 min");
+        assert_eq!(span(Duration::from_secs(7650)), "2:07:30 h");
+        assert_eq!(span(Duration::from_secs(3 * 86_400 + 7650)), "3 d 2:07 h");
+        assert_eq!(short(Duration::from_millis(350)), "350 ms");
+        assert_eq!(short(Duration::from_millis(1820)), "1.82 s");
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_234_567), "1 234 567");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(3 << 29), "1.5 GiB");
+        assert_eq!(count(1, "rank"), "1 rank");
+        assert_eq!(count(8, "rank"), "8 ranks");
+    }
+
+    #[test]
+    fn a_table_has_no_lines_and_no_trailing_blanks() {
+        let rows = vec![
+            vec!["a".to_owned(), "1".to_owned()],
+            vec!["long".to_owned(), "-".to_owned()],
+        ];
+        assert_eq!(
+            render(&["NAME", "STEP"], rows),
+            "NAME   STEP\na      1\nlong   -"
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! `rebloom node`: show nodes and take them out of use.
+
+use crate::args::{Global, NodeCommand};
+use crate::failure::Failure;
+use crate::format::{self, Output, ago, bytes, or_dash};
+use crate::run::answer;
+use rebloom_core::engine::{NodeState, NodeView};
+
+pub(crate) async fn run(command: NodeCommand, global: &Global) -> Result<(), Failure> {
+    let client = global.target().connect().await?;
+    match command {
+        NodeCommand::List => list(&client.nodes().await?, global.output),
+        NodeCommand::Cordon(one) => answer(&client.cordon(&one.node).await?, global.output),
+        NodeCommand::Uncordon(one) => answer(&client.uncordon(&one.node).await?, global.output),
+        NodeCommand::Drain { node, dry_run } => {
+            answer(&client.drain(&node.node, dry_run).await?, global.output)
+        }
+    }
+}
+
+/// What people call the state of a node.
+pub(crate) const fn state(node: &NodeView) -> &'static str {
+    match (node.state, node.cordoned) {
+        (NodeState::Ready, false) => "Ready",
+        (NodeState::Ready, true) => "Ready,Cordoned",
+        (NodeState::Unreachable, false) => "Unreachable",
+        (NodeState::Unreachable, true) => "Unreachable,Cordoned",
+        (NodeState::Lost, false) => "Lost",
+        (NodeState::Lost, true) => "Lost,Cordoned",
+    }
+}
+
+fn list(nodes: &[NodeView], output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return format::json(&nodes);
+    }
+    let wide = output == Output::Wide;
+    let mut header = vec!["NAME", "STATE", "SLOTS", "RANKS", "HEARD"];
+    if wide {
+        header.extend(["HOST", "CORES", "MEMORY", "GPUS", "STORE"]);
+    }
+    let row = |node: &NodeView| {
+        let facts = &node.facts;
+        let mut ranks: Vec<String> = Vec::new();
+        for (run, rank) in &node.ranks {
+            match ranks
+                .last_mut()
+                .filter(|last| last.starts_with(&format!("{run}:")))
+            {
+                Some(last) => last.push_str(&format!(",{rank}")),
+                None => ranks.push(format!("{run}:{rank}")),
+            }
+        }
+        let mut row = vec![
+            facts.node.to_string(),
+            state(node).to_owned(),
+            format!("{}/{}", node.ranks.len(), facts.slots),
+            or_dash((!ranks.is_empty()).then(|| ranks.join(" "))),
+            or_dash(node.last_heard.map(|heard| format!("{} ago", ago(heard)))),
+        ];
+        if wide {
+            row.push(facts.host.clone());
+            row.push(facts.cores.to_string());
+            row.push(bytes(facts.memory));
+            row.push(or_dash(
+                (!facts.gpus.is_empty()).then(|| facts.gpus.join(",")),
+            ));
+            row.push(facts.store_address.clone());
+        }
+        row
+    };
+    format::table(&header, nodes.iter().map(row).collect());
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! `rebloom run`: submit, show and steer runs.
+
+use crate::args::{Global, OneRun, RunCommand};
+use crate::explain;
+use crate::failure::Failure;
+use crate::format::{self, Output, ago, count, ettr, or_dash, short};
+use crate::spec_file::SpecFile;
+use crate::{data, logs, watch};
+use rebloom_core::engine::{Answer, RunView};
+use rebloom_core::order::Stop;
+use rebloom_core::time::Instant;
+use rebloom_runtime::clock::Wall;
+use std::path::Path;
+
+pub(crate) async fn run(command: RunCommand, global: &Global) -> Result<(), Failure> {
+    let target = global.target();
+    match command {
+        RunCommand::Submit {
+            file,
+            dry_run,
+            watch,
+        } => {
+            let spec = submit(&file, dry_run, global).await?;
+            if watch {
+                return watch::run(target, &spec, global.output, false).await;
+            }
+            Ok(())
+        }
+        RunCommand::List => list(&target.connect().await?.runs().await?, global.output),
+        RunCommand::Get(run) => get(
+            &target.connect().await?.meant(run.run.as_ref()).await?,
+            global.output,
+        ),
+        RunCommand::Watch { run, plain } => {
+            let run = target
+                .connect()
+                .await?
+                .meant(run.run.as_ref())
+                .await?
+                .spec
+                .name;
+            watch::run(target, &run, global.output, plain).await
+        }
+        RunCommand::Stop { run, now } => {
+            let client = target.connect().await?;
+            let run = client.meant(run.run.as_ref()).await?.spec.name;
+            let how = if now { Stop::Now } else { Stop::Safely };
+            answer(&client.stop(&run, how).await?, global.output)
+        }
+        RunCommand::Resume(run) => {
+            let client = target.connect().await?;
+            let run = client.meant(run.run.as_ref()).await?.spec.name;
+            answer(&client.resume(&run).await?, global.output)
+        }
+        RunCommand::Logs {
+            run,
+            rank,
+            follow,
+            tail,
+            previous,
+        } => {
+            let client = target.connect().await?;
+            let run = client.meant(run.run.as_ref()).await?.spec.name;
+            logs::print(
+                &client,
+                &run,
+                logs::Which {
+                    rank,
+                    follow,
+                    tail,
+                    previous,
+                },
+            )
+            .await
+        }
+        RunCommand::Explain(OneRun { run }) => {
+            let run = target.connect().await?.meant(run.as_ref()).await?;
+            if global.output == Output::Json {
+                return format::json(&run.incidents);
+            }
+            let now = Wall::starting_at_least(Instant::ZERO).now();
+            format::print_bytes(explain::story(&run, now).as_bytes());
+            Ok(())
+        }
+    }
+}
+
+/// Checks a spec here, where it is quick and can name lines, and then asks the controller.
+async fn submit(
+    path: &Path,
+    dry_run: bool,
+    global: &Global,
+) -> Result<rebloom_core::id::RunId, Failure> {
+    let file = SpecFile::read(path)?;
+    let spec = file.spec()?;
+    let target = global.target();
+    let flaws = data::flaws(&spec, target.is_here());
+    if !flaws.is_empty() {
+        return Err(file.refuse(&flaws));
+    }
+    let name = spec.name.clone();
+    let client = target.connect().await?;
+    let reply = client
+        .submit(spec, dry_run)
+        .await
+        .map_err(|failure| match failure {
+            Failure::Flaws(flaws) => file.refuse(&flaws),
+            Failure::Failed(_)
+            | Failure::BadInput(_)
+            | Failure::NotFound(_)
+            | Failure::NoController(_)
+            | Failure::Unreachable { .. }
+            | Failure::Ended(_) => failure,
+        })?;
+    answer(&reply, global.output)?;
+    Ok(name)
+}
+
+/// Prints what the engine answered.
+pub(crate) fn answer(answer: &Answer, output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return format::json(answer);
+    }
+    match answer {
+        Answer::Done { message, .. } => format::line(message),
+        Answer::WouldPlace { seating, message } => {
+            if !seating.is_empty() {
+                let row = |seat: &rebloom_core::engine::Seating| {
+                    vec![
+                        seat.rank.to_string(),
+                        seat.node.to_string(),
+                        seat.slot.to_string(),
+                    ]
+                };
+                format::table(&["RANK", "NODE", "SLOT"], seating.iter().map(row).collect());
+            }
+            format::line(message);
+        }
+        Answer::Refused(refusal) => return Err(Failure::Failed(refusal.to_string())),
+    }
+    Ok(())
+}
+
+fn list(runs: &[RunView], output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return format::json(&runs);
+    }
+    let wide = output == Output::Wide;
+    let mut header = vec![
+        "NAME",
+        "STATE",
+        "STEP",
+        "LOSS",
+        "RANKS",
+        "INCIDENTS",
+        "ETTR",
+        "AGE",
+    ];
+    if wide {
+        header.extend(["GENERATION", "CHECKPOINT", "WHY"]);
+    }
+    let row = |run: &RunView| {
+        let mut row = vec![
+            run.spec.name.to_string(),
+            run.state.to_string(),
+            format!("{}/{}", run.step, run.spec.train.steps),
+            or_dash(run.loss.map(|loss| format!("{loss:.3}"))),
+            run.spec.layout.world().to_string(),
+            run.incidents.len().to_string(),
+            ettr(&run.ledger),
+            ago(run.submitted),
+        ];
+        if wide {
+            row.push(run.generation.to_string());
+            row.push(or_dash(
+                crate::view::newest_sealed(run).map(|id| id.directory()),
+            ));
+            row.push(run.why.to_string());
+        }
+        row
+    };
+    format::table(&header, runs.iter().map(row).collect());
+    Ok(())
+}
+
+fn get(run: &RunView, output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return format::json(run);
+    }
+    let spec = &run.spec;
+    let field = |name: &str, value: String| format::line(&format!("{name:<12}{value}"));
+    field("run", spec.name.to_string());
+    field("state", format!("{}, because {}", run.state, run.why));
+    if !run.waits_for.is_empty() {
+        field("waits", run.waits_for.clone());
+    }
+    let layout = spec.layout;
+    field(
+        "layout",
+        format!(
+            "TP {} x PP {} x DP {}, {}",
+            layout.tensor,
+            layout.pipeline,
+            layout.data,
+            count(layout.world().into(), "rank")
+        ),
+    );
+    field("generation", run.generation.to_string());
+    field("step", format!("{} of {}", run.step, spec.train.steps));
+    field("loss", or_dash(run.loss.map(|loss| format!("{loss:.4}"))));
+    field("step time", or_dash(run.step_time.map(short)));
+    field(
+        "checkpoint",
+        or_dash(crate::view::newest_sealed(run).map(|id| id.directory())),
+    );
+    field("incidents", run.incidents.len().to_string());
+    field("ETTR", ettr(&run.ledger));
+    if !run.ranks.is_empty() {
+        format::line("");
+        ranks(run);
+    }
+    Ok(())
+}
+
+fn ranks(run: &RunView) {
+    let header = ["RANK", "NODE", "SLOT", "PID", "MILESTONE", "PHASE", "STEP"];
+    let row = |rank: &rebloom_core::engine::RankView| {
+        let seat = &rank.seating;
+        vec![
+            seat.rank.to_string(),
+            seat.node.to_string(),
+            seat.slot.to_string(),
+            or_dash(rank.pid),
+            or_dash(
+                rank.milestone
+                    .map(|milestone| format!("{milestone:?}").to_lowercase()),
+            ),
+            or_dash(rank.phase),
+            or_dash(rank.step),
+        ]
+    };
+    format::table(&header, run.ranks.iter().map(row).collect());
+}

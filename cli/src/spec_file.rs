@@ -1,0 +1,239 @@
+//! A run spec in a YAML file: read, judged, and every objection tied to its line.
+
+use crate::failure::Failure;
+use rebloom_core::spec::{Flaw, RunSpec};
+use std::path::{Path, PathBuf};
+
+/// The largest file that is taken for a spec.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// A file and the text in it.
+#[derive(Debug)]
+pub(crate) struct SpecFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl SpecFile {
+    /// Reads the file.
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let refuse = |problem: String| {
+            Failure::BadInput(format!(
+                "cannot read the run spec {}: {problem}",
+                path.display()
+            ))
+        };
+        let facts = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;
+        if !facts.is_file() {
+            return Err(refuse("it is not a file".to_owned()));
+        }
+        if facts.len() > MOST_BYTES {
+            return Err(refuse(format!(
+                "{} bytes are too many for a spec",
+                facts.len()
+            )));
+        }
+        let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| refuse("it is not text".to_owned()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            text,
+        })
+    }
+
+    /// The spec in it, judged by itself; whether it fits the cluster is the controller's to say.
+    pub(crate) fn spec(&self) -> Result<RunSpec, Failure> {
+        let spec: RunSpec =
+            serde_norway::from_str(&self.text).map_err(|error| self.unreadable(&error))?;
+        let flaws = spec.flaws();
+        if flaws.is_empty() {
+            Ok(spec)
+        } else {
+            Err(self.refuse(&flaws))
+        }
+    }
+
+    /// Every flaw, with the line of its field.
+    pub(crate) fn refuse(&self, flaws: &[Flaw]) -> Failure {
+        let say = |flaw: &Flaw| match self.line_of(&flaw.field) {
+            Some(line) => format!("{}:{line}: {flaw}", self.path.display()),
+            None => format!("{}: {flaw}", self.path.display()),
+        };
+        Failure::BadInput(flaws.iter().map(say).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn unreadable(&self, error: &serde_norway::Error) -> Failure {
+        let mut message = error.to_string();
+        let path = self.path.display();
+        let Some(at) = error.location() else {
+            return Failure::BadInput(format!("{path}: {}", plain(&message)));
+        };
+        if let Some(cut) = message.rfind(" at line ") {
+            message.truncate(cut);
+        }
+        let (line, column) = (at.line(), at.column());
+        let shown = self
+            .text
+            .lines()
+            .nth(line.saturating_sub(1))
+            .unwrap_or_default();
+        let mark = " ".repeat(column.saturating_sub(1));
+        Failure::BadInput(format!(
+            "{path}:{line}: {}\n{line:>5} | {shown}\n      | {mark}^",
+            plain(&message)
+        ))
+    }
+
+    /// The line of a field such as `layout.tensor`, counted from 1, in a file written in blocks.
+    fn line_of(&self, field: &str) -> Option<usize> {
+        let mut parts = field.split('.').peekable();
+        let mut outer = None;
+        for (at, line) in self.text.lines().enumerate() {
+            let key = line.trim_start();
+            let indent = line.len() - key.len();
+            if key.is_empty() || key.starts_with('#') {
+                continue;
+            }
+            if outer.is_some_and(|outer| indent <= outer) {
+                return None;
+            }
+            if key
+                .split_once(':')
+                .is_some_and(|(key, _)| Some(&key) == parts.peek())
+            {
+                parts.next();
+                outer = Some(indent);
+                if parts.peek().is_none() {
+                    return Some(at + 1);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// What serde says, in words for someone who does not know Rust.
+fn plain(message: &str) -> String {
+    let words = [
+        ("expected u32", "use a whole number from 0 to 4294967295"),
+        ("expected u64", "use a whole number, 0 or more"),
+        ("expected f64", "use a number"),
+        ("expected a string", "use text"),
+        (
+            "expected struct RunSpec",
+            "use the fields of a run spec (docs/run-spec.md)",
+        ),
+        (
+            "expected struct",
+            "use indented fields below it; it should hold",
+        ),
+    ];
+    let mut text = message.to_owned();
+    for (from, to) in words {
+        text = text.replace(from, to);
+    }
+    if text.contains("missing field") {
+        text.push_str("; add it (docs/run-spec.md explains every field)");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "\
+name: small
+model: {layers: 4, hidden: 64, heads: 4, vocab: 2048, sequence: 64}
+layout:
+  tensor: 2   # TP
+  pipeline: 2
+  data: 2
+train:
+  steps: 10
+  global_batch: 8
+  micro_batch: 2
+data:
+  prefix: /data/x
+checkpoint:
+  directory: /checkpoints
+  every_steps: 5
+";
+
+    fn refused(text: &str) -> String {
+        let file = SpecFile {
+            path: "run.yaml".into(),
+            text: text.to_owned(),
+        };
+        match file.spec() {
+            Err(failure) => {
+                assert_eq!(failure.code(), 2);
+                failure.to_string()
+            }
+            Ok(_) => "accepted".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_good_spec_is_taken() {
+        assert_eq!(refused(GOOD), "accepted");
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_its_line_and_what_would_do() {
+        let message = refused(&GOOD.replace("tensor: 2", "tensors: 2"));
+        assert!(
+            message.starts_with("run.yaml:4: layout: unknown field `tensors`"),
+            "{message}"
+        );
+        assert!(
+            message.contains("`tensor`, `pipeline`, `data`"),
+            "{message}"
+        );
+        assert!(message.contains("    4 |   tensors: 2"), "{message}");
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        let message = refused(&GOOD.replace("  steps: 10\n", ""));
+        assert!(
+            message.contains("train: missing field `steps`; add it"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_with_its_value() {
+        let message = refused(&GOOD.replace("steps: 10", "steps: many"));
+        let expected = "run.yaml:8: train.steps: invalid type: string \"many\", use a whole number";
+        assert!(message.starts_with(expected), "{message}");
+        let message = refused(&GOOD.replace("micro_batch: 2", "micro_batch: -2"));
+        assert!(
+            message.contains("integer `-2`, use a whole number"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_flaw_is_tied_to_its_line() {
+        let message = refused(&GOOD.replace("tensor: 2", "tensor: 3"));
+        let expected = "run.yaml:4: layout.tensor: 3 does not divide model.heads (4); use one of";
+        assert!(message.starts_with(expected), "{message}");
+        // Inside braces a line is not looked for.
+        let message = refused(&GOOD.replace("layers: 4", "layers: 0"));
+        assert!(
+            message.starts_with("run.yaml: model.layers: 0 is out of range"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_spec_at_all_is_refused() {
+        for text in ["", "just text", "- a\n- b", "a: [", "\u{0}"] {
+            assert_ne!(refused(text), "accepted", "{text:?}");
+        }
+        let missing = SpecFile::read(Path::new("/no/such/file.yaml")).unwrap_err();
+        assert_eq!(missing.code(), 2);
+        assert_eq!(SpecFile::read(Path::new("/")).unwrap_err().code(), 2);
+    }
+}

@@ -1,0 +1,182 @@
+//! What happened between two looks at a run, a line each.
+
+use super::newest_sealed;
+use crate::format::{count, rung, short};
+use rebloom_core::engine::{CheckpointState, Incident, NodeState, NodeView, RunState, RunView};
+use rebloom_core::time::Duration;
+
+/// How a line is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    /// News.
+    Plain,
+    /// Something came right.
+    Good,
+    /// Something broke.
+    Bad,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// How it is meant.
+    pub(crate) tone: Tone,
+    /// What happened.
+    pub(crate) text: String,
+}
+
+impl Line {
+    /// News.
+    pub(crate) fn plain(text: impl Into<String>) -> Self {
+        Self {
+            tone: Tone::Plain,
+            text: text.into(),
+        }
+    }
+    /// Something came right.
+    pub(crate) fn good(text: impl Into<String>) -> Self {
+        Self {
+            tone: Tone::Good,
+            text: text.into(),
+        }
+    }
+    /// Something broke.
+    pub(crate) fn bad(text: impl Into<String>) -> Self {
+        Self {
+            tone: Tone::Bad,
+            text: text.into(),
+        }
+    }
+}
+
+/// What happened to a run; nothing before is told at the first look but where it stands.
+pub(super) fn of_run(before: Option<&RunView>, after: &RunView) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let Some(before) = before else {
+        lines.push(Line::plain(stands(after)));
+        return lines;
+    };
+    for incident in &after.incidents {
+        let known = before
+            .incidents
+            .iter()
+            .find(|known| known.id == incident.id);
+        if known.is_none() {
+            lines.push(Line::bad(format!(
+                "incident {}: {}",
+                incident.id, incident.cause
+            )));
+        }
+        if incident.closed.is_some() && known.is_none_or(|known| known.closed.is_none()) {
+            lines.push(Line::good(format!(
+                "incident {}: {}",
+                incident.id,
+                outcome(incident)
+            )));
+        }
+    }
+    for (id, state) in &after.checkpoints {
+        let known = before
+            .checkpoints
+            .iter()
+            .find(|(known, _)| known == id)
+            .map(|(_, state)| *state);
+        match state {
+            CheckpointState::Sealed if known.is_none() => {
+                lines.push(Line::plain(format!(
+                    "checkpoint at step {} sealed",
+                    id.step
+                )));
+            }
+            CheckpointState::Rejected if known != Some(CheckpointState::Rejected) => {
+                lines.push(Line::bad(format!(
+                    "checkpoint at step {} is unsound and will not be used",
+                    id.step
+                )));
+            }
+            CheckpointState::Sealed | CheckpointState::Rejected => {}
+        }
+    }
+    if before.state != after.state {
+        lines.push(Line {
+            tone: tone(after.state),
+            text: stands(after),
+        });
+    }
+    lines
+}
+
+const fn tone(state: RunState) -> Tone {
+    match state {
+        RunState::Running | RunState::Completed => Tone::Good,
+        RunState::Recovering | RunState::Failed | RunState::Parked => Tone::Bad,
+        RunState::Pending | RunState::Starting | RunState::Stopping | RunState::Stopped => {
+            Tone::Plain
+        }
+    }
+}
+
+fn stands(run: &RunView) -> String {
+    let mut text = format!("{} is {}", run.spec.name, run.state);
+    match run.state {
+        RunState::Pending if !run.waits_for.is_empty() => text += &format!(": {}", run.waits_for),
+        RunState::Pending
+        | RunState::Stopping
+        | RunState::Stopped
+        | RunState::Completed
+        | RunState::Failed
+        | RunState::Parked => text += &format!(": {}", run.why),
+        RunState::Starting | RunState::Recovering => match newest_sealed(run) {
+            Some(id) => text += &format!(" from step {}", id.step),
+            None => text += " from the beginning",
+        },
+        RunState::Running => {
+            text += &format!(" in generation {}, step {}", run.generation, run.step)
+        }
+    }
+    text
+}
+
+/// How an incident ended.
+pub(super) fn outcome(incident: &Incident) -> String {
+    let Some(done) = incident.rung else {
+        return "the run goes on".to_owned();
+    };
+    let took: Duration = incident.spent.spent.values().sum();
+    format!(
+        "recovered in {}; {}, {} done again",
+        short(took),
+        rung(done),
+        count(incident.lost_steps, "step")
+    )
+}
+
+/// What happened to the nodes.
+pub(super) fn of_nodes(before: &[NodeView], after: &[NodeView]) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for node in after {
+        let name = &node.facts.node;
+        let known = before.iter().find(|known| known.facts.node == *name);
+        match (known.map(|known| known.state), node.state) {
+            (Some(was), is) if was == is => {}
+            // At the first look nodes are joining; that is no news.
+            (None, NodeState::Ready) if before.is_empty() => {}
+            (_, NodeState::Ready) => lines.push(Line::good(format!("{name} is back"))),
+            (_, NodeState::Unreachable) => {
+                lines.push(Line::bad(format!("{name} cannot be reached")));
+            }
+            (_, NodeState::Lost) => lines.push(Line::bad(format!("{name} is lost"))),
+        }
+        if let Some(known) = known
+            && known.cordoned != node.cordoned
+        {
+            let word = if node.cordoned {
+                "is cordoned"
+            } else {
+                "is in use again"
+            };
+            lines.push(Line::plain(format!("{name} {word}")));
+        }
+    }
+    lines
+}

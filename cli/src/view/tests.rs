@@ -1,0 +1,192 @@
+use super::sample::{checkpoint, cluster, run, run_with_incident};
+use super::screen::drawn;
+use super::*;
+use rebloom_core::engine::NodeState;
+use rebloom_core::id::Step;
+
+fn at(seconds: u64) -> Instant {
+    Instant::from_nanos(seconds * 1_000_000_000)
+}
+
+fn model() -> Model {
+    Model::new(RunId::new("bloom-small").unwrap(), at(0))
+}
+
+fn texts(lines: &[Line]) -> Vec<&str> {
+    lines.iter().map(|line| line.text.as_str()).collect()
+}
+
+#[test]
+fn the_first_look_says_where_the_run_stands_and_no_more() {
+    let lines = model().update(cluster(run_with_incident()), at(1));
+    assert_eq!(
+        texts(&lines),
+        ["bloom-small is Running in generation 2, step 50"]
+    );
+}
+
+#[test]
+fn each_thing_that_happens_is_told_once() {
+    let mut model = model();
+    model.update(cluster(run(47)), at(1));
+    let mut broken = run_with_incident();
+    broken.state = RunState::Recovering;
+    broken.incidents[0].closed = None;
+    let lines = model.update(cluster(broken.clone()), at(2));
+    assert_eq!(
+        texts(&lines),
+        [
+            "incident 1: rank 3 on node-2 ended with SIGKILL",
+            "bloom-small is Recovering from step 40"
+        ]
+    );
+    assert!(model.update(cluster(broken), at(3)).is_empty());
+    let mut whole = run_with_incident();
+    whole.checkpoints.insert(0, checkpoint(60));
+    let lines = model.update(cluster(whole.clone()), at(4));
+    assert_eq!(
+        texts(&lines),
+        [
+            "incident 1: recovered in 1.50 s; survivors re-formed in place, 7 steps done again",
+            "checkpoint at step 60 sealed",
+            "bloom-small is Running in generation 2, step 50"
+        ]
+    );
+    whole.checkpoints[0].1 = CheckpointState::Rejected;
+    let lines = model.update(cluster(whole), at(5));
+    assert_eq!(
+        texts(&lines),
+        ["checkpoint at step 60 is unsound and will not be used"]
+    );
+    assert_eq!(lines[0].tone, Tone::Bad);
+}
+
+#[test]
+fn a_node_that_goes_and_comes_is_told() {
+    let mut model = model();
+    model.update(cluster(run(1)), at(1));
+    let mut gone = cluster(run(2));
+    gone.nodes[1].state = NodeState::Lost;
+    assert_eq!(texts(&model.update(gone, at(2))), ["node-2 is lost"]);
+    assert_eq!(
+        texts(&model.update(cluster(run(3)), at(3))),
+        ["node-2 is back"]
+    );
+}
+
+#[test]
+fn a_controller_that_goes_and_comes_is_told_once() {
+    let mut model = model();
+    model.update(cluster(run(1)), at(1));
+    assert_eq!(model.lost("refused").len(), 1);
+    assert!(model.lost("refused").is_empty());
+    let lines = model.update(cluster(run(1)), at(2));
+    assert_eq!(texts(&lines), ["the controller answers again"]);
+}
+
+/// 10 steps in 20 seconds of 16 samples of 64 tokens.
+#[test]
+fn the_speed_is_what_was_done_over_a_while() {
+    let mut model = model();
+    model.update(cluster(run(100)), at(0));
+    for second in 1..=20 {
+        model.update(cluster(run(100 + second / 2)), at(second));
+    }
+    assert_eq!(model.tokens(), Some(512));
+    let left = model.remaining().unwrap();
+    assert_eq!(left.as_secs(), 380, "190 steps at half a step a second");
+    let mut other = run(111);
+    other.state = RunState::Recovering;
+    model.update(cluster(other), at(21));
+    assert_eq!(model.tokens(), None, "while it recovers it has no speed");
+}
+
+#[test]
+fn steps_that_are_done_again_tell_the_loss_anew() {
+    let mut model = model();
+    for step in [10, 11, 12, 11] {
+        model.update(cluster(run(step)), at(step));
+    }
+    assert_eq!(
+        model
+            .losses
+            .iter()
+            .map(|(step, _)| *step)
+            .collect::<Vec<_>>(),
+        [10, 11]
+    );
+    for step in 12..5000 {
+        model.update(cluster(run(step)), at(step));
+    }
+    assert!(model.losses.len() <= MOST_LOSSES);
+    assert_eq!(model.losses.last().map(|(step, _)| *step), Some(4999));
+}
+
+#[test]
+fn the_panel_shows_what_matters() {
+    let mut model = model();
+    for step in 40..=50 {
+        model.update(cluster(run(step)), at(step));
+    }
+    let mut view = cluster(run_with_incident());
+    view.runs[0].ranks[5].pid = None;
+    view.runs[0].ranks[4].phase = Some(rebloom_core::flight::Phase::Load);
+    view.nodes[3].cordoned = true;
+    model.update(view, at(51));
+    model.hint("Ctrl-C stops");
+    let text = drawn(&model, 120);
+    for part in [
+        "bloom-small  ● Running  generation 2  TP 2 x PP 2 x DP 2",
+        "ETTR 0.900",
+        "17 %  step 50 of 300",
+        "loss 7.000 (a guess has 7.62)",
+        "node-1     Ready       rank 0  step 50",
+        "rank 5  no process",
+        "rank 4  load",
+        "Ready,Cordoned",
+        "spare",
+        "step 40 sealed, 10 steps ago",
+        "1, the last: rank 3 on node-2 ended with SIGKILL (recovered in 1.50 s",
+        "Ctrl-C stops",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn the_panel_bears_any_size_and_any_state() {
+    let mut model = model();
+    for width in [1, 10, 60, 80, 300] {
+        drawn(&model, width);
+    }
+    let mut odd = run(0);
+    odd.spec.train.steps = 0;
+    odd.loss = Some(f32::NAN);
+    odd.step = Step(7);
+    odd.checkpoints.clear();
+    odd.ranks.clear();
+    model.update(cluster(odd), at(1));
+    for width in [1, 10, 60, 80, 300] {
+        drawn(&model, width);
+    }
+    assert!(drawn(&model, 80).contains("none yet; the first comes at step 20"));
+}
+
+#[test]
+fn a_plain_line_has_the_numbers() {
+    let mut model = model();
+    model.update(cluster(run_with_incident()), at(1));
+    let text = plain::numbers(&model);
+    for part in [
+        "step 50/300",
+        "loss 7.000",
+        "2 048 tokens/s",
+        "nodes 5/5",
+        "ranks 8/8",
+        "ETA",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert_eq!(plain::stamp(Duration::from_secs(65)), "[ 1:05]");
+    assert_eq!(plain::stamp(Duration::from_secs(3665)), "[1:01:05]");
+}
