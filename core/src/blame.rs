@@ -3,7 +3,8 @@
 //! A rank that waits in a channel for the `n`-th time waits for those peers that have not entered
 //! it `n` times; where all have, for those that are still in the same operation. Following these
 //! edges ends at the ranks that wait for nobody else: the odd ones out. One of them is a sharp
-//! answer; several are suspects, and nobody is named. Nothing here guesses from times or losses.
+//! answer; several are suspects, and nobody is named. A process whose pulse has stopped is
+//! proof enough by itself: stopped inside an operation, its page looks like that of its partners.
 
 use crate::flight::{Channel, Page};
 use crate::id::{Generation, Rank};
@@ -22,10 +23,18 @@ pub struct Suspect {
 
 /// The ranks that may hold the gang up, in order; exactly one means that it is that one.
 ///
-/// A rank without a page, or with a page of another generation, has not arrived anywhere.
-pub fn blame(layout: Layout, generation: Generation, pages: &BTreeMap<Rank, Page>) -> Vec<Suspect> {
+/// A rank without a page, or with a page of another generation, has not arrived anywhere. `still`
+/// are the ranks whose process did not run at all between two readings of their pages.
+pub fn blame(
+    layout: Layout,
+    generation: Generation,
+    pages: &BTreeMap<Rank, Page>,
+    still: &BTreeSet<Rank>,
+) -> Vec<Suspect> {
     let graph = Graph::read(layout, generation, pages);
-    let found: Vec<Rank> = if graph.waiters.is_empty() {
+    let found: Vec<Rank> = if !still.is_empty() {
+        still.iter().copied().collect()
+    } else if graph.waiters.is_empty() {
         // Nobody waits for anybody: whoever is in no operation at all is the one that is busy.
         layout
             .ranks()

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What a worker is doing; each phase but `Idle` has a deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Waits for a go; no deadline.
@@ -31,8 +33,15 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order of their codes in the page.
-    pub const ALL: [Self; 7] =
-        [Self::Idle, Self::Init, Self::Load, Self::Step, Self::Eval, Self::Save, Self::Exit];
+    pub const ALL: [Self; 7] = [
+        Self::Idle,
+        Self::Init,
+        Self::Load,
+        Self::Step,
+        Self::Eval,
+        Self::Save,
+        Self::Exit,
+    ];
 
     /// The lower-case name.
     pub const fn name(self) -> &'static str {
@@ -132,6 +141,9 @@ pub struct Page {
     pub grad_norm: f32,
     /// Nanoseconds the last step took.
     pub step_nanos: u64,
+    /// Grows every few milliseconds as long as the process runs at all, whatever it is doing; 0 where
+    /// nothing makes it grow.
+    pub pulse: u64,
     /// One counter a channel, in the order of [`Channel::ALL`].
     pub counters: [Counter; 8],
 }
@@ -139,13 +151,18 @@ pub struct Page {
 impl Page {
     /// The counter of one channel.
     pub fn counter(&self, channel: Channel) -> Counter {
-        let at = Channel::ALL.iter().position(|&c| c == channel).unwrap_or_default();
+        let at = Channel::ALL
+            .iter()
+            .position(|&c| c == channel)
+            .unwrap_or_default();
         self.counters[at]
     }
 
     /// The channel in which this rank waits now, if it does.
     pub fn waits_in(&self) -> Option<Channel> {
-        Channel::ALL.into_iter().find(|&c| self.counter(c).entered > self.counter(c).done)
+        Channel::ALL
+            .into_iter()
+            .find(|&c| self.counter(c).entered > self.counter(c).done)
     }
 }
 

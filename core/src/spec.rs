@@ -150,7 +150,13 @@ pub struct Deadlines {
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { init: 60.0, load: 120.0, step: 60.0, save: 120.0, exit: 30.0 }
+        Self {
+            init: 60.0,
+            load: 120.0,
+            step: 60.0,
+            save: 120.0,
+            exit: 30.0,
+        }
     }
 }
 
@@ -171,7 +177,12 @@ pub struct Recovery {
 
 impl Default for Recovery {
     fn default() -> Self {
-        Self { restarts: 3, reform: 4, restart: 3, replace: 3 }
+        Self {
+            restarts: 3,
+            reform: 4,
+            restart: 3,
+            replace: 3,
+        }
     }
 }
 
@@ -211,7 +222,16 @@ impl RunSpec {
     }
 
     fn check_numbers(&self, flaws: &mut Flaws) {
-        let Self { name: _, model, layout, train, data, checkpoint, deadlines, recovery: _ } = self;
+        let Self {
+            name: _,
+            model,
+            layout,
+            train,
+            data,
+            checkpoint,
+            deadlines,
+            recovery: _,
+        } = self;
         for (field, value, most) in [
             ("model.layers", model.layers, 1024),
             ("model.hidden", model.hidden, 1 << 17),
@@ -228,11 +248,20 @@ impl RunSpec {
             flaws.within(field, f64::from(value), 1.0, f64::from(most));
         }
         flaws.whole("train.steps", train.steps, 1_000_000_000);
-        flaws.whole("checkpoint.every_steps", checkpoint.every_steps, 1_000_000_000);
+        flaws.whole(
+            "checkpoint.every_steps",
+            checkpoint.every_steps,
+            1_000_000_000,
+        );
         let o = &train.optimizer;
         for (field, value, least, most) in [
             ("train.optimizer.learning_rate", o.learning_rate, 0.0, 10.0),
-            ("train.optimizer.min_learning_rate", o.min_learning_rate, 0.0, 10.0),
+            (
+                "train.optimizer.min_learning_rate",
+                o.min_learning_rate,
+                0.0,
+                10.0,
+            ),
             ("train.optimizer.beta1", o.beta1, 0.0, 0.999_999),
             ("train.optimizer.beta2", o.beta2, 0.0, 0.999_999),
             ("train.optimizer.epsilon", o.epsilon, 1e-30, 1.0),
@@ -246,17 +275,28 @@ impl RunSpec {
         ] {
             flaws.within(field, value, least, most);
         }
-        for (field, value) in
-            [("data.prefix", &data.prefix), ("checkpoint.directory", &checkpoint.directory)]
-        {
+        for (field, value) in [
+            ("data.prefix", &data.prefix),
+            ("checkpoint.directory", &checkpoint.directory),
+        ] {
             if !value.starts_with('/') || value.len() > 4000 || value.contains('\0') {
-                flaws.add(field, format!("`{value}`"), "is not an absolute path", "give a path from / on");
+                flaws.add(
+                    field,
+                    format!("`{value}`"),
+                    "is not an absolute path",
+                    "give a path from / on",
+                );
             }
         }
     }
 
     fn check_fit(&self, flaws: &mut Flaws) {
-        let Self { model, layout, train, .. } = self;
+        let Self {
+            model,
+            layout,
+            train,
+            ..
+        } = self;
         flaws.divides("model.heads", model.heads, "model.hidden", model.hidden);
         flaws.divides("layout.tensor", layout.tensor, "model.heads", model.heads);
         flaws.divides("layout.tensor", layout.tensor, "model.hidden", model.hidden);
@@ -269,9 +309,18 @@ impl RunSpec {
                 &format!("use at most {} stages", model.layers),
             );
         }
-        if u64::from(layout.tensor) * u64::from(layout.pipeline) * u64::from(layout.data) > 100_000 {
-            flaws.add("layout", "the product", "is above 100000 ranks", "use fewer");
-        } else if !train.global_batch.is_multiple_of(train.micro_batch * layout.data) {
+        if u64::from(layout.tensor) * u64::from(layout.pipeline) * u64::from(layout.data) > 100_000
+        {
+            flaws.add(
+                "layout",
+                "the product",
+                "is above 100000 ranks",
+                "use fewer",
+            );
+        } else if !train
+            .global_batch
+            .is_multiple_of(train.micro_batch * layout.data)
+        {
             let unit = train.micro_batch * layout.data;
             flaws.add(
                 "train.global_batch",
@@ -298,7 +347,12 @@ impl Flaws {
 
     fn within(&mut self, field: &str, value: f64, least: f64, most: f64) {
         if !(least..=most).contains(&value) {
-            self.add(field, value, "is out of range", &format!("use {least} to {most}"));
+            self.add(
+                field,
+                value,
+                "is out of range",
+                &format!("use {least} to {most}"),
+            );
         }
     }
 
@@ -310,8 +364,10 @@ impl Flaws {
 
     fn divides(&mut self, field: &str, value: u32, of: &str, whole: u32) {
         if !whole.is_multiple_of(value) {
-            let divisors: Vec<_> =
-                (1..=whole.min(64)).filter(|d| whole.is_multiple_of(*d)).map(|d| d.to_string()).collect();
+            let divisors: Vec<_> = (1..=whole.min(64))
+                .filter(|d| whole.is_multiple_of(*d))
+                .map(|d| d.to_string())
+                .collect();
             self.add(
                 field,
                 value,
@@ -319,5 +375,179 @@ impl Flaws {
                 &format!("use one of {}", divisors.join(", ")),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> RunSpec {
+        RunSpec {
+            name: RunId::new("bloom").unwrap(),
+            model: Model {
+                layers: 4,
+                hidden: 64,
+                heads: 4,
+                vocab: 1024,
+                sequence: 128,
+            },
+            layout: Layout {
+                tensor: 2,
+                pipeline: 2,
+                data: 2,
+            },
+            train: Train {
+                steps: 100,
+                global_batch: 16,
+                micro_batch: 2,
+                seed: 1,
+                optimizer: Optimizer::default(),
+            },
+            data: Data {
+                prefix: "/data/text".to_owned(),
+            },
+            checkpoint: Checkpoint {
+                directory: "/checkpoints".to_owned(),
+                every_steps: 10,
+                keep: 3,
+            },
+            deadlines: Deadlines::default(),
+            recovery: Recovery::default(),
+        }
+    }
+
+    #[test]
+    fn a_sound_spec_has_no_flaw() {
+        assert_eq!(small().flaws(), []);
+        assert_eq!(small().micro_batches(), 4);
+    }
+
+    #[test]
+    fn each_flaw_names_the_field_the_value_and_what_would_do() {
+        type Spoil = fn(&mut RunSpec);
+        let table: [(Spoil, &str, &str, &str); 17] = [
+            (
+                |s| s.model.heads = 3,
+                "model.heads",
+                "3",
+                "1, 2, 4, 8, 16, 32, 64",
+            ),
+            (|s| s.layout.tensor = 3, "layout.tensor", "3", "1, 2, 4"),
+            (
+                |s| s.model.vocab = 1023,
+                "layout.tensor",
+                "2",
+                "1, 3, 11, 31, 33",
+            ),
+            (
+                |s| s.layout.pipeline = 5,
+                "layout.pipeline",
+                "5",
+                "at most 4 stages",
+            ),
+            (
+                |s| s.layout.pipeline = 0,
+                "layout.pipeline",
+                "0",
+                "1 to 1024",
+            ),
+            (
+                |s| s.train.global_batch = 15,
+                "train.global_batch",
+                "15",
+                "use 16",
+            ),
+            (
+                |s| s.train.micro_batch = 0,
+                "train.micro_batch",
+                "0",
+                "1 to 65536",
+            ),
+            (|s| s.train.steps = 0, "train.steps", "0", "1 to 1000000000"),
+            (
+                |s| s.checkpoint.every_steps = 0,
+                "checkpoint.every_steps",
+                "0",
+                "1 to",
+            ),
+            (
+                |s| s.checkpoint.keep = 0,
+                "checkpoint.keep",
+                "0",
+                "1 to 10000",
+            ),
+            (
+                |s| s.checkpoint.directory = "here".to_owned(),
+                "checkpoint.directory",
+                "`here`",
+                "/",
+            ),
+            (
+                |s| s.data.prefix = String::new(),
+                "data.prefix",
+                "``",
+                "from / on",
+            ),
+            (
+                |s| s.deadlines.step = -1.0,
+                "deadlines.step",
+                "-1",
+                "0.1 to 86400",
+            ),
+            (
+                |s| s.deadlines.save = f64::NAN,
+                "deadlines.save",
+                "NaN",
+                "0.1 to 86400",
+            ),
+            (
+                |s| s.train.optimizer.clip = 0.0,
+                "train.optimizer.clip",
+                "0",
+                "use",
+            ),
+            (
+                |s| s.train.optimizer.learning_rate = f64::INFINITY,
+                "train.optimizer.learning_rate",
+                "inf",
+                "0 to 10",
+            ),
+            (
+                |s| s.model.layers = u32::MAX,
+                "model.layers",
+                "4294967295",
+                "1 to 1024",
+            ),
+        ];
+        for (spoil, field, value, remedy) in table {
+            let mut spec = small();
+            spoil(&mut spec);
+            let flaws = spec.flaws();
+            let flaw = flaws.iter().find(|flaw| flaw.field == field);
+            let flaw = flaw.unwrap_or_else(|| panic!("{field}: {flaws:?}"));
+            assert_eq!(flaw.value, value, "{flaw}");
+            assert!(flaw.remedy.contains(remedy), "{flaw}");
+        }
+    }
+
+    #[test]
+    fn sizes_whose_product_overflows_are_refused_and_not_multiplied() {
+        let mut spec = small();
+        spec.model = Model {
+            layers: 1024,
+            hidden: 64,
+            heads: 64,
+            vocab: 1024,
+            sequence: 1,
+        };
+        spec.layout = Layout {
+            tensor: 64,
+            pipeline: 1024,
+            data: 4096,
+        };
+        spec.train.micro_batch = 1 << 16;
+        let flaws = spec.flaws();
+        assert!(flaws.iter().any(|flaw| flaw.field == "layout"), "{flaws:?}");
     }
 }

@@ -10,7 +10,7 @@ use rebloom_core::blame::{Suspect, blame};
 use rebloom_core::flight::{Channel, Counter, Page};
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::layout::{Coordinates, Layout};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const GENERATION: Generation = Generation(3);
 
@@ -60,7 +60,7 @@ impl Gang {
     }
 
     fn blamed(&self) -> Vec<Suspect> {
-        blame(self.layout, GENERATION, &self.pages)
+        blame(self.layout, GENERATION, &self.pages, &BTreeSet::new())
     }
 }
 
@@ -147,6 +147,17 @@ fn when_all_have_arrived_nobody_is_named() {
         .ranks()
         .for_each(|rank| gang.waits(rank, Channel::World));
     assert_eq!(gang.blamed().len(), 8, "all of them are suspects");
+}
+
+#[test]
+fn a_process_that_does_not_run_at_all_is_named_even_among_its_equals() {
+    let mut gang = Gang::new(2, 2, 2);
+    gang.layout
+        .ranks()
+        .for_each(|rank| gang.waits(rank, Channel::World));
+    let still = BTreeSet::from([Rank(5)]);
+    let found = blame(gang.layout, GENERATION, &gang.pages, &still);
+    assert_eq!(found, named(Rank(5), Channel::World));
 }
 
 #[test]

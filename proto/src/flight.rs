@@ -42,6 +42,7 @@ impl From<Page> for wire::Page {
             grad_norm: page.grad_norm,
             step_nanos: page.step_nanos,
             counters: page.counters.into_iter().map(Into::into).collect(),
+            pulse: page.pulse,
         }
     }
 }
@@ -59,6 +60,7 @@ impl TryFrom<wire::Page> for Page {
             loss: page.loss,
             grad_norm: page.grad_norm,
             step_nanos: page.step_nanos,
+            pulse: page.pulse,
             counters: counters.try_into().map_err(|counters: Vec<Counter>| {
                 Malformed::new("counters", format!("has {} entries, not 8", counters.len()))
             })?,

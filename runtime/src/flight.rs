@@ -10,6 +10,7 @@
 //! | 1 | worker | sequence: odd while the worker writes |
 //! | 2-8 | worker | generation, phase, deadline, step, samples, loss and gradient norm, step time |
 //! | 16-31 | worker | two words a channel: operations begun and finished |
+//! | 48 | worker | pulse, from a thread of its own: outside the sequence |
 //! | 64 | agent | fence: every generation below it is over |
 //! | 72 | agent | the generation that shall stop at a step boundary |
 //!
@@ -21,7 +22,7 @@ use rebloom_core::flight::{Channel, Counter, Page, Phase};
 use rebloom_core::id::{Generation, Step};
 use rebloom_core::time::Instant;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -39,6 +40,7 @@ const WORD_SAMPLES: usize = 6;
 const WORD_LOSS_NORM: usize = 7;
 const WORD_STEP_NANOS: usize = 8;
 const WORD_COUNTERS: usize = 16;
+const WORD_PULSE: usize = 48;
 const WORD_FENCE: usize = 64;
 const WORD_STOP: usize = 72;
 
@@ -87,12 +89,13 @@ impl Tower {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .open(path)?;
-        file.set_len(PAGE_BYTES)?;
+        // Written, not only made long: a full disk is an error here, and SIGBUS in a hole.
+        file.write_all(&[0; PAGE_BYTES as usize])?;
         let words = Words::map(&file)?;
         words.at(WORD_MAGIC).store(MAGIC, Ordering::Release);
         Ok(Self(words))
@@ -137,6 +140,7 @@ impl Tower {
             loss,
             grad_norm,
             step_nanos: word(WORD_STEP_NANOS),
+            pulse: word(WORD_PULSE),
             counters: std::array::from_fn(counter),
         }
     }
@@ -213,6 +217,11 @@ impl Recorder {
     /// Counts one operation finished in a channel.
     pub fn done(&self, channel: Channel) {
         self.count(channel, 1);
+    }
+
+    /// Shows that the process runs. Call it every few milliseconds, from one thread.
+    pub fn pulse(&self) {
+        self.0.set(WORD_PULSE, self.0.get(WORD_PULSE) + 1);
     }
 
     /// The lowest generation that is not fenced.
@@ -306,6 +315,9 @@ mod tests {
         assert_eq!(page.waits_in(), Some(Channel::BackwardOut));
         recorder.done(Channel::BackwardOut);
         assert_eq!(tower.read().waits_in(), None);
+        assert_eq!(tower.read().pulse, 0);
+        recorder.pulse();
+        assert_eq!(tower.read().pulse, 1);
         recorder.begin(Generation(4));
         assert_eq!(
             tower.read().counter(Channel::BackwardOut),

@@ -3,6 +3,7 @@
 //! A deadline that passed is judged only when every node of the gang has shown its pages since, or
 //! had the time to; then [`crate::blame`] says who did not arrive.
 
+use super::state::Gang;
 use super::{Engine, Fact, NodeState, RunState, Rung};
 use crate::blame::blame;
 use crate::cause::Cause;
@@ -11,13 +12,15 @@ use crate::id::{Generation, NodeId, Rank, RunId, Step};
 use crate::report::Milestone;
 use crate::spec::seconds;
 use crate::time::{Duration, Instant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What this life of the engine sees of one run; none of it is journaled.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     pub(super) generation: Generation,
     pub(super) pages: BTreeMap<Rank, Page>,
+    /// The pulse of each rank, and when it was last seen to have changed.
+    pub(super) pulses: BTreeMap<Rank, (u64, Instant)>,
     /// When each node last beat.
     pub(super) beats: BTreeMap<NodeId, Instant>,
     /// Most steps by the pages of this generation.
@@ -34,6 +37,7 @@ impl Watch {
     /// Turns to a new generation.
     pub(super) fn follow(&mut self, generation: Generation, first: Step, now: Instant) {
         if self.generation != generation {
+            self.pulses.clear();
             self.generation = generation;
             self.step = first;
             self.moved_at = now;
@@ -151,7 +155,8 @@ impl Engine {
         } else {
             heard
         };
-        let suspects = blame(run.spec.layout, gang.generation, &watch.pages);
+        let still = self.still(gang, watch);
+        let suspects = blame(run.spec.layout, gang.generation, &watch.pages, &still);
         let named = match suspects.as_slice() {
             [suspect] => gang
                 .node_of(suspect.rank)
@@ -171,6 +176,16 @@ impl Engine {
             }
             None => self.broke(id, Cause::GangHung { phase }, (began, heard), Rung::Restart),
         }
+    }
+
+    /// Ranks whose node has beaten for a while without their pulse moving.
+    fn still(&self, gang: &Gang, watch: &Watch) -> BTreeSet<Rank> {
+        let is_still = |(rank, (pulse, changed)): (&Rank, &(u64, Instant))| {
+            let beat = gang.node_of(*rank).and_then(|node| watch.beats.get(node));
+            let stood = *changed + self.limits.beat_every * 2;
+            (*pulse > 0 && beat.is_some_and(|beat| *beat >= stood)).then_some(*rank)
+        };
+        watch.pulses.iter().filter_map(is_still).collect()
     }
 
     /// When the gang as a whole must have come further. Agents watch each rank; this is for what

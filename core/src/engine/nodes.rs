@@ -123,6 +123,10 @@ impl Engine {
             watch.step = page.step;
             watch.moved_at = self.now;
         }
+        let pulse = watch.pulses.entry(rank).or_insert((page.pulse, self.now));
+        if pulse.0 != page.pulse {
+            *pulse = (page.pulse, self.now);
+        }
         watch.pages.insert(rank, page);
     }
 
@@ -133,6 +137,12 @@ impl Engine {
         let is_silent = |node: &NodeId| !self.links.get(node).is_some_and(Link::was_up);
         let waits = self.now < until && self.state.nodes.keys().any(is_silent);
         waits.then_some(until)
+    }
+
+    /// Whether it still does not know what its journal may lack. A driver remembers until then that
+    /// the power was lost, so that the next life doubts as well.
+    pub fn is_in_doubt(&self) -> bool {
+        self.doubts && (self.began.is_none() || self.doubts_until().is_some())
     }
 
     /// Gives up nodes that were silent, or gone, for too long.

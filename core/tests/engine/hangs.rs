@@ -102,6 +102,34 @@ fn without_a_single_odd_one_out_all_ranks_are_restarted() {
 }
 
 #[test]
+fn a_rank_that_is_stopped_inside_an_operation_is_known_by_its_pulse() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    for pulse in 1..10 {
+        world.for_each_process(&run, |rank, process| {
+            count(&mut process.page, Channel::World, 4, 3);
+            process.page.pulse = if rank == Rank(1) { pulse.min(4) } else { pulse };
+        });
+        world.pass(millis(500));
+    }
+    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.pass(millis(10));
+    let view = world.view(&run);
+    assert_eq!(view.generation, Generation(2));
+    let cause = &view.incidents[0].cause;
+    assert!(
+        matches!(
+            cause,
+            Cause::RankHung {
+                rank: Rank(1),
+                channel: Some(Channel::World),
+                ..
+            }
+        ),
+        "{cause:?}"
+    );
+}
+
+#[test]
 fn a_node_that_is_silent_during_a_hang_is_judged_as_lost() {
     let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
     world.beat();

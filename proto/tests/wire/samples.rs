@@ -231,6 +231,7 @@ fn page() -> Page {
         loss: 5.25,
         grad_norm: 0.5,
         step_nanos: 350_000_000,
+        pulse: 41,
         counters: std::array::from_fn(|at| Counter {
             entered: at as u64 + 1,
             done: at as u64,
