@@ -1,231 +1,222 @@
-//! The link to this rank's agent: words both ways, and the rendezvous store.
+//! The link to the agent: words both ways over its unix socket, and the rendezvous store behind it.
 //!
-//! It lives on a thread of its own with a small runtime, so that training never waits for it. A link
-//! that breaks is opened again for ever: the hello comes first, then every word that the agent has
-//! not acknowledged, in order. Decides nothing; when to give up is the member's business.
+//! A word is said again after a reconnect until the agent acknowledged it. The link reconnects for
+//! ever; how long to live without an agent is the member's decision.
 
 mod store;
 
 pub use store::AgentStore;
 
-use crate::comm::Watch;
-use hyper_util::rt::TokioIo;
-use rebloom_core::id::{Generation, RunId};
-use rebloom_core::report::Milestone;
-use rebloom_core::word::{FromWorker, Hello, ToWorker};
+use rebloom_core::word::{FromWorker, ToWorker};
 use rebloom_proto::rank::{FromRank, ToRank};
 use rebloom_proto::wire;
 use rebloom_proto::wire::rank_link_client::RankLinkClient;
 use std::collections::VecDeque;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Status, Streaming};
 
-/// Between two attempts to reach the agent: short, since the agent is on this node.
-const TRY_AGAIN: Duration = Duration::from_millis(100);
-/// How long leaving may take to bring the last words home.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Words that wait for their ack. More than a worker ever says without an agent, as its saves wait
-/// for one another; beyond it the oldest goes.
-const MOST_UNACKED: usize = 1024;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// What the link hears.
+/// What comes over the link.
 #[derive(Debug)]
 pub enum Heard {
-    /// The agent says something.
+    /// The agent can be reached: the next thing said must be a hello.
+    Back,
+    /// The agent is gone.
+    Lost,
+    /// A word.
     Word(ToWorker),
-    /// The link is up.
-    AgentBack,
-    /// The link is down.
-    AgentLost,
 }
 
-enum Tell {
-    Word(FromWorker),
-    Drained(oneshot::Sender<()>),
+/// A channel to whoever listens on a unix socket, not connected yet.
+fn channel(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move {
+            UnixStream::connect(socket)
+                .await
+                .map(hyper_util::rt::TokioIo::new)
+        }
+    });
+    // The address names nobody: the connector knows where to go.
+    Endpoint::from_static("http://agent").connect_with_connector_lazy(connector)
 }
 
-/// The worker's end of the link.
-#[derive(Debug)]
-pub struct Link {
-    words: mpsc::UnboundedSender<Tell>,
-    runtime: Runtime,
+/// Words that the agent has not acknowledged yet.
+#[derive(Debug, Default)]
+struct Unheard {
+    words: VecDeque<(u64, FromWorker)>,
+    last: u64,
+}
+
+impl Unheard {
+    fn add(&mut self, word: FromWorker) -> FromRank {
+        self.last += 1;
+        self.words.push_back((self.last, word.clone()));
+        FromRank {
+            sequence: self.last,
+            word,
+        }
+    }
+
+    fn acknowledged(&mut self, sequence: u64) {
+        self.words.retain(|(number, _)| *number != sequence);
+    }
+
+    /// What a new connection begins with: the hello, then everything else again, under new numbers. A
+    /// hello of an older connection is not said again.
+    fn again(&mut self, hello: FromWorker) -> Vec<FromRank> {
+        let old = std::mem::take(&mut self.words)
+            .into_iter()
+            .map(|(_, word)| word);
+        let old: Vec<_> = old
+            .filter(|word| !matches!(word, FromWorker::Hello(_)))
+            .collect();
+        std::iter::once(hello)
+            .chain(old)
+            .map(|word| self.add(word))
+            .collect()
+    }
+}
+
+/// Keeps the link for as long as anybody can say something; `hear` is told what comes.
+pub async fn keep(socket: PathBuf, mut said: UnboundedReceiver<FromWorker>, hear: impl Fn(Heard)) {
+    let mut unheard = Unheard::default();
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        // Whoever listens there is the agent; nothing is said before it does.
+        if UnixStream::connect(&socket).await.is_ok() {
+            hear(Heard::Back);
+            let began = tokio::time::Instant::now();
+            let end = converse(channel(&socket), &mut said, &mut unheard, &hear).await;
+            hear(Heard::Lost);
+            match end {
+                End::Silence => return,
+                End::Broken(status) => tracing::warn!(%status, "the link to the agent broke"),
+            }
+            if began.elapsed() > LONGEST_PAUSE {
+                pause = SHORTEST_PAUSE;
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+enum End {
+    /// Nobody is left who could say anything.
+    Silence,
+    Broken(Status),
+}
+
+async fn converse(
     channel: Channel,
-    run: RunId,
+    said: &mut UnboundedReceiver<FromWorker>,
+    unheard: &mut Unheard,
+    hear: &impl Fn(Heard),
+) -> End {
+    // What was said before the hello waits for it.
+    let hello = loop {
+        match said.recv().await {
+            Some(hello @ FromWorker::Hello(_)) => break hello,
+            Some(word) => drop(unheard.add(word)),
+            None => return End::Silence,
+        }
+    };
+    let (out, outgoing) = unbounded_channel::<wire::FromRank>();
+    for word in unheard.again(hello) {
+        send(&out, word);
+    }
+    let mut client =
+        RankLinkClient::new(channel).max_decoding_message_size(rebloom_proto::MAX_MESSAGE);
+    let mut incoming = match client.attach(UnboundedReceiverStream::new(outgoing)).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return End::Broken(status),
+    };
+    loop {
+        tokio::select! {
+            word = said.recv() => match word {
+                Some(word) => send(&out, unheard.add(word)),
+                None => return End::Silence,
+            },
+            word = next(&mut incoming) => match word {
+                Ok(ToRank::Ack(sequence)) => unheard.acknowledged(sequence),
+                Ok(ToRank::Word(word)) => hear(Heard::Word(word)),
+                Err(status) => return End::Broken(status),
+            },
+        }
+    }
 }
 
-impl std::fmt::Debug for Tell {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Word(_) => "Word",
-            Self::Drained(_) => "Drained",
+fn send(out: &UnboundedSender<wire::FromRank>, word: FromRank) {
+    // Where the call is over its answer stream ends too, and the word is said again.
+    drop(out.send(word.into()));
+}
+
+async fn next(incoming: &mut Streaming<wire::ToRank>) -> Result<ToRank, Status> {
+    let message = incoming
+        .next()
+        .await
+        .ok_or_else(|| Status::unavailable("it hung up"))??;
+    ToRank::try_from(message).map_err(|error| Status::data_loss(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rebloom_core::id::{Generation, Rank, RunId, Step};
+    use rebloom_core::report::Milestone;
+    use rebloom_core::word::Hello;
+
+    fn hello(generation: u64) -> FromWorker {
+        FromWorker::Hello(Hello {
+            run: RunId::new("a").unwrap(),
+            rank: Rank(0),
+            pid: 7,
+            generation: Generation(generation),
+            milestone: Milestone::Going,
         })
     }
-}
 
-impl Link {
-    /// Opens the link over the agent's socket and keeps it open; `heard` gets what comes in.
-    ///
-    /// # Errors
-    /// Where no runtime can be made.
-    pub fn open(socket: &Path, hello: Hello, heard: Sender<Heard>) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("link")
-            .enable_all()
-            .build()?;
-        let channel = {
-            let _inside = runtime.enter();
-            connect(socket)
-        };
-        let run = hello.run.clone();
-        let (words, to_say) = mpsc::unbounded_channel();
-        let speaker =
-            Speaker { channel: channel.clone(), to_say, heard, hello, unacked: VecDeque::new(), sequence: 0 };
-        runtime.spawn(speaker.run());
-        Ok(Self { words, runtime, channel, run })
-    }
-
-    /// Says a word; kept until the agent has acknowledged it.
-    pub fn say(&self, word: FromWorker) {
-        // The speaker only ends with the link.
-        drop(self.words.send(Tell::Word(word)));
-    }
-
-    /// The rendezvous store of a generation.
-    pub fn store(&self, watch: Watch) -> AgentStore {
-        AgentStore::new(self.runtime.handle().clone(), self.channel.clone(), self.run.clone(), watch)
-    }
-
-    /// The runtime of the link.
-    pub fn handle(&self) -> &Handle {
-        self.runtime.handle()
-    }
-
-    /// Waits, within bounds, until every word is acknowledged.
-    pub fn drain(&self) {
-        let (done, drained) = oneshot::channel();
-        drop(self.words.send(Tell::Drained(done)));
-        let waited = self.runtime.block_on(async { tokio::time::timeout(LAST_WORDS, drained).await });
-        if waited.is_err() {
-            tracing::warn!("leaving before the agent acknowledged the last words");
-        }
-    }
-}
-
-fn connect(socket: &Path) -> Channel {
-    let socket: PathBuf = socket.to_owned();
-    // The address is not looked at: every connection goes to the socket.
-    Endpoint::from_static("http://agent").connect_with_connector_lazy(tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    }))
-}
-
-struct Speaker {
-    channel: Channel,
-    to_say: mpsc::UnboundedReceiver<Tell>,
-    heard: Sender<Heard>,
-    hello: Hello,
-    unacked: VecDeque<FromRank>,
-    sequence: u64,
-}
-
-impl Speaker {
-    async fn run(mut self) {
-        let mut waiting = Vec::new();
-        loop {
-            let ended = self.attach(&mut waiting).await;
-            if self.to_say.is_closed() && self.to_say.is_empty() {
-                return;
-            }
-            if let Err(status) = ended {
-                tracing::debug!(reason = status.message(), "no link to the agent");
-            }
-            tokio::time::sleep(TRY_AGAIN).await;
+    fn reached(step: u64) -> FromWorker {
+        let milestone = Milestone::Loaded;
+        FromWorker::Reached {
+            generation: Generation(1),
+            milestone,
+            step: Step(step),
         }
     }
 
-    /// One connection, from its hello to its end.
-    async fn attach(&mut self, waiting: &mut Vec<oneshot::Sender<()>>) -> Result<(), tonic::Status> {
-        let (out, outgoing) = mpsc::unbounded_channel::<wire::FromRank>();
-        let send = |word: FromRank| drop(out.send(word.into()));
-        self.sequence += 1;
-        send(FromRank { sequence: self.sequence, word: FromWorker::Hello(self.hello.clone()) });
-        self.unacked.iter().cloned().for_each(send);
-        let mut client = RankLinkClient::new(self.channel.clone())
-            .max_decoding_message_size(rebloom_proto::MAX_MESSAGE);
-        let mut incoming = client.attach(UnboundedReceiverStream::new(outgoing)).await?.into_inner();
-        if self.heard.send(Heard::AgentBack).is_err() {
-            return Ok(());
-        }
-        let ended = loop {
-            tokio::select! {
-                word = incoming.message() => match word {
-                    Ok(Some(word)) => self.hear(word),
-                    Ok(None) => break Ok(()),
-                    Err(status) => break Err(status),
-                },
-                tell = self.to_say.recv() => match tell {
-                    Some(Tell::Word(word)) => send(self.keep(word)),
-                    Some(Tell::Drained(done)) => waiting.push(done),
-                    None => break Ok(()),
-                },
-            }
-            if self.unacked.is_empty() {
-                for done in waiting.drain(..) {
-                    // Who gave up waiting misses nothing.
-                    drop(done.send(()));
-                }
-            }
-        };
-        drop(self.heard.send(Heard::AgentLost));
-        ended
-    }
-
-    fn hear(&mut self, word: wire::ToRank) {
-        match ToRank::try_from(word) {
-            Ok(ToRank::Ack(sequence)) => {
-                self.unacked.retain(|word| word.sequence > sequence);
-            }
-            Ok(ToRank::Word(word)) => drop(self.heard.send(Heard::Word(word))),
-            Err(error) => tracing::warn!(%error, "the agent does not make sense"),
-        }
-    }
-
-    /// Numbers a word, and remembers from it how far this rank has come for the next hello.
-    fn keep(&mut self, word: FromWorker) -> FromRank {
-        if let Some((generation, milestone)) = standing(&word) {
-            self.hello.generation = generation;
-            self.hello.milestone = milestone;
-        }
-        self.sequence += 1;
-        let word = FromRank { sequence: self.sequence, word };
-        // A hello is said anew on every connection.
-        if !matches!(word.word, FromWorker::Hello(_)) {
-            self.unacked.push_back(word.clone());
-            if self.unacked.len() > MOST_UNACKED {
-                self.unacked.pop_front();
-            }
-        }
-        word
-    }
-}
-
-fn standing(word: &FromWorker) -> Option<(Generation, Milestone)> {
-    match word {
-        FromWorker::Hello(hello) => Some((hello.generation, hello.milestone)),
-        FromWorker::Reached { generation, milestone, step: _ } => Some((*generation, *milestone)),
-        FromWorker::Finished { generation, .. } => Some((*generation, Milestone::Finished)),
-        FromWorker::LoadRefused { .. }
-        | FromWorker::Failed { .. }
-        | FromWorker::Saved { .. }
-        | FromWorker::SaveFailed { .. } => None,
+    #[test]
+    fn what_was_not_heard_is_said_again_after_the_hello() {
+        let mut unheard = Unheard::default();
+        let first = unheard.again(hello(0));
+        assert_eq!(
+            first,
+            [FromRank {
+                sequence: 1,
+                word: hello(0)
+            }]
+        );
+        assert_eq!(unheard.add(reached(5)).sequence, 2);
+        assert_eq!(unheard.add(reached(6)).sequence, 3);
+        unheard.acknowledged(2);
+        let again = unheard.again(hello(1));
+        let words: Vec<_> = again
+            .into_iter()
+            .map(|word| (word.sequence, word.word))
+            .collect();
+        assert_eq!(words, [(4, hello(1)), (5, reached(6))]);
+        unheard.acknowledged(5);
+        unheard.acknowledged(4);
+        assert_eq!(unheard.again(hello(2)).len(), 1);
     }
 }

@@ -1,0 +1,196 @@
+// Groups: c10d's Gloo backend over a rendezvous store that Rust keeps.
+//
+// Waits block without polling: what ends a fenced wait is `rb_group_abort`, called by another thread,
+// which fails every connection of the group just as the death of a peer does. So a fence is noticed
+// within the watcher's period, our sockets close, and neighbours notice in turn.
+#include "internal.h"
+
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+
+namespace {
+class RustStore : public c10d::Store {
+ public:
+  explicit RustStore(const rb_store& rust) : rust_(rust) {}
+
+  c10::intrusive_ptr<Store> clone() override {
+    return c10::make_intrusive<RustStore>(rust_);
+  }
+  void set(const std::string& key, const std::vector<uint8_t>& value) override {
+    std::string error;
+    ok(rust_.set(rust_.self, key.data(), key.size(), value.data(), value.size(), &error), error);
+  }
+  std::vector<uint8_t> get(const std::string& key) override {
+    std::string value = key == awaited_ ? std::move(seen_) : fetch(key);
+    awaited_.clear();
+    return {value.begin(), value.end()};
+  }
+  int64_t add(const std::string& key, int64_t amount) override {
+    std::string error;
+    int64_t sum = 0;
+    ok(rust_.add(rust_.self, key.data(), key.size(), amount, &sum, &error), error);
+    return sum;
+  }
+  std::vector<uint8_t> compareSet(const std::string& key, const std::vector<uint8_t>& expected,
+                                  const std::vector<uint8_t>& desired) override {
+    std::string error, value;
+    ok(rust_.compare_set(rust_.self, key.data(), key.size(), expected.data(), expected.size(),
+                         desired.data(), desired.size(), &value, &error),
+       error);
+    return {value.begin(), value.end()};
+  }
+  bool deleteKey(const std::string& key) override {
+    std::string error;
+    bool removed = false;
+    ok(rust_.remove(rust_.self, key.data(), key.size(), &removed, &error), error);
+    return removed;
+  }
+  bool check(const std::vector<std::string>& keys) override {
+    for (const auto& key : keys) {
+      std::string error;
+      bool present = false;
+      ok(rust_.check(rust_.self, key.data(), key.size(), &present, &error), error);
+      if (!present) return false;
+    }
+    return true;
+  }
+  int64_t getNumKeys() override {
+    std::string error;
+    int64_t keys = 0;
+    ok(rust_.count(rust_.self, &keys, &error), error);
+    return keys;
+  }
+  void wait(const std::vector<std::string>& keys) override {
+    // Gloo waits for each key and then gets it: the value comes with the wait, one round trip less.
+    for (const auto& key : keys) {
+      seen_ = fetch(key);
+      awaited_ = key;
+    }
+  }
+  // Rust bounds every wait, and ends it at a fence.
+  void wait(const std::vector<std::string>& keys, const std::chrono::milliseconds&) override {
+    wait(keys);
+  }
+
+ private:
+  static void ok(bool worked, const std::string& error) {
+    if (!worked) throw std::runtime_error(error);
+  }
+  std::string fetch(const std::string& key) {
+    std::string error, value;
+    ok(rust_.get(rust_.self, key.data(), key.size(), &value, &error), error);
+    return value;
+  }
+
+  const rb_store rust_;
+  std::string awaited_;
+  std::string seen_;
+};
+
+void started(rb_work** out, c10::intrusive_ptr<c10d::Work> work) {
+  *out = new rb_work{std::move(work)};
+}
+} // namespace
+
+struct rb_device {
+  std::shared_ptr<gloo::transport::Device> device;
+};
+
+void rb::Gloo::fail_everything() {
+  for (auto& context : contexts_) {
+    for (int peer = 0; peer < getSize(); ++peer) {
+      if (peer == getRank()) continue;
+      auto* pair = static_cast<gloo::transport::tcp::Pair*>(context->getPair(peer).get());
+      if (pair != nullptr) pair->signalExceptionExternal("the group was dropped");
+    }
+  }
+}
+
+c10::intrusive_ptr<c10d::Work> rb::Gloo::sum(const at::Tensor& tensor) {
+  std::vector<at::Tensor> tensors{tensor};
+  return allreduce(tensors);
+}
+
+void rb_emit(void* sink, const uint8_t* bytes, size_t length) {
+  static_cast<std::string*>(sink)->assign(reinterpret_cast<const char*>(bytes), length);
+}
+
+void rb_free(char* message) {
+  ::free(message);
+}
+
+char* rb_device_open(const char* address, bool named, rb_device** out) {
+  return rb::guarded([&] {
+    *out = new rb_device{named ? c10d::ProcessGroupGloo::createDeviceForInterface(address)
+                               : c10d::ProcessGroupGloo::createDeviceForHostname(address)};
+  });
+}
+
+void rb_device_close(rb_device* device) {
+  delete device;
+}
+
+char* rb_group_form(const rb_store* store, const char* prefix, int rank, int size,
+                    const rb_device* device, uint64_t connect_ms, rb_group** out) {
+  return rb::guarded([&] {
+    auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(connect_ms));
+    options->devices.push_back(device->device);
+    options->threads = 1;
+    auto place = c10::make_intrusive<c10d::PrefixStore>(prefix, c10::make_intrusive<RustStore>(*store));
+    auto gloo = c10::make_intrusive<rb::Gloo>(place, rank, size, options);
+    // From here on the fence bounds every wait.
+    gloo->setTimeout(std::chrono::hours(24 * 7));
+    *out = new rb_group{std::move(gloo)};
+  });
+}
+
+void rb_group_abort(rb_group* group) {
+  ::free(rb::guarded([&] { group->gloo->fail_everything(); }));
+}
+
+void rb_group_drop(rb_group* group) {
+  delete group;
+}
+
+char* rb_all_reduce(rb_group* group, at::Tensor* tensor, bool largest, rb_work** out) {
+  return rb::guarded([&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    c10d::AllreduceOptions options;
+    options.reduceOp = largest ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM;
+    started(out, group->gloo->allreduce(tensors, options));
+  });
+}
+
+char* rb_all_to_all(rb_group* group, at::Tensor* output, at::Tensor* input, rb_work** out) {
+  return rb::guarded([&] {
+    std::vector<int64_t> equal;
+    started(out, group->gloo->alltoall_base(*output, *input, equal, equal));
+  });
+}
+
+char* rb_all_gather(rb_group* group, at::Tensor* output, at::Tensor* input, rb_work** out) {
+  return rb::guarded([&] { started(out, group->gloo->_allgather_base(*output, *input)); });
+}
+
+char* rb_send(rb_group* group, at::Tensor* tensor, int to, int tag, rb_work** out) {
+  return rb::guarded([&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    started(out, group->gloo->send(tensors, to, tag));
+  });
+}
+
+char* rb_recv(rb_group* group, at::Tensor* tensor, int from, int tag, rb_work** out) {
+  return rb::guarded([&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    started(out, group->gloo->recv(tensors, from, tag));
+  });
+}
+
+char* rb_work_wait(rb_work* work) {
+  char* error = rb::guarded([&] { work->work->wait(); });
+  delete work;
+  return error;
+}
+
+void rb_work_forget(rb_work* work) {
+  delete work;
+}

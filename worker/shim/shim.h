@@ -1,0 +1,78 @@
+// What Rust sees of c10d, and of the parts of libtorch that tch lacks. Tensors are tch's own
+// (`at::Tensor*`). A function that can fail returns null, or a message that `rb_free` frees; no
+// exception crosses this border.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace at {
+class Tensor;
+}
+
+extern "C" {
+struct rb_device;
+struct rb_group;
+struct rb_work;
+
+// The rendezvous store, kept by Rust. Each call returns whether it worked; what it answers, and what
+// went wrong, goes through `rb_emit`.
+struct rb_store {
+  void* self;
+  bool (*set)(void*, const char* key, size_t, const uint8_t* value, size_t, void* error);
+  // Waits for the key.
+  bool (*get)(void*, const char* key, size_t, void* value, void* error);
+  bool (*check)(void*, const char* key, size_t, bool* present, void* error);
+  bool (*add)(void*, const char* key, size_t, int64_t amount, int64_t* sum, void* error);
+  bool (*compare_set)(void*, const char* key, size_t, const uint8_t* expected, size_t,
+                      const uint8_t* desired, size_t, void* value, void* error);
+  bool (*remove)(void*, const char* key, size_t, bool* removed, void* error);
+  bool (*count)(void*, int64_t* keys, void* error);
+};
+
+// Told when a collective of the tensor group begins (`done` false) and ends inside a backward pass.
+typedef void (*rb_mark)(void* self, bool done);
+
+void rb_emit(void* sink, const uint8_t* bytes, size_t length);
+void rb_free(char* message);
+
+// Ends the process at once: running the destructors of libraries under living threads can crash.
+[[noreturn]] void rb_exit(int code);
+
+// One thread, and kernels that give the same bits every time.
+char* rb_setup();
+
+// `address` is a host address or, where `named`, a network interface.
+char* rb_device_open(const char* address, bool named, rb_device** out);
+void rb_device_close(rb_device*);
+
+// Blocks until every member is connected.
+char* rb_group_form(const rb_store*, const char* prefix, int rank, int size, const rb_device*,
+                    uint64_t connect_ms, rb_group** out);
+// Fails everything under way and to come, and closes the sockets. From any thread; does not block.
+void rb_group_abort(rb_group*);
+// Waits for what is under way: abort first.
+void rb_group_drop(rb_group*);
+
+char* rb_all_reduce(rb_group*, at::Tensor*, bool largest, rb_work** out);
+char* rb_all_to_all(rb_group*, at::Tensor* output, at::Tensor* input, rb_work** out);
+char* rb_all_gather(rb_group*, at::Tensor* output, at::Tensor* input, rb_work** out);
+char* rb_send(rb_group*, at::Tensor*, int to, int tag, rb_work** out);
+char* rb_recv(rb_group*, at::Tensor*, int from, int tag, rb_work** out);
+// Waits for it, and frees it.
+char* rb_work_wait(rb_work*);
+// Frees it without waiting.
+void rb_work_forget(rb_work*);
+
+// y = x * weight^T + bias, whose backward adds into `weight_grad` and `bias_grad` in place. In a tensor group,
+// `row` sums y over the group before the bias; otherwise backward sums the gradient of x.
+char* rb_linear(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor* weight_grad,
+                at::Tensor* bias_grad, rb_group* group, bool row, rb_mark mark, void* mark_self,
+                at::Tensor** out);
+// Lets backward add the gradient of this leaf in place into `grad`.
+char* rb_bind_grad(at::Tensor* leaf, at::Tensor* grad);
+// Backward from `output` with its gradient.
+char* rb_backward(at::Tensor* output, at::Tensor* grad);
+// One fused AdamW update, in place; `step` counts from 1.
+char* rb_adamw(at::Tensor* weights, at::Tensor* grads, at::Tensor* mean, at::Tensor* square,
+               int64_t step, double rate, double beta1, double beta2, double decay, double epsilon);
+}

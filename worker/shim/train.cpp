@@ -1,0 +1,129 @@
+// What training needs of libtorch and tch lacks: a linear layer that knows its tensor group and
+// accumulates its gradients in place, backward with a gradient, the fused optimizer, settings.
+#include "internal.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/mm.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <unistd.h>
+
+namespace {
+struct Place {
+  c10::intrusive_ptr<rb::Gloo> group;
+  bool row;
+  rb_mark mark;
+  void* mark_self;
+};
+
+template <typename F>
+void collectively(F&& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    throw std::runtime_error(std::string(rb::kLost) + error.what());
+  }
+}
+
+class Reduction {
+ public:
+  Reduction(const Place& place, const at::Tensor& tensor) : place_(place) {
+    place_.mark(place_.mark_self, false);
+    collectively([&] { work_ = place_.group->sum(tensor); });
+  }
+  void wait() {
+    collectively([&] { work_->wait(); });
+    place_.mark(place_.mark_self, true);
+  }
+
+ private:
+  const Place& place_;
+  c10::intrusive_ptr<c10d::Work> work_;
+};
+
+struct Linear : torch::autograd::Function<Linear> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& weight, const at::Tensor& bias,
+                            const at::Tensor& weight_grad, const at::Tensor& bias_grad,
+                            const Place& place) {
+    context->save_for_backward({x, weight});
+    context->saved_data["weight_grad"] = weight_grad;
+    context->saved_data["bias_grad"] = bias_grad;
+    if (place.group && !place.row) {
+      context->saved_data["group"] = c10::IValue::make_capsule(place.group);
+    }
+    context->saved_data["mark"] = reinterpret_cast<int64_t>(place.mark);
+    context->saved_data["mark_self"] = reinterpret_cast<int64_t>(place.mark_self);
+    if (!place.row || !place.group) return at::addmm(bias, x, weight.t());
+    at::Tensor y = at::mm(x, weight.t());
+    Reduction(place, y).wait();
+    return y.add_(bias);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    auto word = [&](const char* name) { return context->saved_data[name].toInt(); };
+    c10::intrusive_ptr<rb::Gloo> group;
+    if (context->saved_data.count("group") != 0) {
+      group = c10::static_intrusive_pointer_cast<rb::Gloo>(context->saved_data["group"].toCapsule());
+    }
+    const Place place{std::move(group), false, reinterpret_cast<rb_mark>(word("mark")),
+                      reinterpret_cast<void*>(word("mark_self"))};
+    const at::Tensor& dy = grads[0];
+    at::Tensor dx = at::mm(dy, saved[1]);
+    // The sum over the group travels while the gradients of the weights are computed.
+    std::optional<Reduction> sum;
+    if (place.group) sum.emplace(place, dx);
+    context->saved_data["weight_grad"].toTensor().addmm_(dy.t(), saved[0]);
+    context->saved_data["bias_grad"].toTensor().add_(dy.sum(0));
+    if (sum) sum->wait();
+    return {dx, {}, {}, {}, {}, {}};
+  }
+};
+} // namespace
+
+void rb_exit(int code) {
+  ::_exit(code);
+}
+
+char* rb_setup() {
+  return rb::guarded([] {
+    at::set_num_threads(1);
+    // (It may be set once in the life of a process.)
+    if (at::get_num_interop_threads() != 1) at::set_num_interop_threads(1);
+    at::globalContext().setDeterministicAlgorithms(true, false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  });
+}
+
+char* rb_linear(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor* weight_grad,
+                at::Tensor* bias_grad, rb_group* group, bool row, rb_mark mark, void* mark_self,
+                at::Tensor** out) {
+  return rb::guarded([&] {
+    const Place place{group == nullptr ? c10::intrusive_ptr<rb::Gloo>() : group->gloo, row, mark, mark_self};
+    *out = new at::Tensor(Linear::apply(*x, *weight, *bias, *weight_grad, *bias_grad, place));
+  });
+}
+
+char* rb_bind_grad(at::Tensor* leaf, at::Tensor* grad) {
+  return rb::guarded([&] { leaf->mutable_grad() = *grad; });
+}
+
+char* rb_backward(at::Tensor* output, at::Tensor* grad) {
+  return rb::guarded([&] { output->backward(*grad); });
+}
+
+char* rb_adamw(at::Tensor* weights, at::Tensor* grads, at::Tensor* mean, at::Tensor* square,
+               int64_t step, double rate, double beta1, double beta2, double decay, double epsilon) {
+  return rb::guarded([&] {
+    at::Tensor steps[] = {at::full({}, static_cast<double>(step), at::kFloat)};
+    at::_fused_adamw_(at::TensorList(*weights), at::TensorList(*grads), at::TensorList(*mean),
+                      at::TensorList(*square), {}, at::TensorList(steps), rate, beta1, beta2, decay,
+                      epsilon, false, false);
+  });
+}

@@ -1,0 +1,172 @@
+//! Which samples a rank trains on, and their tokens.
+//!
+//! Sample numbers go up with the samples consumed, whatever the layout: a step takes the next
+//! `global_batch` of them, micro-batch by micro-batch, data rank by data rank. So a restart needs to
+//! know one number, and neither repeats nor skips a sample.
+
+use rebloom_core::spec::RunSpec;
+use std::ops::Range;
+use std::path::Path;
+use tch::Tensor;
+
+/// Tokens by the number of their sample.
+pub trait Samples: Send {
+    /// Reads sample `k`: as many tokens as `into` has room for, one more than the sequence.
+    fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String>;
+}
+
+impl Samples for rebloom_data::Dataset {
+    fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String> {
+        Self::read(self, k, into).map_err(|error| error.to_string())
+    }
+}
+
+/// Opens the dataset of a run.
+pub fn open(spec: &RunSpec) -> Result<Box<dyn Samples>, String> {
+    let (train, model) = (&spec.train, &spec.model);
+    let all = train.steps * u64::from(train.global_batch);
+    let prefix = Path::new(&spec.data.prefix);
+    match rebloom_data::Dataset::open(prefix, model.sequence, train.seed, all) {
+        Ok(dataset) => Ok(Box::new(dataset)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The samples of micro-batch `micro` of data rank `rank` in the step that begins with `consumed`.
+pub fn numbers(spec: &RunSpec, consumed: u64, rank: u32, micro: u32) -> Range<u64> {
+    let each = u64::from(spec.train.micro_batch);
+    let before = u64::from(micro) * u64::from(spec.layout.data) + u64::from(rank);
+    let from = consumed + before * each;
+    from..from + each
+}
+
+/// Reads micro-batches into words and targets.
+pub struct Reader {
+    samples: Box<dyn Samples>,
+    vocab: i32,
+    tokens: Vec<i32>,
+    words: Vec<i64>,
+    targets: Vec<i64>,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// A reader for the model of `spec`.
+    pub fn new(spec: &RunSpec, samples: Box<dyn Samples>) -> Self {
+        let room = spec.model.sequence as usize + 1;
+        Self {
+            samples,
+            vocab: i32::try_from(spec.model.vocab).unwrap_or(i32::MAX),
+            tokens: vec![0; room],
+            words: Vec::new(),
+            targets: Vec::new(),
+        }
+    }
+
+    /// Words and their targets, one after the other over all samples of `numbers`.
+    pub fn read(&mut self, numbers: Range<u64>) -> Result<(Tensor, Tensor), String> {
+        self.words.clear();
+        self.targets.clear();
+        for number in numbers {
+            self.samples.read(number, &mut self.tokens)?;
+            if let Some(odd) = self
+                .tokens
+                .iter()
+                .find(|token| !(0..self.vocab).contains(*token))
+            {
+                let vocab = self.vocab;
+                return Err(format!(
+                    "sample {number} holds token {odd}; model.vocab is {vocab}"
+                ));
+            }
+            let tokens = self.tokens.iter().map(|&token| i64::from(token));
+            self.words
+                .extend(tokens.clone().take(self.tokens.len() - 1));
+            self.targets.extend(tokens.skip(1));
+        }
+        Ok((
+            Tensor::from_slice(&self.words),
+            Tensor::from_slice(&self.targets),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rebloom_core::layout::Layout;
+
+    fn spec(data: u32, micro_batch: u32) -> RunSpec {
+        let text = format!(
+            r#"{{"name": "a", "model": {{"layers": 2, "hidden": 8, "heads": 2, "vocab": 16, "sequence": 4}},
+            "layout": {{"tensor": 1, "pipeline": 1, "data": {data}}},
+            "train": {{"steps": 2, "global_batch": 24, "micro_batch": {micro_batch}}},
+            "data": {{"prefix": "/d"}}, "checkpoint": {{"directory": "/c", "every_steps": 1}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn every_layout_consumes_the_same_samples_in_a_step() {
+        for data in [1, 2, 3, 4] {
+            for micro_batch in [1, 2, 3, 6] {
+                let spec = spec(data, micro_batch);
+                if !spec.flaws().is_empty() {
+                    continue;
+                }
+                let mut all: Vec<u64> = (0..spec.micro_batches())
+                    .flat_map(|micro| (0..data).map(move |rank| (rank, micro)))
+                    .flat_map(|(rank, micro)| numbers(&spec, 48, rank, micro))
+                    .collect();
+                assert_eq!(all, (48..72).collect::<Vec<_>>());
+                all.dedup();
+                assert_eq!(all.len(), 24);
+            }
+        }
+        assert_eq!(
+            spec(2, 3).layout,
+            Layout {
+                tensor: 1,
+                pipeline: 1,
+                data: 2
+            }
+        );
+    }
+
+    struct Counting;
+    impl Samples for Counting {
+        fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String> {
+            let first = i32::try_from(k).unwrap();
+            into.iter_mut()
+                .zip(first..)
+                .for_each(|(slot, token)| *slot = token);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn targets_are_the_words_one_further() {
+        let mut reader = Reader::new(&spec(1, 1), Box::new(Counting));
+        let (words, targets) = reader.read(3..5).unwrap();
+        assert_eq!(
+            Vec::<i64>::try_from(words).unwrap(),
+            [3, 4, 5, 6, 4, 5, 6, 7]
+        );
+        assert_eq!(
+            Vec::<i64>::try_from(targets).unwrap(),
+            [4, 5, 6, 7, 5, 6, 7, 8]
+        );
+    }
+
+    #[test]
+    fn a_token_outside_the_vocabulary_is_refused_by_name() {
+        let mut reader = Reader::new(&spec(1, 1), Box::new(Counting));
+        let error = reader.read(12..13).unwrap_err();
+        assert_eq!(error, "sample 12 holds token 16; model.vocab is 16");
+    }
+}

@@ -1,0 +1,18 @@
+//! The worker: one rank of a gang that trains BLOOM, as a process that lives through generations.
+//!
+//! `tch` and the C++ shim are used here only. What a worker does next is decided by
+//! `rebloom_core::member`; everything in here carries that out.
+
+pub mod checkpoint;
+pub mod comm;
+pub mod data;
+pub mod driver;
+pub mod link;
+pub mod model;
+pub mod optim;
+pub mod pipeline;
+pub mod shim;
+pub mod solo;
+pub mod trainer;
+
+pub use shim::setup;

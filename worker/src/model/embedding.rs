@@ -1,0 +1,126 @@
+//! The word embedding at both ends of the model, cut over the tensor group by words.
+//!
+//! Both ends run outside the autograd graph: their gradients are known in closed form and go
+//! straight into the flat buffer, without a copy as large as the vocabulary.
+
+use super::Place;
+use crate::comm::Reduce;
+use crate::trainer::StepError;
+use rebloom_core::flight::Channel;
+use tch::{Kind, Tensor};
+
+#[derive(Debug)]
+pub(super) struct Embedding {
+    pub(super) weight: Tensor,
+    pub(super) grad: Tensor,
+    /// The first word of this rank's part.
+    pub(super) from: i64,
+}
+
+/// Words as rows of this rank's part, and which of them lie elsewhere (none where it is alone).
+struct Local {
+    rows: Tensor,
+    elsewhere: Option<Tensor>,
+}
+
+impl Embedding {
+    fn local(&self, words: &Tensor, place: &Place) -> Local {
+        if place.group.is_none() {
+            return Local {
+                rows: words.shallow_clone(),
+                elsewhere: None,
+            };
+        }
+        let rows = words - self.from;
+        let elsewhere = rows.lt(0).logical_or(&rows.ge(self.weight.size()[0]));
+        Local {
+            rows: rows.masked_fill(&elsewhere, 0),
+            elsewhere: Some(elsewhere),
+        }
+    }
+
+    /// The vectors of `words`.
+    pub(super) fn look_up(&self, words: &Tensor, place: &Place) -> Result<Tensor, StepError> {
+        let local = self.local(words, place);
+        let mut vectors = self.weight.index_select(0, &local.rows);
+        if let (Some(group), Some(elsewhere)) = (&place.group, local.elsewhere) {
+            drop(vectors.masked_fill_(&elsewhere.unsqueeze(1), 0.0));
+            group.all_reduce(Channel::Tensor, &vectors, Reduce::Sum)?;
+        }
+        Ok(vectors)
+    }
+
+    /// Adds the gradient of the vectors of `words`.
+    pub(super) fn learn(&mut self, words: &Tensor, grad: &Tensor, place: &Place) {
+        let local = self.local(words, place);
+        match local.elsewhere {
+            None => drop(self.grad.index_add_(0, &local.rows, grad)),
+            Some(elsewhere) => {
+                let here = elsewhere.logical_not().nonzero().squeeze_dim(1);
+                let (rows, grad) = (
+                    local.rows.index_select(0, &here),
+                    grad.index_select(0, &here),
+                );
+                drop(self.grad.index_add_(0, &rows, &grad));
+            }
+        }
+    }
+
+    /// Cross-entropy of predicting `targets` from `y` (`[tokens, hidden]`), summed and times `scale`;
+    /// adds the gradient of the embedding and answers that of `y`.
+    pub(super) fn loss(
+        &mut self,
+        y: &Tensor,
+        targets: &Tensor,
+        scale: f64,
+        place: &Place,
+    ) -> Result<(f64, Tensor), StepError> {
+        let logits = y.matmul(&self.weight.tr());
+        let local = self.local(targets, place);
+        let target = local.rows.unsqueeze(1);
+        // From here on in place: log-probabilities, probabilities, gradient of the logits.
+        let mut grad = logits.log_softmax(-1, Kind::Float);
+        let mut at_target = Tensor::full(target.size(), -scale, (grad.kind(), grad.device()));
+        let loss = match (&place.group, local.elsewhere) {
+            (Some(group), Some(elsewhere)) => {
+                let elsewhere = elsewhere.unsqueeze(1);
+                // log of the sum over this rank's words; the same over all words is a log-sum-exp of those
+                let mine = logits.narrow(1, 0, 1) - grad.narrow(1, 0, 1);
+                let predicted = logits
+                    .gather(1, &target, false)
+                    .masked_fill(&elsewhere, 0.0);
+                let pair = Tensor::stack(&[&mine, &predicted], 0);
+                let mut shape = pair.size();
+                shape.insert(0, i64::from(group.size));
+                let all = Tensor::empty(&shape, (Kind::Float, pair.device()));
+                group.all_gather(Channel::Tensor, &all.flatten(0, -1), &pair.flatten(0, -1))?;
+                let total = all.select(1, 0).logsumexp(0_i64, false);
+                let predicted = all.select(1, 1).sum_dim_intlist(0_i64, false, Kind::Float);
+                drop(grad.g_add_(&(mine - &total)));
+                drop(at_target.masked_fill_(&elsewhere, 0.0));
+                (total - predicted).sum(Kind::Double).double_value(&[])
+            }
+            (Some(_) | None, _) => -grad
+                .gather(1, &target, false)
+                .sum(Kind::Double)
+                .double_value(&[]),
+        };
+        drop(grad.exp_().g_mul_scalar_(scale));
+        drop(grad.scatter_add_(1, &target, &at_target));
+        let dy = grad.mm(&self.weight);
+        let sum = place
+            .group
+            .as_ref()
+            .map(|group| group.begin_sum(Channel::Tensor, &dy));
+        drop(self.grad.addmm_(&grad.tr(), y));
+        if let Some(sum) = sum {
+            sum?.wait()?;
+        }
+        Ok((loss * scale, dy))
+    }
+
+    /// Logits of this rank's words.
+    pub(super) fn logits(&self, y: &Tensor) -> Tensor {
+        y.matmul(&self.weight.tr())
+    }
+}

@@ -1,0 +1,476 @@
+#![allow(unsafe_code, reason = "the border to C++")]
+//! The border to C++: c10d, and what libtorch has and tch lacks, as safe Rust.
+//!
+//! `shim/shim.h` is the other side of it. Nothing in here knows what a run is.
+
+mod store;
+
+use crate::comm::Store;
+use rebloom_core::flight::Channel;
+use rebloom_runtime::flight::Recorder;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::Arc;
+use tch::{Device as TchDevice, Kind, Tensor};
+
+/// What C++ said when something failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ShimError(pub String);
+
+impl ShimError {
+    /// What a collective inside a forward or backward pass said, if it is what failed.
+    pub fn lost_peer(&self) -> Option<&str> {
+        self.0.strip_prefix("lost peer: ")
+    }
+}
+
+type Result<T> = std::result::Result<T, ShimError>;
+/// `at::Tensor`, whose name torch-sys keeps to itself.
+type CTensor = c_void;
+
+#[repr(C)]
+struct RawDevice {
+    _private: [u8; 0],
+}
+#[repr(C)]
+struct RawGroup {
+    _private: [u8; 0],
+}
+#[repr(C)]
+struct RawWork {
+    _private: [u8; 0],
+}
+
+type MarkFn = unsafe extern "C" fn(*mut c_void, bool);
+
+unsafe extern "C" {
+    fn rb_emit(sink: *mut c_void, bytes: *const u8, length: usize);
+    fn rb_free(message: *mut c_char);
+    fn rb_exit(code: c_int) -> !;
+    fn rb_setup() -> *mut c_char;
+    fn rb_device_open(address: *const c_char, named: bool, out: *mut *mut RawDevice)
+    -> *mut c_char;
+    fn rb_device_close(device: *mut RawDevice);
+    fn rb_group_form(
+        store: *const store::RawStore,
+        prefix: *const c_char,
+        rank: c_int,
+        size: c_int,
+        device: *const RawDevice,
+        connect_ms: u64,
+        out: *mut *mut RawGroup,
+    ) -> *mut c_char;
+    fn rb_group_abort(group: *mut RawGroup);
+    fn rb_group_drop(group: *mut RawGroup);
+    fn rb_all_reduce(
+        group: *mut RawGroup,
+        tensor: *mut CTensor,
+        largest: bool,
+        out: *mut *mut RawWork,
+    ) -> *mut c_char;
+    fn rb_all_to_all(
+        group: *mut RawGroup,
+        output: *mut CTensor,
+        input: *mut CTensor,
+        out: *mut *mut RawWork,
+    ) -> *mut c_char;
+    fn rb_all_gather(
+        group: *mut RawGroup,
+        output: *mut CTensor,
+        input: *mut CTensor,
+        out: *mut *mut RawWork,
+    ) -> *mut c_char;
+    fn rb_send(
+        group: *mut RawGroup,
+        tensor: *mut CTensor,
+        to: c_int,
+        tag: c_int,
+        out: *mut *mut RawWork,
+    ) -> *mut c_char;
+    fn rb_recv(
+        group: *mut RawGroup,
+        tensor: *mut CTensor,
+        from: c_int,
+        tag: c_int,
+        out: *mut *mut RawWork,
+    ) -> *mut c_char;
+    fn rb_work_wait(work: *mut RawWork) -> *mut c_char;
+    fn rb_work_forget(work: *mut RawWork);
+    fn rb_linear(
+        x: *mut CTensor,
+        weight: *mut CTensor,
+        bias: *mut CTensor,
+        weight_grad: *mut CTensor,
+        bias_grad: *mut CTensor,
+        group: *mut RawGroup,
+        row: bool,
+        mark: MarkFn,
+        mark_self: *mut c_void,
+        out: *mut *mut CTensor,
+    ) -> *mut c_char;
+    fn rb_bind_grad(leaf: *mut CTensor, grad: *mut CTensor) -> *mut c_char;
+    fn rb_backward(output: *mut CTensor, grad: *mut CTensor) -> *mut c_char;
+    fn rb_adamw(
+        weights: *mut CTensor,
+        grads: *mut CTensor,
+        mean: *mut CTensor,
+        square: *mut CTensor,
+        step: i64,
+        rate: f64,
+        beta1: f64,
+        beta2: f64,
+        decay: f64,
+        epsilon: f64,
+    ) -> *mut c_char;
+}
+
+fn done(message: *mut c_char) -> Result<()> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shim answers null or a C string that is ours to free, once.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        rb_free(message);
+        text
+    };
+    Err(ShimError(text.trim().to_owned()))
+}
+
+fn raw(tensor: &Tensor) -> *mut CTensor {
+    tensor.as_ptr().cast_mut().cast()
+}
+
+/// One thread, and kernels that give the same bits every time. Call it before anything else.
+pub fn setup() -> Result<()> {
+    // SAFETY: no arguments.
+    done(unsafe { rb_setup() })
+}
+
+/// Ends the process at once. `std::process::exit` would run destructors of libtorch while its threads live.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: it does not return.
+    unsafe { rb_exit(code) }
+}
+
+/// The network interface over which groups talk: one listening socket and one thread.
+#[derive(Debug)]
+pub struct Device(*mut RawDevice);
+
+// SAFETY: it is a shared pointer to Gloo's device, which locks for itself.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// Opens a device on a host address, or on an interface by its name.
+    pub fn open(interface: &str) -> Result<Self> {
+        let named = interface.parse::<std::net::IpAddr>().is_err();
+        let address = c_string(interface)?;
+        let mut out = null_mut();
+        // SAFETY: both pointers are valid for the call.
+        done(unsafe { rb_device_open(address.as_ptr(), named, &raw mut out) })?;
+        Ok(Self(out))
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: it came from `rb_device_open` and is closed once; groups keep their own reference.
+        unsafe { rb_device_close(self.0) }
+    }
+}
+
+fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| ShimError(format!("{text:?} holds a zero byte")))
+}
+
+/// A process group of c10d.
+#[derive(Debug)]
+pub struct Group {
+    raw: *mut RawGroup,
+    /// C++ may call it for as long as the group lives.
+    store: Arc<store::Served>,
+}
+
+// SAFETY: c10d locks its queues; only `abort` is called from another thread, and Gloo locks for it.
+unsafe impl Send for Group {}
+// SAFETY: as above.
+unsafe impl Sync for Group {}
+
+/// How an all-reduce joins elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduce {
+    /// Adds them.
+    Sum,
+    /// Takes the largest.
+    Max,
+}
+
+impl Group {
+    /// Joins a group of `size` members as member `rank`; blocks until all are connected.
+    pub fn form(
+        store: Arc<dyn Store>,
+        prefix: &str,
+        rank: u32,
+        size: u32,
+        device: &Device,
+        connect: std::time::Duration,
+    ) -> Result<Self> {
+        let store = Arc::new(store::Served::new(store));
+        let prefix = c_string(prefix)?;
+        let connect = u64::try_from(connect.as_millis()).unwrap_or(u64::MAX);
+        let mut out = null_mut();
+        // SAFETY: every pointer is valid for the call, and the store for as long as the group.
+        done(unsafe {
+            rb_group_form(
+                store.raw(),
+                prefix.as_ptr(),
+                number(rank)?,
+                number(size)?,
+                device.0,
+                connect,
+                &raw mut out,
+            )
+        })?;
+        Ok(Self { raw: out, store })
+    }
+
+    /// Fails every operation under way and to come, and closes the sockets, so that peers fail too.
+    pub fn abort(&self) {
+        // SAFETY: the group lives.
+        unsafe { rb_group_abort(self.raw) }
+    }
+
+    /// Begins to join `tensor` over the group, in place.
+    pub fn all_reduce(&self, tensor: &Tensor, how: Reduce) -> Result<Work> {
+        let largest = how == Reduce::Max;
+        // SAFETY: group and tensor live; c10d keeps its own reference to the tensor.
+        Work::started(|out| unsafe { rb_all_reduce(self.raw, raw(tensor), largest, out) })
+    }
+
+    /// Begins to send the n-th part of `input` to member n, and to gather what they send, in order.
+    pub fn all_to_all(&self, output: &Tensor, input: &Tensor) -> Result<Work> {
+        // SAFETY: as above.
+        Work::started(|out| unsafe { rb_all_to_all(self.raw, raw(output), raw(input), out) })
+    }
+
+    /// Begins to gather every member's `input`, in order.
+    pub fn all_gather(&self, output: &Tensor, input: &Tensor) -> Result<Work> {
+        // SAFETY: as above.
+        Work::started(|out| unsafe { rb_all_gather(self.raw, raw(output), raw(input), out) })
+    }
+
+    /// Begins to send `tensor` to a member.
+    pub fn send(&self, tensor: &Tensor, to: u32, tag: u32) -> Result<Work> {
+        let (to, tag) = (number(to)?, number(tag)?);
+        // SAFETY: as above.
+        Work::started(|out| unsafe { rb_send(self.raw, raw(tensor), to, tag, out) })
+    }
+
+    /// Begins to receive into `tensor` from a member.
+    pub fn recv(&self, tensor: &Tensor, from: u32, tag: u32) -> Result<Work> {
+        let (from, tag) = (number(from)?, number(tag)?);
+        // SAFETY: as above.
+        Work::started(|out| unsafe { rb_recv(self.raw, raw(tensor), from, tag, out) })
+    }
+}
+
+impl Drop for Group {
+    /// Closes the sockets at once; what c10d's destructor waits for is left to a thread.
+    fn drop(&mut self) {
+        self.abort();
+        let (group, store) = (self.raw as usize, Arc::clone(&self.store));
+        let reaper = move || {
+            // SAFETY: nobody else holds the pointer any more. Where no thread can be had, it leaks.
+            unsafe { rb_group_drop(group as *mut RawGroup) };
+            drop(store);
+        };
+        drop(
+            std::thread::Builder::new()
+                .name("reaper".to_owned())
+                .spawn(reaper),
+        );
+    }
+}
+
+fn number(value: u32) -> Result<c_int> {
+    c_int::try_from(value).map_err(|_| ShimError(format!("{value} is too large")))
+}
+
+/// An operation under way.
+#[derive(Debug)]
+#[must_use = "it is not done before it was waited for"]
+pub struct Work(*mut RawWork);
+
+// SAFETY: it is a reference-counted pointer to an object that locks for itself.
+unsafe impl Send for Work {}
+
+impl Work {
+    fn started(begin: impl FnOnce(*mut *mut RawWork) -> *mut c_char) -> Result<Self> {
+        let mut out = null_mut();
+        done(begin(&raw mut out))?;
+        Ok(Self(out))
+    }
+
+    /// Waits until it is done, or its group was aborted, or a peer went away.
+    pub fn wait(self) -> Result<()> {
+        let work = std::mem::ManuallyDrop::new(self);
+        // SAFETY: it came from the shim; waiting frees it, once.
+        done(unsafe { rb_work_wait(work.0) })
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // SAFETY: it was not waited for, so it is not freed yet.
+        unsafe { rb_work_forget(self.0) }
+    }
+}
+
+unsafe extern "C" fn mark(recorder: *mut c_void, done: bool) {
+    // SAFETY: `linear` takes a recorder that lives for ever.
+    let recorder = unsafe { &*recorder.cast::<Recorder>() };
+    if done {
+        recorder.done(Channel::Tensor);
+    } else {
+        recorder.entered(Channel::Tensor);
+    }
+}
+
+/// A linear layer's weights (`[out, in]`), bias and the buffers of their gradients.
+#[derive(Debug)]
+pub struct LinearParts {
+    /// Weights.
+    pub weight: Tensor,
+    /// Bias.
+    pub bias: Tensor,
+    /// Gradient of the weights, added to in place.
+    pub weight_grad: Tensor,
+    /// Gradient of the bias, added to in place.
+    pub bias_grad: Tensor,
+}
+
+/// How a linear layer is cut over its tensor group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// By its outputs: the gradient of x is summed over the group.
+    Columns,
+    /// By its inputs: y is summed over the group before the bias.
+    Rows,
+}
+
+/// y = x W' + b of a layer that is cut over `group`, if it is.
+pub fn linear(
+    x: &Tensor,
+    parts: &LinearParts,
+    cut: Cut,
+    group: Option<&Group>,
+    recorder: &'static Recorder,
+) -> Result<Tensor> {
+    let mut out = null_mut();
+    // SAFETY: every tensor and the group live for the call and are counted by the graph; the recorder
+    // lives for ever.
+    unsafe {
+        done(rb_linear(
+            raw(x),
+            raw(&parts.weight),
+            raw(&parts.bias),
+            raw(&parts.weight_grad),
+            raw(&parts.bias_grad),
+            group.map_or(null_mut(), |group| group.raw),
+            cut == Cut::Rows,
+            mark,
+            std::ptr::from_ref(recorder).cast_mut().cast(),
+            &raw mut out,
+        ))?;
+        Ok(Tensor::from_ptr(out.cast()))
+    }
+}
+
+/// Lets backward passes add the gradient of `leaf` into `grad`, in place.
+pub fn bind_grad(leaf: &Tensor, grad: &Tensor) -> Result<()> {
+    // SAFETY: both tensors live.
+    done(unsafe { rb_bind_grad(raw(leaf), raw(grad)) })
+}
+
+/// Runs backward from `output`, whose gradient is `grad`.
+pub fn backward(output: &Tensor, grad: &Tensor) -> Result<()> {
+    // SAFETY: both tensors live.
+    done(unsafe { rb_backward(raw(output), raw(grad)) })
+}
+
+/// What one AdamW update needs besides its tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// Updates done with this one.
+    pub step: i64,
+    /// Learning rate.
+    pub rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Decoupled weight decay.
+    pub decay: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+}
+
+/// Weights, gradients and moments of one AdamW update.
+#[derive(Debug)]
+pub struct Moments {
+    /// Weights.
+    pub weights: Tensor,
+    /// Gradients.
+    pub grads: Tensor,
+    /// First moment.
+    pub mean: Tensor,
+    /// Second moment.
+    pub square: Tensor,
+}
+
+/// One fused AdamW update, in place.
+pub fn adamw(of: &Moments, how: AdamW) -> Result<()> {
+    // SAFETY: the tensors live and do not overlap.
+    done(unsafe {
+        rb_adamw(
+            raw(&of.weights),
+            raw(&of.grads),
+            raw(&of.mean),
+            raw(&of.square),
+            how.step,
+            how.rate,
+            how.beta1,
+            how.beta2,
+            how.decay,
+            how.epsilon,
+        )
+    })
+}
+
+/// The bytes of a contiguous fp32 tensor in the host's memory.
+pub fn bytes(tensor: &Tensor) -> &[u8] {
+    assert!(
+        tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == TchDevice::Cpu,
+        "only contiguous fp32 tensors on the host are read as bytes"
+    );
+    let length = tensor.numel() * size_of::<f32>();
+    if length == 0 {
+        return &[];
+    }
+    // SAFETY: the storage holds that many bytes and lives as long as the tensor is borrowed; training
+    // writes into it only through the thread that borrows it here.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), length) }
+}
+
+/// A contiguous fp32 tensor in the host's memory, as bytes to write.
+pub fn bytes_mut(tensor: &mut Tensor) -> &mut [u8] {
+    let length = bytes(tensor).len();
+    if length == 0 {
+        return &mut [];
+    }
+    // SAFETY: as in `bytes`.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), length) }
+}

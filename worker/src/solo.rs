@@ -1,0 +1,83 @@
+//! A rank started by hand, without controller and agents: for measuring what those cost.
+
+use crate::comm::{Device, FileStore, Groups, Watch};
+use crate::data;
+use crate::shim;
+use crate::trainer::Trainer;
+use anyhow::{Context, Result, ensure};
+use rebloom_core::id::{Generation, Rank};
+use rebloom_core::spec::{RunSpec, seconds};
+use rebloom_runtime::clock::monotonic;
+use rebloom_runtime::flight::{Recorder, Tower};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Steps that are not measured: memory is mapped, files are read.
+const WARM_UP: u64 = 5;
+
+/// Trains `steps` steps as `rank` of the spec in `file`, and prints tokens per second. All ranks name
+/// the same `store`, a directory that is empty or absent when the first one starts.
+pub fn run(
+    file: &Path,
+    rank: Rank,
+    store: &Path,
+    steps: Option<u64>,
+    interface: &str,
+) -> Result<()> {
+    let text = std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let spec: RunSpec = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not a run spec", file.display()))?;
+    let flaws: Vec<_> = spec.flaws().iter().map(ToString::to_string).collect();
+    ensure!(flaws.is_empty(), "{}", flaws.join("; "));
+    ensure!(
+        rank.0 < spec.layout.world(),
+        "the layout has {} ranks",
+        spec.layout.world()
+    );
+    let steps = steps.unwrap_or(spec.train.steps).min(spec.train.steps);
+    ensure!(steps > WARM_UP, "at least {} steps are needed", WARM_UP + 1);
+
+    shim::setup()?;
+    let store = FileStore::open(store).context("failed to open the store")?;
+    let watch = Watch {
+        recorder: page(rank)?,
+        generation: Generation(1),
+    };
+    let device = Arc::new(Device::open(interface)?);
+    let connect = seconds(spec.deadlines.init);
+    let groups = Groups::form(spec.layout, rank, Arc::new(store), &device, watch, connect)?;
+    let samples = data::open(&spec).map_err(anyhow::Error::msg)?;
+    let mut trainer = Trainer::new(spec.clone(), rank, groups, samples)?;
+    trainer.begin();
+
+    let mut began = monotonic();
+    let mut figures = None;
+    for step in 0..steps {
+        if step == WARM_UP {
+            began = monotonic();
+        }
+        figures = Some(trainer.step(false)?);
+    }
+    let took = monotonic().since(began).as_secs_f64();
+    trainer.farewell();
+    if rank.0 == 0 {
+        let tokens = u64::from(spec.train.global_batch) * u64::from(spec.model.sequence);
+        let measured = steps - WARM_UP;
+        println!(
+            "{{\"steps\":{measured},\"seconds\":{took:.6},\"step_seconds\":{:.6},\"tokens_per_second\":{:.1},\"loss\":{:.6}}}",
+            took / measured as f64,
+            (tokens * measured) as f64 / took,
+            figures.map_or(f64::NAN, |figures| figures.loss),
+        );
+    }
+    Ok(())
+}
+
+/// A page that nobody reads.
+fn page(rank: Rank) -> Result<&'static Recorder> {
+    let path = std::env::temp_dir().join(format!("rebloom-solo-{}-{rank}", std::process::id()));
+    Tower::create(&path)?;
+    let recorder = Recorder::open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(Box::leak(Box::new(recorder)))
+}

@@ -1,0 +1,322 @@
+//! One rank's training: a step at a time, the same bits every time.
+//!
+//! A step runs the pipeline, adds up the tied embedding, the gradients and a few numbers over the
+//! gang, and updates this rank's part of the weights. It needs groups, weights and samples, and
+//! neither an agent nor a clock; what comes of a failure is not decided here.
+
+mod stage;
+
+use crate::comm::{CommError, Groups, Watch};
+use crate::data::{Reader, Samples};
+use crate::model::shape::{EMBEDDING, Split, Stage};
+use crate::model::{Place, StageModel, initial_values};
+use crate::optim::{Flat, LARGEST, Optimizer, Plan, TooLarge, UpdateError, learning_rate};
+use crate::pipeline;
+use crate::shim::{AdamW, ShimError, bytes};
+use rebloom_core::flight::Channel;
+use rebloom_core::id::{Rank, Step};
+use rebloom_core::layout::Coordinates;
+use rebloom_core::spec::RunSpec;
+use sha2::{Digest, Sha256};
+use std::ops::Range;
+use tch::{Device, Kind, Tensor, no_grad};
+
+/// Why a step came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A fence, or a peer that went away.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// libtorch refused.
+    #[error("libtorch: {0}")]
+    Torch(#[from] ShimError),
+    /// The samples cannot be read, or do not fit the model.
+    #[error("data: {0}")]
+    Data(String),
+    /// The model does not fit the layout.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// The numbers ran away.
+    #[error("step {step} has a loss of {loss} and a gradient norm of {norm}")]
+    NotFinite {
+        /// Which step.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// Its gradient norm.
+        norm: f64,
+    },
+    /// What must be equal on several ranks is not.
+    #[error("{0} differ between ranks that must hold the same")]
+    ReplicasDiffer(&'static str),
+    /// Something panicked; tch does where libtorch throws.
+    #[error("panicked: {0}")]
+    Panicked(String),
+}
+
+impl From<UpdateError> for StepError {
+    fn from(error: UpdateError) -> Self {
+        match error {
+            UpdateError::Comm(error) => Self::Comm(error),
+            UpdateError::Torch(error) => Self::Torch(error),
+        }
+    }
+}
+
+/// What one step gave; the same on every rank.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Figures {
+    /// Mean cross-entropy of its samples, in nats per token.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Whether any rank asked to stop after it.
+    pub stop: bool,
+}
+
+/// One rank in training.
+#[derive(Debug)]
+pub struct Trainer {
+    spec: RunSpec,
+    at: Coordinates,
+    stage: Stage,
+    /// Declared before `groups`: its graphs must end before their groups do.
+    model: StageModel,
+    optimizer: Optimizer,
+    flat: Flat,
+    reader: Reader,
+    actions: Vec<pipeline::Action>,
+    /// Where the other end's gradient of the tied embedding arrives.
+    tied: Option<Tensor>,
+    groups: Groups,
+    step: Step,
+    samples: u64,
+}
+
+impl Trainer {
+    /// A rank of `spec` with its initial weights.
+    pub fn new(
+        spec: RunSpec,
+        rank: Rank,
+        groups: Groups,
+        samples: Box<dyn Samples>,
+    ) -> Result<Self, StepError> {
+        let at = spec.layout.coordinates(rank);
+        let layout = spec.layout;
+        let stage = Stage::of(&spec.model, layout.pipeline, at.stage);
+        let place = Place {
+            group: groups.tensor.clone(),
+            index: at.tensor,
+            size: layout.tensor,
+            watch: groups.watch(),
+        };
+        let parameters = stage.parameters(&spec.model);
+        let plan = Plan::new(parameters, (at.tensor, layout.tensor), layout.data, LARGEST)?;
+        let flat = Flat::new(plan);
+        let model = StageModel::new(&spec.model, &stage, &flat, place)?;
+        let is_tied = layout.pipeline > 1 && (stage.is_first || stage.is_last);
+        let this = Self {
+            optimizer: Optimizer::new(&flat, groups.data.clone()),
+            reader: Reader::new(&spec, samples),
+            actions: pipeline::order(at.stage, layout.pipeline, spec.micro_batches()),
+            tied: is_tied.then(|| flat.views(EMBEDDING).1.empty_like()),
+            step: Step(0),
+            samples: 0,
+            spec,
+            at,
+            stage,
+            model,
+            flat,
+            groups,
+        };
+        Ok(this)
+    }
+
+    /// Sets the weights to the initial ones of the run's seed.
+    pub fn begin(&mut self) {
+        let Self { spec, at, flat, .. } = self;
+        for slot in &flat.plan.slots {
+            let (parameter, tensor) = (&slot.parameter, spec.layout.tensor);
+            let values = initial_values(&spec.model, spec.train.seed, parameter, at.tensor, tensor);
+            let values = Tensor::from_slice(&values).view(slot.shape.as_slice());
+            no_grad(|| flat.views(&parameter.name).0.copy_(&values));
+        }
+    }
+
+    /// Sets the weights to slices of whole parameters, by name.
+    pub fn take_weights(&mut self, whole: impl Fn(&str) -> Tensor) {
+        let (index, size) = (self.at.tensor, self.spec.layout.tensor);
+        for slot in &self.flat.plan.slots {
+            let (rows, columns) = slot.parameter.part(index, size);
+            let mut part = whole(&slot.parameter.name).narrow(0, rows.start, rows.end - rows.start);
+            if slot.shape.len() == 2 {
+                part = part.narrow(1, columns.start, columns.end - columns.start);
+            }
+            no_grad(|| self.flat.views(&slot.parameter.name).0.copy_(&part));
+        }
+    }
+
+    /// Steps done.
+    pub const fn step_done(&self) -> Step {
+        self.step
+    }
+
+    /// Samples consumed by the whole gang.
+    pub const fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// Its generation and page.
+    pub const fn watch(&self) -> Watch {
+        self.groups.watch()
+    }
+
+    /// Weights and gradients of this rank.
+    pub const fn flat(&self) -> &Flat {
+        &self.flat
+    }
+
+    /// What it trains.
+    pub const fn spec(&self) -> &RunSpec {
+        &self.spec
+    }
+
+    /// The parts of parameters and moments that this rank owns.
+    pub const fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// Goes on from here: weights and moments were just loaded into the own parts.
+    pub fn resume(&mut self, step: Step, samples: u64) -> Result<(), StepError> {
+        self.optimizer.gather()?;
+        (self.step, self.samples) = (step, samples);
+        Ok(())
+    }
+
+    /// Does one optimizer step.
+    pub fn step(&mut self, stop: bool) -> Result<Figures, StepError> {
+        let loss = self.gradients()?;
+        let squares = self.optimizer.reduce()?;
+        // One vector carries all that the gang has to agree on.
+        let shared = Tensor::from_slice(&[squares, loss, f64::from(u8::from(stop))]);
+        self.groups.sum_over_world(&shared)?;
+        let [squares, loss, stops] = [0, 1, 2].map(|at| shared.double_value(&[at]));
+        let grad_norm = squares.sqrt();
+        let step = self.step.0 + 1;
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Err(StepError::NotFinite {
+                step,
+                loss,
+                norm: grad_norm,
+            });
+        }
+        let settings = &self.spec.train.optimizer;
+        let all = self.spec.train.steps * u64::from(self.spec.train.global_batch);
+        let how = AdamW {
+            step: i64::try_from(step).unwrap_or(i64::MAX),
+            rate: learning_rate(settings, self.samples, all),
+            beta1: settings.beta1,
+            beta2: settings.beta2,
+            decay: 0.0,
+            epsilon: settings.epsilon,
+        };
+        let scale = (settings.clip / (grad_norm + 1e-6)).min(1.0);
+        self.optimizer.update(scale, settings.weight_decay, how)?;
+        self.step = Step(step);
+        self.samples += u64::from(self.spec.train.global_batch);
+        Ok(Figures {
+            loss,
+            grad_norm,
+            stop: stops > 0.0,
+        })
+    }
+
+    /// Computes the gradients of the next step without taking it, summed over everything but the
+    /// data group; answers this rank's part of the mean loss.
+    pub fn gradients(&mut self) -> Result<f64, StepError> {
+        self.optimizer.zero_grads();
+        let loss = self.run_pipeline()?;
+        self.add_tied_gradients()?;
+        Ok(loss)
+    }
+
+    /// Logits of this rank's words for the samples of `numbers`, where one stage is the whole model.
+    pub fn logits(&mut self, numbers: Range<u64>) -> Result<Tensor, StepError> {
+        let (words, _) = self.reader.read(numbers).map_err(StepError::Data)?;
+        let pass = self.model.forward(self.model.embed(&words)?)?;
+        Ok(self.model.logits(&pass))
+    }
+
+    /// First and last stage each hold the embedding: both need the sum of both gradients.
+    fn add_tied_gradients(&mut self) -> Result<(), StepError> {
+        let (Some(arrived), Some(group)) = (&self.tied, &self.groups.pipeline) else {
+            return Ok(());
+        };
+        let other = if self.stage.is_first {
+            group.size - 1
+        } else {
+            0
+        };
+        let (_, mut grad) = self.flat.views(EMBEDDING);
+        let arriving = group.recv(arrived, other, stage::TIED)?;
+        let sending = group.send(Channel::Embedding, &grad, other, stage::TIED)?;
+        sending.wait()?;
+        arriving.wait_in(Channel::Embedding)?;
+        drop(no_grad(|| grad.g_add_(arrived)));
+        Ok(())
+    }
+
+    /// Compares what several ranks must hold alike: layer norms and the biases that are added
+    /// after a sum over the tensor group, and both copies of the tied embedding.
+    pub fn check_replicas(&self) -> Result<(), StepError> {
+        if let Some(group) = &self.groups.tensor {
+            let whole = self
+                .flat
+                .plan
+                .slots
+                .iter()
+                .filter(|s| s.parameter.split == Split::Whole);
+            let mine = self.digest(whole.map(|slot| slot.parameter.name.as_str()));
+            let all = Tensor::zeros([i64::from(group.size) * 32], (Kind::Uint8, Device::Cpu));
+            group.all_gather(Channel::Tensor, &all, &mine)?;
+            if all.view([-1, 32]).eq_tensor(&mine).all().int64_value(&[]) == 0 {
+                return Err(StepError::ReplicasDiffer("replicated parameters"));
+            }
+        }
+        if let (Some(_), Some(group)) = (&self.tied, &self.groups.pipeline) {
+            let mine = self.digest(std::iter::once(EMBEDDING));
+            let theirs = mine.zeros_like();
+            let other = if self.stage.is_first {
+                group.size - 1
+            } else {
+                0
+            };
+            let arriving = group.recv(&theirs, other, stage::TIED)?;
+            group
+                .send(Channel::Embedding, &mine, other, stage::TIED)?
+                .wait()?;
+            arriving.wait_in(Channel::Embedding)?;
+            if !theirs.equal(&mine) {
+                return Err(StepError::ReplicasDiffer(
+                    "the two copies of the tied embedding",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn digest<'a>(&self, names: impl Iterator<Item = &'a str>) -> Tensor {
+        let mut hash = Sha256::new();
+        for name in names {
+            hash.update(bytes(&self.flat.views(name).0));
+        }
+        Tensor::from_slice(hash.finalize().as_slice())
+    }
+
+    /// A last meeting of the gang, so that no rank closes its connections while another still needs
+    /// an answer from it. Whether it comes about changes nothing.
+    pub fn farewell(&self) {
+        let nothing = Tensor::zeros([1], (Kind::Float, Device::Cpu));
+        drop(self.groups.sum_over_world(&nothing));
+    }
+}
