@@ -17,3 +17,4 @@ mod ladder;
 mod ledger;
 mod nodes;
 mod placement;
+mod scale;

@@ -492,7 +492,7 @@ impl World {
     /// Deliveries go on until nothing is under way.
     fn settle(&mut self) {
         self.drain();
-        for _ in 0..1000 {
+        for _ in 0..10_000 {
             self.check();
             self.come_to_life();
             let Some((name, session, report)) = self.next_report() else {

@@ -1,0 +1,134 @@
+//! How causes read, and which budgets they spend.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
+use rebloom_core::flight::{Channel, Phase};
+use rebloom_core::id::{NodeId, Rank, Step};
+use rebloom_core::time::Duration;
+
+fn all() -> Vec<Cause> {
+    let (rank, node) = (Rank(5), NodeId::new("n1").unwrap());
+    let error = || "it broke".to_owned();
+    let failed = |blamed| Cause::RankFailed {
+        rank,
+        node: node.clone(),
+        phase: Phase::Step,
+        error: error(),
+        blamed,
+    };
+    let hung = |channel| Cause::RankHung {
+        rank,
+        node: node.clone(),
+        phase: Phase::Eval,
+        channel,
+    };
+    let unsound = Unsound::Length {
+        file: "a".to_owned(),
+        expected: 2,
+        found: 1,
+    };
+    vec![
+        Cause::Submitted,
+        Cause::StopRequested,
+        Cause::ResumeRequested,
+        Cause::NodeDrained { node: node.clone() },
+        Cause::RankExited {
+            rank,
+            node: node.clone(),
+            exit: Exit::Signal(9),
+        },
+        Cause::RankNotStarted {
+            rank,
+            node: node.clone(),
+            error: error(),
+        },
+        failed(Blamed::Run),
+        failed(Blamed::Infrastructure),
+        hung(Some(Channel::Data)),
+        hung(None),
+        Cause::GangHung { phase: Phase::Exit },
+        Cause::NodeLost {
+            node: node.clone(),
+            silent_for: Duration::from_millis(3100),
+        },
+        Cause::RanksMissing {
+            node: node.clone(),
+            rank,
+        },
+        Cause::CheckpointUnsound {
+            step: Step(10),
+            rank,
+            unsound,
+        },
+        Cause::SaveFailed {
+            step: Step(10),
+            rank: Some(rank),
+            error: error(),
+        },
+        Cause::SaveFailed {
+            step: Step(10),
+            rank: None,
+            error: error(),
+        },
+        Cause::Superseded,
+        Cause::Completed,
+        Cause::BudgetSpent { restarts: 3 },
+        Cause::NoProgress { recoveries: 10 },
+    ]
+}
+
+#[test]
+fn a_sentence_names_whatever_the_cause_names() {
+    for cause in all() {
+        let text = cause.to_string();
+        assert!(
+            !text.ends_with('.') && text.starts_with(char::is_alphanumeric),
+            "{text}"
+        );
+        if let Some(node) = cause.node() {
+            assert!(text.contains(node.as_str()), "{text}");
+        }
+    }
+    let said = |at: usize| all()[at].to_string();
+    assert_eq!(said(4), "rank 5 on n1 ended with SIGKILL");
+    assert_eq!(
+        said(8),
+        "rank 5 on n1 hung in phase eval: others waited for it in data group"
+    );
+    assert_eq!(said(11), "node n1 was silent for 3.1 s");
+    assert_eq!(
+        said(13),
+        "the checkpoint at step 10 is unsound (rank 5): a has 1 bytes, its manifest says 2"
+    );
+}
+
+#[test]
+fn labels_are_camel_case_and_sentences_differ() {
+    let causes = all();
+    let sentences: std::collections::BTreeSet<_> = causes.iter().map(ToString::to_string).collect();
+    // A failure reads the same whosever fault it is.
+    assert_eq!(sentences.len(), causes.len() - 1);
+    for cause in causes {
+        let label = cause.label();
+        assert!(label.chars().all(char::is_alphabetic), "{label}");
+        assert!(label.starts_with(char::is_uppercase), "{label}");
+    }
+}
+
+#[test]
+fn only_failures_of_its_own_spend_the_budget_of_a_run() {
+    let spends: Vec<_> = all().into_iter().filter(Cause::spends_budget).collect();
+    assert!(matches!(
+        spends[..],
+        [Cause::RankFailed {
+            blamed: Blamed::Run,
+            ..
+        }]
+    ));
+    assert!(
+        all()
+            .iter()
+            .all(|cause| !(cause.spends_budget() && cause.climbs()))
+    );
+}

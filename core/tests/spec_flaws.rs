@@ -1,0 +1,176 @@
+//! What is wrong with a spec is said by field, value and remedy.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use rebloom_core::id::RunId;
+use rebloom_core::layout::Layout;
+use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+
+fn small() -> RunSpec {
+    RunSpec {
+        name: RunId::new("bloom").unwrap(),
+        model: Model {
+            layers: 4,
+            hidden: 64,
+            heads: 4,
+            vocab: 1024,
+            sequence: 128,
+        },
+        layout: Layout {
+            tensor: 2,
+            pipeline: 2,
+            data: 2,
+        },
+        train: Train {
+            steps: 100,
+            global_batch: 16,
+            micro_batch: 2,
+            seed: 1,
+            optimizer: Optimizer::default(),
+        },
+        data: Data {
+            prefix: "/data/text".to_owned(),
+        },
+        checkpoint: Checkpoint {
+            directory: "/checkpoints".to_owned(),
+            every_steps: 10,
+            keep: 3,
+        },
+        deadlines: Deadlines::default(),
+        recovery: Recovery::default(),
+    }
+}
+
+#[test]
+fn a_sound_spec_has_no_flaw() {
+    assert_eq!(small().flaws(), []);
+    assert_eq!(small().micro_batches(), 4);
+}
+
+#[test]
+fn each_flaw_names_the_field_the_value_and_what_would_do() {
+    type Spoil = fn(&mut RunSpec);
+    let table: [(Spoil, &str, &str, &str); 17] = [
+        (
+            |s| s.model.heads = 3,
+            "model.heads",
+            "3",
+            "1, 2, 4, 8, 16, 32, 64",
+        ),
+        (|s| s.layout.tensor = 3, "layout.tensor", "3", "1, 2, 4"),
+        (
+            |s| s.model.vocab = 1023,
+            "layout.tensor",
+            "2",
+            "1, 3, 11, 31, 33",
+        ),
+        (
+            |s| s.layout.pipeline = 5,
+            "layout.pipeline",
+            "5",
+            "at most 4 stages",
+        ),
+        (
+            |s| s.layout.pipeline = 0,
+            "layout.pipeline",
+            "0",
+            "1 to 1024",
+        ),
+        (
+            |s| s.train.global_batch = 15,
+            "train.global_batch",
+            "15",
+            "use 16",
+        ),
+        (
+            |s| s.train.micro_batch = 0,
+            "train.micro_batch",
+            "0",
+            "1 to 65536",
+        ),
+        (|s| s.train.steps = 0, "train.steps", "0", "1 to 1000000000"),
+        (
+            |s| s.checkpoint.every_steps = 0,
+            "checkpoint.every_steps",
+            "0",
+            "1 to",
+        ),
+        (
+            |s| s.checkpoint.keep = 0,
+            "checkpoint.keep",
+            "0",
+            "1 to 10000",
+        ),
+        (
+            |s| s.checkpoint.directory = "here".to_owned(),
+            "checkpoint.directory",
+            "`here`",
+            "/",
+        ),
+        (
+            |s| s.data.prefix = String::new(),
+            "data.prefix",
+            "``",
+            "from / on",
+        ),
+        (
+            |s| s.deadlines.step = -1.0,
+            "deadlines.step",
+            "-1",
+            "0.1 to 86400",
+        ),
+        (
+            |s| s.deadlines.save = f64::NAN,
+            "deadlines.save",
+            "NaN",
+            "0.1 to 86400",
+        ),
+        (
+            |s| s.train.optimizer.clip = 0.0,
+            "train.optimizer.clip",
+            "0",
+            "use",
+        ),
+        (
+            |s| s.train.optimizer.learning_rate = f64::INFINITY,
+            "train.optimizer.learning_rate",
+            "inf",
+            "0 to 10",
+        ),
+        (
+            |s| s.model.layers = u32::MAX,
+            "model.layers",
+            "4294967295",
+            "1 to 1024",
+        ),
+    ];
+    for (spoil, field, value, remedy) in table {
+        let mut spec = small();
+        spoil(&mut spec);
+        let flaws = spec.flaws();
+        let flaw = flaws.iter().find(|flaw| flaw.field == field);
+        let flaw = flaw.unwrap_or_else(|| panic!("{field}: {flaws:?}"));
+        assert_eq!(flaw.value, value, "{flaw}");
+        assert!(flaw.remedy.contains(remedy), "{flaw}");
+    }
+}
+
+#[test]
+fn sizes_whose_product_overflows_are_refused_and_not_multiplied() {
+    let mut spec = small();
+    spec.model = Model {
+        layers: 1024,
+        hidden: 64,
+        heads: 64,
+        vocab: 1024,
+        sequence: 1,
+    };
+    spec.layout = Layout {
+        tensor: 64,
+        pipeline: 1024,
+        data: 4096,
+    };
+    spec.train.micro_batch = 1 << 16;
+    let flaws = spec.flaws();
+    assert!(flaws.iter().any(|flaw| flaw.field == "layout"), "{flaws:?}");
+}
