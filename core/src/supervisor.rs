@@ -15,9 +15,9 @@ pub use command::Command;
 pub use event::Event;
 pub use memory::{Memory, Process, RankMemory, RunMemory, StopMemory};
 
-use crate::cause::{Blamed, Cause, Exit};
-use crate::flight::{Page, Phase, Sighting};
-use crate::id::{Generation, NodeId, Rank, RunId, Slot};
+use crate::cause::{Cause, Exit};
+use crate::flight::{Page, Sighting};
+use crate::id::{NodeId, Rank, RunId, Slot};
 use crate::order::Order;
 use crate::report::{Beat, Pages, RankEvent, Remembered, Report};
 use crate::time::{Duration, Instant};
@@ -59,21 +59,14 @@ impl Supervisor {
     /// [`Self::living`] names, and tells of those that are gone with `Event::Exited`.
     pub fn new(config: Config, memory: Memory) -> Self {
         let heard_kept = memory.heard;
-        let runs: BTreeMap<_, _> = memory
-            .runs
-            .into_iter()
+        let runs = memory.runs.into_iter();
+        let runs = runs
             .map(|kept| (kept.run.clone(), Run::from(kept)))
             .collect();
-        let mut outbox = Outbox::default();
-        for (id, run) in &runs {
-            for (rank, generation) in run.orphans() {
-                outbox.add(fenced(id, rank, generation));
-            }
-        }
         Self {
             config,
             runs,
-            outbox,
+            outbox: Outbox::default(),
             linked: false,
             heard: None,
             heard_kept,
@@ -246,16 +239,12 @@ impl Supervisor {
             silent_for,
         };
         let mut fences = Vec::new();
-        let mut failed = Vec::new();
         for (id, run) in &mut self.runs {
-            for (rank, generation) in run.fence_all(id, &cause, &mut fences) {
-                failed.push(fenced(id, rank, generation));
-            }
+            run.fence_all(id, &cause, &mut fences);
         }
         // A fence that is up without being written down is only careful, the reverse is not.
         self.commands.extend(fences);
         self.remember();
-        failed.into_iter().for_each(|report| self.report(report));
     }
 
     fn link_up(&mut self, now: Instant) {
@@ -263,6 +252,17 @@ impl Supervisor {
         self.heard = Some(now);
         self.next_beat = now;
         self.commands.extend(self.outbox.all());
+        let again = self.runs.iter_mut().flat_map(|(id, run)| {
+            let again = run.again().into_iter();
+            again.map(|(rank, generation, event)| Report::Rank {
+                run: id.clone(),
+                generation,
+                rank,
+                event,
+            })
+        });
+        let again: Vec<_> = again.filter(|report| !self.outbox.has(report)).collect();
+        again.into_iter().for_each(|report| self.report(report));
         self.settle(now);
     }
 
@@ -445,19 +445,5 @@ impl Supervisor {
         if self.linked {
             self.commands.push_back(command);
         }
-    }
-}
-
-fn fenced(run: &RunId, rank: Rank, generation: Generation) -> Report {
-    let event = RankEvent::Failed {
-        phase: Phase::Idle,
-        error: "fenced, since its agent heard from no controller".to_owned(),
-        blamed: Blamed::Infrastructure,
-    };
-    Report::Rank {
-        run: run.clone(),
-        generation,
-        rank,
-        event,
     }
 }

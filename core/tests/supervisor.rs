@@ -632,9 +632,15 @@ fn a_blamed_rank_is_killed_once() {
     assert_eq!(agent.tell(kill()), ["kill 1 pid 11"]);
     assert_eq!(agent.tell(kill()), [""; 0]);
     let restarted = agent.order_start(2, &[0, 1]);
-    assert_eq!(restarted[3..], ["fence 0 below 2", "tell 0 go 2", "fence 1 below 2"]);
+    assert_eq!(
+        restarted[3..],
+        ["fence 0 below 2", "tell 0 go 2", "fence 1 below 2"]
+    );
     let exited = agent.exit(1, 11);
-    assert_eq!(exited, ["1: rank 1 g1 SIGKILL", "remember", "spawn 1 slot 1 for 2"]);
+    assert_eq!(
+        exited,
+        ["1: rank 1 g1 SIGKILL", "remember", "spawn 1 slot 1 for 2"]
+    );
     let not_started = Event::NotStarted {
         run: run(),
         rank: Rank(0),

@@ -451,8 +451,13 @@ impl World {
                 let Some(agent) = &self.nodes[at].agent else {
                     return quick;
                 };
+                let pulse = self.now.as_nanos() / 1_000_000;
                 let pages = agent.supervisor.living().filter_map(|(run, rank, pid, _)| {
-                    let page = self.processes.get(&pid)?.page.clone();
+                    let process = self.processes.get_mut(&pid)?;
+                    if !process.is_stopped {
+                        process.page.pulse = pulse;
+                    }
+                    let page = process.page.clone();
                     Some((run, Sighting { rank, page }))
                 });
                 let pages = Event::Pages(pages.collect());

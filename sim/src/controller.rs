@@ -48,6 +48,8 @@ pub(crate) struct Controller {
     is_busy: bool,
     timer: Option<Instant>,
     next_ticket: u64,
+    /// Whether its last end may have cost it the last moments of its journal.
+    lost_power: bool,
     /// What admins asked and were not answered.
     asked: Vec<(Ticket, Ask)>,
 }
@@ -72,7 +74,10 @@ impl World {
             .journal
             .iter()
             .map(|(_, record)| record.clone());
-        let engine = Engine::replay(self.options.limits.clone(), records);
+        let mut engine = Engine::replay(self.options.limits.clone(), records);
+        if self.controller.lost_power {
+            engine = engine.in_doubt();
+        }
         let records = self.controller.journal.len();
         let journal = std::mem::take(&mut self.controller.journal);
         self.check_journal(journal.iter().map(|(_, record)| &record.fact));
@@ -112,6 +117,7 @@ impl World {
                 .retain(|(at, _)| now.since(*at) > kept);
         }
         let lost = before - self.controller.journal.len();
+        self.controller.lost_power = power || engine.is_in_doubt();
         let how = if power {
             "loses its power"
         } else {

@@ -49,6 +49,11 @@ impl Outbox {
         self.waiting.iter().map(again).collect()
     }
 
+    /// Whether this very report is under way.
+    pub(super) fn has(&self, report: &Report) -> bool {
+        self.waiting.iter().any(|(_, waiting)| waiting == report)
+    }
+
     /// Whether anything about this rank is not acknowledged yet.
     pub(super) fn holds(&self, id: &RunId, of: Rank) -> bool {
         self.waiting.iter().any(|(_, report)| match report {

@@ -224,7 +224,13 @@ impl Run {
                     step,
                     pid,
                 };
-                (generation, reached(generation, milestone).then_some(event)?)
+                let event = reached(generation, milestone).then_some(event)?;
+                return Some(Report::Rank {
+                    run,
+                    generation,
+                    rank,
+                    event,
+                });
             }
             FromWorker::Finished {
                 generation,
@@ -242,48 +248,56 @@ impl Run {
                 generation,
                 checkpoint,
                 unsound,
-            } => {
-                local.failed |= generation == current;
-                (
-                    generation,
-                    RankEvent::LoadRefused {
-                        checkpoint,
-                        unsound,
-                    },
-                )
-            }
+            } => (
+                generation,
+                RankEvent::LoadRefused {
+                    checkpoint,
+                    unsound,
+                },
+            ),
             FromWorker::Failed {
                 generation,
                 phase,
                 error,
                 blamed: Some(blamed),
-            } => {
-                local.failed |= generation == current;
-                (
-                    generation,
-                    RankEvent::Failed {
-                        phase,
-                        error,
-                        blamed,
-                    },
-                )
-            }
+            } => (
+                generation,
+                RankEvent::Failed {
+                    phase,
+                    error,
+                    blamed,
+                },
+            ),
             FromWorker::Failed {
                 generation,
                 phase,
                 error,
                 blamed: None,
-            } => {
-                local.failed |= generation == current;
-                (generation, RankEvent::PeerLost { phase, error })
-            }
+            } => (generation, RankEvent::PeerLost { phase, error }),
         };
-        (generation == current).then_some(Report::Rank {
+        if generation != current {
+            return None;
+        }
+        local.over = Some(event.clone());
+        Some(Report::Rank {
             run,
             generation,
             rank,
             event,
         })
+    }
+
+    /// How the generation in force ended for each rank that lives on: said on every new link.
+    pub(super) fn again(&mut self) -> Vec<(Rank, Generation, RankEvent)> {
+        if self.stop.as_ref().is_some_and(|stop| stop.how == Stop::Now) {
+            return Vec::new();
+        }
+        let generation = self.generation;
+        let locals = self.locals.iter_mut();
+        let current = locals.filter(|(_, local)| local.kept.generation == generation);
+        let again = current
+            .filter_map(|(rank, local)| local.again().map(|event| (*rank, generation, event)));
+        again.collect()
     }
 
     /// Ranks that missed a deadline, each said once.
@@ -307,37 +321,16 @@ impl Run {
         overdue.collect()
     }
 
-    /// Fences every rank and names those that were not finished.
-    pub(super) fn fence_all(
-        &mut self,
-        id: &RunId,
-        cause: &Cause,
-        acts: &mut Vec<Command>,
-    ) -> Vec<(Rank, Generation)> {
-        let unfenced = self
+    /// Fences every rank, for want of a controller.
+    pub(super) fn fence_all(&mut self, id: &RunId, cause: &Cause, acts: &mut Vec<Command>) {
+        for local in self
             .locals
-            .iter_mut()
-            .filter(|(_, local)| local.runs_unfenced());
-        let fenced = unfenced.filter_map(|(rank, local)| {
-            let generation = local.kept.generation;
-            local.fence(id, generation.next(), cause, acts);
-            (local.kept.milestone < Milestone::Finished).then_some((*rank, generation))
-        });
-        fenced.collect()
-    }
-
-    /// Ranks of the generation in force that the last life fenced for want of a controller.
-    pub(super) fn orphans(&self) -> Vec<(Rank, Generation)> {
-        let fenced = |local: &&Local| {
-            local.kept.process.is_some()
-                && local.kept.generation == self.generation
-                && local.kept.fence_below > self.generation
-                && local.kept.milestone < Milestone::Finished
-        };
-        let orphans = self.locals.values().filter(fenced);
-        orphans
-            .map(|local| (local.kept.rank, local.kept.generation))
-            .collect()
+            .values_mut()
+            .filter(|local| local.runs_unfenced())
+        {
+            local.fence(id, local.kept.generation.next(), cause, acts);
+            local.orphaned();
+        }
     }
 
     /// Kills ranks that were told to leave and stayed.
@@ -396,12 +389,14 @@ impl Run {
         {
             let rank = local.kept.rank;
             let trains = local.runs_unfenced()
-                && !local.failed
+                && local.over.is_none()
                 && local.told.is_none_or(|told| told == local.kept.generation);
             if stop.how == Stop::Now {
                 let below = stop.generation.next();
                 self.changed |= local.fence(desk.id, below, &stop.cause, desk.acts);
                 desk.acts.extend(local.kill(desk.id, &stop.cause));
+            } else if local.kept.milestone == Milestone::Finished {
+                // It leaves once that is acknowledged.
             } else if !trains {
                 desk.acts
                     .extend(local.leave(desk.id, desk.now + desk.leave_within));

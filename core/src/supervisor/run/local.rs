@@ -1,9 +1,9 @@
 //! One rank on this node: what is remembered of it, and what only this life knows.
 
-use crate::cause::Cause;
+use crate::cause::{Blamed, Cause};
 use crate::flight::{Page, Phase};
 use crate::id::{Generation, Rank, RunId, Slot};
-use crate::report::{Milestone, RankStatus};
+use crate::report::{Milestone, RankEvent, RankStatus};
 use crate::supervisor::{Command, Process, RankMemory};
 use crate::time::{Duration, Instant};
 use crate::word::{Hello, ToWorker};
@@ -24,8 +24,9 @@ pub(in crate::supervisor) struct Local {
     going_since: Option<Instant>,
     pub(super) stop_told: bool,
     pub(super) killed: bool,
-    /// Its worker gave this generation up.
-    pub(super) failed: bool,
+    /// How this generation ended for it, while its process lives; said again over every new link,
+    /// since a controller may have lost what it acknowledged.
+    pub(super) over: Option<RankEvent>,
     /// What was reported in this life of this generation.
     pub(super) reported: Option<Milestone>,
     overdue: Option<(Phase, Instant)>,
@@ -54,6 +55,17 @@ impl Local {
         self.starting || self.kept.process.is_some()
     }
 
+    /// It was fenced for want of a controller.
+    pub(super) fn orphaned(&mut self) {
+        if self.kept.milestone < Milestone::Finished {
+            self.over = Some(RankEvent::Failed {
+                phase: Phase::Idle,
+                error: "fenced, since its agent heard from no controller".to_owned(),
+                blamed: Blamed::Infrastructure,
+            });
+        }
+    }
+
     /// Whether it could still finish a step.
     pub(super) fn runs_unfenced(&self) -> bool {
         self.is_alive() && self.kept.fence_below <= self.kept.generation
@@ -75,13 +87,19 @@ impl Local {
         })
     }
 
+    /// What a controller on a new link must hear again.
+    pub(super) fn again(&mut self) -> Option<RankEvent> {
+        self.overdue = None;
+        self.over.clone().filter(|_| self.kept.process.is_some())
+    }
+
     /// The generation it is to run from now on; its process stays.
     pub(super) fn go_on(&mut self, generation: Generation, now: Instant) {
         self.kept.generation = generation;
         self.kept.milestone = Milestone::Going;
         self.going_since = Some(now);
         self.stop_told = false;
-        self.failed = false;
+        self.over = None;
         self.reported = None;
         self.overdue = None;
     }
@@ -193,7 +211,8 @@ impl Local {
 
 impl From<RankMemory> for Local {
     fn from(kept: RankMemory) -> Self {
-        Self {
+        let fenced = kept.fence_below > kept.generation;
+        let mut local = Self {
             kept,
             starting: false,
             early: None,
@@ -202,10 +221,14 @@ impl From<RankMemory> for Local {
             going_since: None,
             stop_told: false,
             killed: false,
-            failed: false,
+            over: None,
             reported: None,
             overdue: None,
             leave_by: None,
+        };
+        if fenced {
+            local.orphaned();
         }
+        local
     }
 }
