@@ -130,13 +130,16 @@ impl Engine {
         watch.pages.insert(rank, page);
     }
 
-    /// Until when nothing may be placed, since a node that has not joined yet may run what the
-    /// journal lost.
-    pub(super) fn doubts_until(&self) -> Option<Instant> {
-        let until = self.began.filter(|_| self.doubts)? + self.fence_after();
+    /// Whether a node that has not joined yet may know what the journal lost.
+    pub(super) fn may_have_forgotten(&self) -> bool {
         let is_silent = |node: &NodeId| !self.links.get(node).is_some_and(Link::was_up);
-        let waits = self.now < until && self.state.nodes.keys().any(is_silent);
-        waits.then_some(until)
+        self.doubts && self.state.nodes.keys().any(is_silent)
+    }
+
+    /// Until when nothing may be placed, since such a node may run what the journal lost.
+    pub(super) fn doubts_until(&self) -> Option<Instant> {
+        let until = self.began.filter(|_| self.may_have_forgotten())? + self.fence_after();
+        (self.now < until).then_some(until)
     }
 
     /// Whether it still does not know what its journal may lack. A driver remembers until then that

@@ -8,9 +8,12 @@ use super::placement::place;
 use super::state::Run;
 use super::{Engine, Fact, NodeState, Placement, RunState, Rung};
 use crate::cause::Cause;
-use crate::id::{NodeId, RunId};
+use crate::id::{Generation, NodeId, RunId};
 use crate::spec::Recovery;
 use crate::time::Instant;
+
+/// More generations than a journal can lose in its last moments.
+const FORGOTTEN: u64 = 16;
 
 /// Where recovery begins for a root cause.
 const fn first_rung(cause: &Cause) -> Rung {
@@ -79,7 +82,7 @@ impl Engine {
     }
 
     /// A root cause of an older generation: what else was seen of the incident that ended it.
-    pub(super) fn too_late(&mut self, id: &RunId, generation: crate::id::Generation, cause: Cause) {
+    pub(super) fn too_late(&mut self, id: &RunId, generation: Generation, cause: Cause) {
         let open = self.state.runs.get(id).and_then(Run::open_incident);
         if open.is_some_and(|open| open.generation == generation && open.cause != cause) {
             self.tell(Fact::EvidenceAdded {
@@ -220,7 +223,7 @@ impl Engine {
         let run = self.state.runs.get(id)?;
         Some(Fact::Placed {
             run: id.clone(),
-            generation: run.floor.next(),
+            generation: self.next_generation(run.floor),
             placement,
             rung,
             resume: run.newest_sealed(),
@@ -228,6 +231,15 @@ impl Engine {
             kill: Vec::new(),
             cause,
         })
+    }
+
+    /// The next number that nobody can have heard of.
+    fn next_generation(&self, floor: Generation) -> Generation {
+        if self.may_have_forgotten() {
+            Generation(floor.0 + FORGOTTEN)
+        } else {
+            floor.next()
+        }
     }
 
     /// Whether a waiting run would have room if no other run had any: then it waits for the others.
