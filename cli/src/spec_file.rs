@@ -91,7 +91,8 @@ impl SpecFile {
         for (at, line) in self.text.lines().enumerate() {
             let key = line.trim_start();
             let indent = line.len() - key.len();
-            if key.is_empty() || key.starts_with('#') {
+            let deep_already = outer.is_none() && indent > 0;
+            if key.is_empty() || key.starts_with('#') || deep_already {
                 continue;
             }
             if outer.is_some_and(|outer| indent <= outer) {

@@ -138,7 +138,7 @@ fn stands(run: &RunView) -> String {
 }
 
 /// How an incident ended.
-pub(super) fn outcome(incident: &Incident) -> String {
+fn outcome(incident: &Incident) -> String {
     let Some(done) = incident.rung else {
         return "the run goes on".to_owned();
     };

@@ -140,13 +140,13 @@ fn the_panel_shows_what_matters() {
         "ETTR 0.900",
         "17 %  step 50 of 300",
         "loss 7.000 (a guess has 7.62)",
-        "node-1     Ready       rank 0  step 50",
-        "rank 5  no process",
-        "rank 4  load",
+        "node-1     Ready           rank 0   step 50",
+        "rank 5   no process",
+        "rank 4   load",
         "Ready,Cordoned",
         "spare",
         "step 40 sealed, 10 steps ago",
-        "1, the last: rank 3 on node-2 ended with SIGKILL (recovered in 1.50 s",
+        "1, the last: rank 3 on node-2 ended with SIGKILL, recovered in 1.50 s",
         "Ctrl-C stops",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");

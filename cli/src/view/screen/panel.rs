@@ -2,7 +2,6 @@
 
 use crate::format::{count, ettr, grouped, or_dash, short, span};
 use crate::node;
-use crate::view::changes::outcome;
 use crate::view::{Model, newest_sealed};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -12,6 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{LineGauge, Sparkline, Widget};
 use rebloom_core::engine::{NodeState, NodeView, RankView, RunState, RunView};
 use rebloom_core::flight::Phase;
+use rebloom_core::time::Duration;
 
 /// Nodes that get a row of their own.
 const MOST_NODES: usize = 8;
@@ -179,12 +179,13 @@ fn loss(model: &Model, run: &RunView, area: Rect, buffer: &mut Buffer) {
         .render(bars, buffer);
 }
 
-/// One height of 0 to 1000 a column; the columns are the steps of the whole run.
+/// One height of 0 to 1000 a column; the columns are the steps that were seen.
 fn columns(model: &Model, width: usize, floor: f32, most: f32) -> Vec<u64> {
-    let last = model.losses.last().map_or(0, |(step, _)| *step).max(1);
+    let first = model.losses.first().map_or(0, |(step, _)| *step);
+    let steps = model.losses.last().map_or(0, |(step, _)| *step - first) + 1;
     let mut sums = vec![(0.0_f32, 0_u16); width];
     for (step, loss) in &model.losses {
-        let at = usize::try_from(step * width as u64 / (last + 1)).unwrap_or(0);
+        let at = usize::try_from((step - first) * width as u64 / steps).unwrap_or(0);
         if let Some((sum, seen)) = sums.get_mut(at).filter(|_| loss.is_finite()) {
             *sum += loss;
             *seen += 1;
@@ -233,8 +234,8 @@ fn node_row(node: &NodeView, run: &RunView) -> Line<'static> {
         (NodeState::Lost, _) => Style::new().red(),
     };
     let mut spans = vec![
-        Span::raw(format!("{name:<10} ")),
-        Span::styled(format!("{:<12}", node::state(node)), state),
+        Span::raw(format!("{:<10} ", name.to_string())),
+        Span::styled(format!("{:<15} ", node::state(node)), state),
     ];
     let here: Vec<&RankView> = run
         .ranks
@@ -245,7 +246,7 @@ fn node_row(node: &NodeView, run: &RunView) -> Line<'static> {
         spans.push(Span::raw("spare").dim());
     }
     for rank in here {
-        spans.push(Span::raw(format!("rank {:<3}", rank.seating.rank)).bold());
+        spans.push(Span::raw(format!("rank {:<3} ", rank.seating.rank.0)).bold());
         spans.push(rank_state(rank));
     }
     Line::from(spans)
@@ -283,11 +284,12 @@ fn broken(run: &RunView) -> Line<'static> {
     let Some(last) = run.incidents.last() else {
         return Line::from(vec![label, Span::raw("none").dim()]);
     };
-    let number = run.incidents.len();
-    let (word, style) = match last.closed {
-        Some(_) => (outcome(last), Style::new()),
-        None => ("recovering".to_owned(), Style::new().yellow()),
+    let took: Duration = last.spent.spent.values().sum();
+    let (word, style) = match (last.closed, last.rung) {
+        (None, _) => (", recovering".to_owned(), Style::new().yellow()),
+        (Some(_), Some(_)) => (format!(", recovered in {}", short(took)), Style::new()),
+        (Some(_), None) => (String::new(), Style::new()),
     };
-    let text = format!("{number}, the last: {} ({word})", last.cause);
+    let text = format!("{}, the last: {}{word}", run.incidents.len(), last.cause);
     Line::from(vec![label, Span::styled(text, style)])
 }

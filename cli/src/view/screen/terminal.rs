@@ -31,9 +31,8 @@ impl Quiet {
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        // Flushed, so that what was typed meanwhile is not run by the shell.
-        if tcsetattr(stdin(), OptionalActions::Flush, &self.before).is_err() {
-            // A terminal that is gone needs nothing back.
-        }
+        // Flushed, so that what was typed meanwhile is not run by the shell. A terminal that is gone
+        // needs nothing back.
+        tcsetattr(stdin(), OptionalActions::Flush, &self.before).ok();
     }
 }
