@@ -498,6 +498,11 @@ impl World {
         self.next_pid += 1;
         let (pid, started) = (self.next_pid, self.now.as_nanos());
         self.check_spawn(at, slot, generation);
+        let name = self.nodes[at].name();
+        self.note(
+            &name,
+            format_args!("{run} g{generation} rank {rank} on slot {slot} is pid {pid}"),
+        );
         let slow = self.has(Fault::SlowRank) && self.random.once_in(10);
         let process = Process::new(
             (run.clone(), rank),

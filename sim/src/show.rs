@@ -103,19 +103,12 @@ pub(crate) fn order(order: &Order) -> String {
 /// What an agent does; nothing where that is routine.
 pub(crate) fn agent_command(command: &Command) -> Option<String> {
     Some(match command {
-        Command::Remember(_)
+        // A spawned process is shown with its pid.
+        Command::Spawn { .. }
+        | Command::Remember(_)
         | Command::ReadPages
         | Command::Beat(_)
         | Command::RouteStore { .. } => return None,
-        Command::Spawn {
-            run,
-            rank,
-            slot,
-            generation,
-            ..
-        } => {
-            format!("spawns {run} g{generation} rank {rank} on slot {slot}")
-        }
         Command::Tell {
             run,
             rank,

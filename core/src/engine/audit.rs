@@ -56,7 +56,9 @@ pub fn judge(engine: &Engine) -> Vec<Violation> {
     for (id, run) in &engine.state.runs {
         for (node, owed) in &run.owed {
             for slot in &owed.slots {
-                let other = slots.get(&(node, *slot)).filter(|other| **other != id);
+                // What an agent tells of the past can come after the placing.
+                let is_news = |other: &&RunId| *other != id && engine.placed.contains(*other);
+                let other = slots.get(&(node, *slot)).copied().filter(is_news);
                 if let Some(other) = other {
                     let what =
                         format!("slot {slot} of {node} is given to {other}, {id} may be on it");

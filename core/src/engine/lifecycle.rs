@@ -4,7 +4,7 @@
 //! decides nothing new.
 
 use super::state::{Gang, Run};
-use super::{Engine, Fact, NodeState, RunState, Rung};
+use super::{CheckpointState, Engine, Fact, NodeState, RunState, Rung};
 use crate::cause::{Cause, Exit};
 use crate::id::{RunId, Step};
 use crate::order::Stop;
@@ -80,8 +80,10 @@ impl Engine {
         let Some(run) = self.state.runs.get(id) else {
             return false;
         };
-        let is_last = |held: &super::state::Held| held.id.step.0 >= run.spec.train.steps;
-        run.gang.as_ref().is_some_and(Gang::all_completed) && run.held.iter().any(is_last)
+        let is_last_sealed = |held: &super::state::Held| {
+            held.id.step.0 >= run.spec.train.steps && held.state == CheckpointState::Sealed
+        };
+        run.gang.as_ref().is_some_and(Gang::all_completed) && run.held.iter().any(is_last_sealed)
     }
 
     /// Gangs that stopped without being broken: a drain got as far as it asked for, or something

@@ -115,7 +115,7 @@ impl Run {
                 leaving,
             };
             let owed = self.owed.entry(seat.node.clone()).or_insert_with(new);
-            owed.generation = generation;
+            owed.generation = owed.generation.max(generation);
             owed.slots.insert(seat.slot);
             owed.ranks.insert(seat.rank);
         }
