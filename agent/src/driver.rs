@@ -100,7 +100,6 @@ impl Driver {
     /// Runs until `shutdown` is asked for; the ranks go on without it, or end first.
     pub async fn run(mut self, mut shutdown: Shutdown, end_ranks: bool) {
         let mut trim_at = monotonic() + TRIM_EVERY;
-        self.adopt().await;
         loop {
             let wake_at = self.wake_at(trim_at);
             tokio::select! {
@@ -147,7 +146,8 @@ impl Driver {
         deadlines.min().unwrap_or(monotonic() + TRIM_EVERY)
     }
 
-    async fn adopt(&mut self) {
+    /// Takes over the ranks of the last life, before their words and requests are let in.
+    pub async fn adopt(&mut self) {
         let living: Vec<_> = self.supervisor.living().collect();
         for (run, rank, pid, started) in living {
             if let Some(event) = self.ranks.adopt(run, rank, pid, started) {

@@ -94,17 +94,6 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> anyhow::Result<()> {
     let (roster, stores) = (Arc::new(Roster::default()), Arc::new(Stores::default()));
     let routes = Arc::new(Routes::new(client_tls.clone(), settings.node.clone()));
     serve_agents(listener, &server_tls, Arc::clone(&stores));
-    let door = Door::Workers {
-        roster: Arc::clone(&roster),
-        routes: Arc::clone(&routes),
-    };
-    serve_workers(
-        &state,
-        StoreService::new(Arc::clone(&stores), door),
-        &back,
-        &roster,
-    )?;
-
     let orphan_after = settings.config.orphan_after;
     let connector = Connector {
         controller: settings.controller,
@@ -115,17 +104,28 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> anyhow::Result<()> {
         inputs: back.clone(),
     };
     tokio::spawn(connector.run());
-    let driver = Driver {
+    let mut driver = Driver {
         supervisor: Supervisor::new(settings.config, memory),
-        ranks: Ranks::new(Arc::clone(&state), settings.launch, roster, back.clone()),
-        stores,
-        routes,
+        ranks: Ranks::new(
+            Arc::clone(&state),
+            settings.launch,
+            Arc::clone(&roster),
+            back.clone(),
+        ),
+        stores: Arc::clone(&stores),
+        routes: Arc::clone(&routes),
         memory: state.memory(),
         inputs,
-        back,
+        back: back.clone(),
         link: Link::default(),
         unwritten: None,
     };
+    driver.adopt().await;
+    let door = Door::Workers {
+        roster: Arc::clone(&roster),
+        routes,
+    };
+    serve_workers(&state, StoreService::new(stores, door), &back, &roster)?;
     driver.run(shutdown, settings.end_ranks).await;
     Ok(())
 }

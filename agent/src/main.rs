@@ -2,6 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use rebloom_agent::process::close_on_exec;
 use rebloom_agent::ranks::Launch;
 use rebloom_agent::{Settings, probe, run};
 use rebloom_core::id::NodeId;
@@ -21,7 +22,12 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(15);
 ///
 /// SIGTERM ends the agent and leaves its ranks running; its next life adopts them.
 #[derive(Debug, Parser)]
-#[command(name = "rebloom-agent", version)]
+#[command(
+    name = "rebloom-agent",
+    version,
+    args_override_self = true,
+    allow_negative_numbers = true
+)]
 struct Arguments {
     /// Name of this node, as in the agent's certificate.
     #[arg(long, value_parser = NodeId::new)]
@@ -150,6 +156,10 @@ fn main() -> ExitCode {
             .error(ErrorKind::ValueValidation, problem)
             .exit(),
     };
+    if let Err(error) = close_on_exec() {
+        eprintln!("error: cannot look at the open files: {error}");
+        return ExitCode::FAILURE;
+    }
     // One thread: the agent shall cost the ranks nothing.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

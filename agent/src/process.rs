@@ -1,6 +1,6 @@
 #![allow(
     unsafe_code,
-    reason = "a session is entered between fork and exec, and a pidfd is given to the reactor"
+    reason = "a session is entered after fork, a pidfd given to the reactor, descriptors borrowed"
 )]
 //! One rank's process: started in a session of its own, watched through a pidfd, ended for good.
 //!
@@ -10,7 +10,7 @@
 
 use rebloom_core::cause::Exit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
     pidfd_send_signal, waitid,
@@ -18,7 +18,7 @@ use rustix::process::{
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -230,6 +230,24 @@ impl Process {
             }
         }
     }
+}
+
+/// Keeps every descriptor that this process was started with, but for the standard three, from its
+/// own children: whoever waits for the end of such a pipe shall not wait for ranks that live on.
+pub fn close_on_exec() -> io::Result<()> {
+    let numbers: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in numbers {
+        // SAFETY: borrowed for one call; a number that was closed meanwhile is answered with EBADF.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        match fcntl_setfd(descriptor, FdFlags::CLOEXEC) {
+            Ok(()) | Err(Errno::BADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn to_pid(pid: u32) -> Option<Pid> {

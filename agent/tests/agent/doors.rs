@@ -213,16 +213,8 @@ async fn absurd_arguments_are_named_and_nothing_is_started() {
         ("--interface", "", "--interface"),
         ("--no-such-thing", "1", "--no-such-thing"),
     ] {
-        let mut command = cluster.command("a");
-        // A repeated argument is refused by itself, so the usual one has to go.
-        let usual: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-        command = std::process::Command::new(command.get_program());
-        for pair in usual.chunks(2).filter(|pair| pair[0] != argument) {
-            command.args(pair);
-        }
-        let Output { status, stderr, .. } = command.args([argument, value]).output().unwrap();
-        let stderr = String::from_utf8(stderr).unwrap();
-        assert_eq!(status.code(), Some(2), "{argument} {value}: {stderr}");
+        let (code, stderr) = outcome(&cluster, &[argument, value]);
+        assert_eq!(code, Some(2), "{argument} {value}: {stderr}");
         assert!(stderr.contains(says), "{argument} {value}: {stderr}");
     }
     assert!(!cluster.state("a").exists());

@@ -1,6 +1,6 @@
 //! Real processes: how they start, end, and are found again.
 
-use rebloom_agent::process::{Process, Stat};
+use rebloom_agent::process::{Process, Stat, close_on_exec};
 use rebloom_core::cause::Exit;
 use std::ffi::OsString;
 use std::fs::File;
@@ -85,6 +85,7 @@ async fn a_kill_ends_the_whole_group_and_so_does_the_end_of_its_leader() {
 #[tokio::test]
 async fn a_process_leads_a_session_of_its_own_and_sees_nothing_of_the_agent() {
     let folder = TempDir::new().unwrap();
+    close_on_exec().unwrap();
     let process = shell(&folder, "env; echo; exec sleep 1000");
     let output = line_of(&folder).await;
     let stat = Stat::read(process.pid).unwrap().unwrap();
