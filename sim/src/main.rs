@@ -1,6 +1,8 @@
 //! `rebloom-sim`: plays the world of a seed and prints what happens in it.
 
 use rebloom_sim::{Options, Planted, World};
+use std::fmt::Display;
+use std::io::Write;
 use std::ops::Range;
 use std::process::ExitCode;
 
@@ -67,6 +69,13 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, S
     Ok(Some(arguments))
 }
 
+/// Prints a line; whoever closed the other end has seen enough.
+fn say(line: impl Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
 fn number(text: &str) -> Result<u64, String> {
     text.parse()
         .map_err(|_| format!("`{text}` is not a number; write 0 or more"))
@@ -76,7 +85,7 @@ fn main() -> ExitCode {
     let arguments = match parse(std::env::args().skip(1)) {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
-            println!("{HELP}");
+            say(HELP);
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -91,31 +100,34 @@ fn main() -> ExitCode {
             options = options.plant(bug);
         }
         if !arguments.many {
-            println!("{options}\n");
+            say(format_args!("{options}\n"));
         }
         match World::new(options, !arguments.many).run() {
-            Ok(verdict) if !arguments.many => println!("\n{verdict}"),
+            Ok(verdict) if !arguments.many => say(format_args!("\n{verdict}")),
             Ok(verdict) if arguments.verbose => {
                 let first = verdict.to_string();
-                println!("seed {seed}: {}", first.lines().next().unwrap_or_default());
+                say(format_args!(
+                    "seed {seed}: {}",
+                    first.lines().next().unwrap_or_default()
+                ));
             }
             Ok(_) => {}
             Err(failure) => {
                 unsound += 1;
                 if arguments.verbose {
-                    println!("{failure}");
+                    say(failure);
                 } else {
-                    println!(
+                    say(format_args!(
                         "seed {seed}: after event {}: {}",
                         failure.event, failure.violation
-                    );
+                    ));
                 }
             }
         }
     }
     if arguments.many {
         let all = arguments.seeds.end.saturating_sub(arguments.seeds.start);
-        println!("{} of {all} worlds are sound", all - unsound);
+        say(format_args!("{} of {all} worlds are sound", all - unsound));
     }
     if unsound == 0 {
         ExitCode::SUCCESS

@@ -10,9 +10,10 @@ use std::fmt::{Debug, Write};
 /// Debug output, cut to a line.
 fn cut(value: &impl Debug) -> String {
     let mut line = Line(String::new());
-    // Writing stops with an error where the line is full.
-    let _ = write!(line, "{value:?}");
-    line.0
+    match write!(line, "{value:?}") {
+        // A full line ends the writing with an error.
+        Ok(()) | Err(std::fmt::Error) => line.0,
+    }
 }
 
 struct Line(String);
@@ -29,32 +30,33 @@ impl Write for Line {
 }
 
 pub(crate) fn fact(fact: &Fact) -> String {
-    match fact {
-        Fact::RunSubmitted { spec } => format!("RunSubmitted {}", spec.name),
-        Fact::Placed {
-            run,
-            generation,
-            placement,
-            rung,
-            resume,
-            fresh,
-            cause,
-            ..
-        } => {
-            let seats: Vec<String> = placement
-                .seats
-                .iter()
-                .map(|seat| format!("{}@{}/{}", seat.rank, seat.node, seat.slot))
-                .collect();
-            let resume = resume.map_or("the start".to_owned(), |id| id.directory());
-            let fresh = if *fresh { ", fresh" } else { "" };
-            format!(
-                "Placed {run} g{generation} by {rung:?}{fresh} from {resume} on {}: {cause}",
-                seats.join(" ")
-            )
-        }
-        _ => cut(fact),
+    if let Fact::RunSubmitted { spec } = fact {
+        return format!("RunSubmitted {}", spec.name);
     }
+    let Fact::Placed {
+        run,
+        generation,
+        placement,
+        rung,
+        resume,
+        fresh,
+        cause,
+        ..
+    } = fact
+    else {
+        return cut(fact);
+    };
+    let seats: Vec<String> = placement
+        .seats
+        .iter()
+        .map(|seat| format!("{}@{}/{}", seat.rank, seat.node, seat.slot))
+        .collect();
+    let resume = resume.map_or("the start".to_owned(), |id| id.directory());
+    let fresh = if *fresh { ", fresh" } else { "" };
+    format!(
+        "Placed {run} g{generation} by {rung:?}{fresh} from {resume} on {}: {cause}",
+        seats.join(" ")
+    )
 }
 
 pub(crate) fn order(order: &Order) -> String {

@@ -2,7 +2,8 @@
 
 use rebloom_core::time::Instant;
 use std::collections::VecDeque;
-use std::fmt::{Arguments, Write};
+use std::fmt::{Arguments, Write as _};
+use std::io::Write as _;
 
 /// Lines kept for the report of a violation.
 const TAIL: usize = 80;
@@ -57,19 +58,21 @@ impl Trace {
         let micros = now.as_nanos() / 1000;
         let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
         let events = self.events;
-        // Writing to a string cannot fail.
-        let _ = write!(line, "{events:>8} {seconds:>5}.{micros:06} ");
+        let written = write!(line, "{events:>8} {seconds:>5}.{micros:06} ");
         let start = line.len();
-        let _ = write!(line, "{who}");
+        let written = written.and_then(|()| write!(line, "{who}"));
         while line.len() < start + 12 {
             line.push(' ');
         }
-        let _ = write!(line, " {what}");
+        written
+            .and_then(|()| write!(line, " {what}"))
+            .expect("writing to a string cannot fail");
         for byte in line.bytes() {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         if self.print {
-            println!("{line}");
+            // Whoever closed the other end has seen enough.
+            self.print = writeln!(std::io::stdout(), "{line}").is_ok();
         }
         self.tail.push_back(line);
     }
