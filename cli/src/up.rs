@@ -55,9 +55,8 @@ pub(crate) async fn run(args: args::Up) -> Result<(), Failure> {
     let force = signals.forced;
     supervisor.end(force).await;
     home.end_leftovers();
-    let ended = outcome?;
-    if let Some(run) = ended {
-        summary(&home, &run)?;
+    if let Some(End { run, loss }) = outcome? {
+        summary(&home, &run, loss)?;
         if run.state == RunState::Failed || run.state == RunState::Parked {
             return Err(Failure::Ended(format!(
                 "run {} is {}: {}",
@@ -66,6 +65,12 @@ pub(crate) async fn run(args: args::Up) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The run as it was last seen.
+struct End {
+    run: RunView,
+    loss: Option<f32>,
 }
 
 /// Ctrl-C and SIGTERM; the second one is meant seriously.
@@ -112,7 +117,7 @@ impl Session<'_> {
         mut self,
         supervisor: &mut Supervisor,
         signals: &mut Signals,
-    ) -> Result<Option<RunView>, Failure> {
+    ) -> Result<Option<End>, Failure> {
         let target = supervisor.target();
         line(&format!(
             "starting a controller and {}",
@@ -127,7 +132,11 @@ impl Session<'_> {
         let goes = self.begin(&client).await?;
         let mut view = View::new(self.spec.name.clone(), Output::Table, self.args.plain);
         if !goes && !self.args.keep {
-            return client.run(&self.spec.name).await.map(Some);
+            let run = client.run(&self.spec.name).await?;
+            return Ok(Some(End {
+                loss: run.loss,
+                run,
+            }));
         }
         view.hint(
             "Ctrl-C stops with a checkpoint. In another terminal: rebloom chaos kill-rank, \
@@ -182,7 +191,7 @@ impl Session<'_> {
         target: &Target,
         view: &mut View,
         signals: &mut Signals,
-    ) -> Result<Option<RunView>, Failure> {
+    ) -> Result<Option<End>, Failure> {
         let mut updates = feed(target.clone());
         let mut ticks = View::ticks();
         let mut stopping: Option<Instant> = None;
@@ -227,7 +236,10 @@ impl Session<'_> {
             }
         }
         view.tick();
-        Ok(view.run().cloned())
+        Ok(view.run().cloned().map(|run| End {
+            run,
+            loss: view.loss(),
+        }))
     }
 
     /// Waits until something cannot be kept running.
@@ -281,7 +293,7 @@ async fn joined(target: &Target) -> Result<Option<Client>, Failure> {
 }
 
 /// What is worth knowing at the end; the whole story goes into a file, since the controller is gone.
-fn summary(home: &Home, run: &RunView) -> Result<(), Failure> {
+fn summary(home: &Home, run: &RunView, loss: Option<f32>) -> Result<(), Failure> {
     let report = home.report();
     let story = explain::story(run, Wall::starting_at_least(Instant::ZERO).now());
     files::write(&report, story.as_bytes())?;
@@ -293,9 +305,14 @@ fn summary(home: &Home, run: &RunView) -> Result<(), Failure> {
         .map(|(_, time)| *time)
         .sum();
     line("");
-    line(&format!("run {} is {}", run.spec.name, run.state));
+    let (name, state) = (&run.spec.name, run.state);
+    if goes_on(state) {
+        line(&format!("run {name} was {state} when it was killed"));
+    } else {
+        line(&format!("run {name} is {state}"));
+    }
     field("steps", format!("{} of {}", run.step, run.spec.train.steps));
-    if let Some(loss) = run.loss {
+    if let Some(loss) = loss {
         let guess = f64::from(run.spec.model.vocab).ln();
         field(
             "loss",

@@ -11,6 +11,7 @@ mod screen;
 #[cfg(test)]
 mod tests;
 
+use changes::Away;
 pub(crate) use changes::{Line, Tone};
 pub(crate) use plain::Plain;
 pub(crate) use screen::Screen;
@@ -18,9 +19,9 @@ pub(crate) use screen::Screen;
 use crate::client::Cluster;
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::engine::{CheckpointState, NodeView, RunState, RunView};
-use rebloom_core::id::RunId;
+use rebloom_core::id::{NodeId, RunId};
 use rebloom_core::time::{Duration, Instant};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Over this span the speed is measured.
 const PACE_OVER: Duration = Duration::from_secs(20);
@@ -35,6 +36,7 @@ pub(crate) struct Model {
     now: Instant,
     run: Option<RunView>,
     nodes: Vec<NodeView>,
+    away: BTreeMap<NodeId, Away>,
     losses: Vec<(u64, f32)>,
     pace: VecDeque<(Instant, u64)>,
     down: Option<String>,
@@ -50,6 +52,7 @@ impl Model {
             now,
             run: None,
             nodes: Vec::new(),
+            away: BTreeMap::new(),
             losses: Vec::new(),
             pace: VecDeque::new(),
             down: None,
@@ -64,7 +67,12 @@ impl Model {
         if self.down.take().is_some() {
             lines.push(Line::good("the controller answers again"));
         }
-        lines.extend(changes::of_nodes(&self.nodes, &cluster.nodes));
+        lines.extend(changes::of_nodes(
+            &self.nodes,
+            &cluster.nodes,
+            &mut self.away,
+            now,
+        ));
         self.nodes = cluster.nodes;
         if let Some(run) = cluster
             .runs
@@ -147,6 +155,12 @@ impl Model {
     /// Time since the view began.
     pub(crate) const fn elapsed(&self) -> Duration {
         self.now.since(self.began)
+    }
+
+    /// The loss as it was last seen; one that does not train any more tells none.
+    pub(crate) fn loss(&self) -> Option<f32> {
+        let told = self.run.as_ref().and_then(|run| run.loss);
+        told.or_else(|| self.losses.last().map(|(_, loss)| *loss))
     }
 
     /// Steps a second, while it trains.

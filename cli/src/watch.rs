@@ -154,6 +154,11 @@ impl View {
         self.model.run()
     }
 
+    /// The loss as it was last seen.
+    pub(crate) fn loss(&self) -> Option<f32> {
+        self.model.loss()
+    }
+
     /// Redraws that often.
     pub(crate) fn ticks() -> tokio::time::Interval {
         let mut ticks = tokio::time::interval(REDRAW);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// Tokens of the tokenizer and rows of the embedding.
 const VOCAB: u32 = 4096;
-const STEPS: u64 = 300;
+const STEPS: u64 = 400;
 
 /// Makes what is missing; the spec is checked against its data.
 pub(super) fn all(home: &Home, args: &args::Up) -> Result<SpecFile, Failure> {

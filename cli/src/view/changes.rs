@@ -3,7 +3,9 @@
 use super::newest_sealed;
 use crate::format::{count, rung, short};
 use rebloom_core::engine::{CheckpointState, Incident, NodeState, NodeView, RunState, RunView};
-use rebloom_core::time::Duration;
+use rebloom_core::id::NodeId;
+use rebloom_core::time::{Duration, Instant};
+use std::collections::BTreeMap;
 
 /// How a line is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,25 +153,44 @@ fn outcome(incident: &Incident) -> String {
     )
 }
 
-/// What happened to the nodes.
-pub(super) fn of_nodes(before: &[NodeView], after: &[NodeView]) -> Vec<Line> {
+/// A node that cannot be reached for less than this is no news: an agent that is started again.
+const SHORT: Duration = Duration::from_secs(2);
+
+/// A node that is not there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Away {
+    since: Instant,
+    told: Option<NodeState>,
+}
+
+/// What happened to the nodes. `away` remembers which are not there, and what was told of them.
+pub(super) fn of_nodes(
+    before: &[NodeView],
+    after: &[NodeView],
+    away: &mut BTreeMap<NodeId, Away>,
+    now: Instant,
+) -> Vec<Line> {
     let mut lines = Vec::new();
     for node in after {
         let name = &node.facts.node;
-        let known = before.iter().find(|known| known.facts.node == *name);
-        match (known.map(|known| known.state), node.state) {
-            (Some(was), is) if was == is => {}
-            // At the first look nodes are joining; that is no news.
-            (None, NodeState::Ready) if before.is_empty() => {}
-            (_, NodeState::Ready) => lines.push(Line::good(format!("{name} is back"))),
-            (_, NodeState::Unreachable) => {
-                lines.push(Line::bad(format!("{name} cannot be reached")));
+        if node.state == NodeState::Ready {
+            if away.remove(name).is_some_and(|away| away.told.is_some()) {
+                lines.push(Line::good(format!("{name} is back")));
             }
-            (_, NodeState::Lost) => lines.push(Line::bad(format!("{name} is lost"))),
+        } else {
+            let away = away.entry(name.clone()).or_insert(Away {
+                since: now,
+                told: None,
+            });
+            let lost = node.state == NodeState::Lost;
+            if away.told != Some(node.state) && (lost || now.since(away.since) >= SHORT) {
+                away.told = Some(node.state);
+                let word = if lost { "is lost" } else { "cannot be reached" };
+                lines.push(Line::bad(format!("{name} {word}")));
+            }
         }
-        if let Some(known) = known
-            && known.cordoned != node.cordoned
-        {
+        let known = before.iter().find(|known| known.facts.node == *name);
+        if known.is_some_and(|known| known.cordoned != node.cordoned) {
             let word = if node.cordoned {
                 "is cordoned"
             } else {

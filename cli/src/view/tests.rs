@@ -61,17 +61,62 @@ fn each_thing_that_happens_is_told_once() {
     assert_eq!(lines[0].tone, Tone::Bad);
 }
 
+fn with_node(state: NodeState) -> Cluster {
+    let mut cluster = cluster(run(2));
+    cluster.nodes[1].state = state;
+    cluster
+}
+
 #[test]
 fn a_node_that_goes_and_comes_is_told() {
     let mut model = model();
     model.update(cluster(run(1)), at(1));
-    let mut gone = cluster(run(2));
-    gone.nodes[1].state = NodeState::Lost;
-    assert_eq!(texts(&model.update(gone, at(2))), ["node-2 is lost"]);
     assert_eq!(
-        texts(&model.update(cluster(run(3)), at(3))),
+        texts(&model.update(with_node(NodeState::Lost), at(2))),
+        ["node-2 is lost"]
+    );
+    assert!(model.update(with_node(NodeState::Lost), at(3)).is_empty());
+    assert_eq!(
+        texts(&model.update(with_node(NodeState::Ready), at(4))),
         ["node-2 is back"]
     );
+}
+
+#[test]
+fn a_node_that_is_away_for_a_moment_is_no_news() {
+    let mut model = model();
+    model.update(cluster(run(1)), at(1));
+    assert!(
+        model
+            .update(with_node(NodeState::Unreachable), at(2))
+            .is_empty()
+    );
+    assert!(model.update(with_node(NodeState::Ready), at(3)).is_empty());
+    assert!(
+        model
+            .update(with_node(NodeState::Unreachable), at(4))
+            .is_empty()
+    );
+    let lines = model.update(with_node(NodeState::Unreachable), at(6));
+    assert_eq!(texts(&lines), ["node-2 cannot be reached"]);
+    assert_eq!(
+        texts(&model.update(with_node(NodeState::Lost), at(7))),
+        ["node-2 is lost"]
+    );
+}
+
+#[test]
+fn the_last_loss_stays_when_the_run_stops() {
+    let mut model = model();
+    model.update(cluster(run(10)), at(1));
+    let mut stopped = run(10);
+    (stopped.state, stopped.loss) = (RunState::Stopped, None);
+    stopped.ranks.clear();
+    model.update(cluster(stopped), at(2));
+    assert_eq!(model.loss(), Some(7.4));
+    let text = drawn(&model, 100);
+    assert!(text.contains("loss 7.400"), "{text}");
+    assert!(text.contains("node-1     Ready           free"), "{text}");
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(super) fn panel(model: &Model, area: Rect, buffer: &mut Buffer) {
     head(model, run, title, buffer);
     progress(run, bar, buffer);
     figures(model, run).render(numbers, buffer);
-    loss(model, run, chart, buffer);
+    loss(model, chart, buffer);
     table(model, run, nodes, buffer);
     saved(run).render(checkpoint, buffer);
     broken(run).render(incidents, buffer);
@@ -123,7 +123,7 @@ fn progress(run: &RunView, area: Rect, buffer: &mut Buffer) {
 
 fn figures(model: &Model, run: &RunView) -> Line<'static> {
     let guess = f64::from(run.spec.model.vocab).ln();
-    let loss = or_dash(run.loss.map(|loss| format!("{loss:.3}")));
+    let loss = or_dash(model.loss().map(|loss| format!("{loss:.3}")));
     let mut spans = vec![
         Span::raw("loss "),
         Span::raw(loss).bold(),
@@ -143,27 +143,25 @@ fn figures(model: &Model, run: &RunView) -> Line<'static> {
     Line::from(spans)
 }
 
-/// The loss over the steps, from the uniform guess (or what was seen above it) downwards.
-fn loss(model: &Model, run: &RunView, area: Rect, buffer: &mut Buffer) {
+/// The loss over the steps that were seen.
+fn loss(model: &Model, area: Rect, buffer: &mut Buffer) {
     let [labels, bars] = area.layout(&Layout::horizontal([
         Constraint::Length(LABEL),
         Constraint::Fill(1),
     ]));
-    if model.losses.is_empty() {
-        return;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "a label")]
-    let guess = f64::from(run.spec.model.vocab).ln() as f32;
     let seen = model
         .losses
         .iter()
         .map(|(_, loss)| *loss)
         .filter(|loss| loss.is_finite());
-    let (least, most) = seen.fold((guess, guess), |(least, most), loss| {
+    let (least, most) = seen.fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), loss| {
         (least.min(loss), most.max(loss))
     });
-    // A little room below, so that the newest bars can be seen.
-    let floor = (least - (most - least) * 0.15).max(0.0);
+    if least > most {
+        return;
+    }
+    // Room below, so that the newest bars can be seen, and some height for a loss that stays.
+    let floor = (least - ((most - least) * 0.15).max(0.1)).max(0.0);
     let label = |value: f32| Line::from(format!("{value:>6.2} ")).dim();
     label(most).render(labels, buffer);
     let bottom = Rect {
@@ -243,7 +241,12 @@ fn node_row(node: &NodeView, run: &RunView) -> Line<'static> {
         .filter(|rank| rank.seating.node == *name)
         .collect();
     if here.is_empty() {
-        spans.push(Span::raw("spare").dim());
+        let word = if run.ranks.is_empty() {
+            "free"
+        } else {
+            "spare"
+        };
+        spans.push(Span::raw(word).dim());
     }
     for rank in here {
         spans.push(Span::raw(format!("rank {:<3} ", rank.seating.rank.0)).bold());
