@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use rebloom_core::engine::{NodeView, RunState, RunView};
 use rebloom_core::id::{NodeId, Rank, RunId};
 use rebloom_core::spec::RunSpec;
-use rebloom_proto::v1;
-use rebloom_proto::v1::admin_client::AdminClient;
+use rebloom_proto::wire;
+use rebloom_proto::wire::admin_client::AdminClient;
 use rebloom_runtime::tls::{Authority, ClientTls, Role};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -162,6 +162,11 @@ impl Cluster {
         self.agents.get(name)?.process.as_ref().map(Process::pid)
     }
 
+    /// Where an agent's rendezvous store listens.
+    pub fn store_of(&self, name: &str) -> Option<SocketAddr> {
+        self.agents.get(name).map(|agent| agent.listen)
+    }
+
     /// The wire between an agent and the controller.
     pub fn wire(&self, name: &str) -> Result<&Proxy> {
         Ok(&self.agents.get(name).with_context(|| format!("no agent {name}"))?.wire)
@@ -179,20 +184,20 @@ impl Cluster {
 
     /// Submits a run.
     pub fn submit(&self, spec: &RunSpec) -> Result<RunId> {
-        let request = v1::SubmitRunRequest { spec: Some(spec.clone().into()), dry_run: false };
+        let request = wire::SubmitRunRequest { spec: Some(spec.clone().into()), dry_run: false };
         self.wait(self.admin().submit_run(request))?;
         Ok(spec.name.clone())
     }
 
     /// One run as it is now.
     pub fn run(&self, run: &RunId) -> Result<RunView> {
-        let request = v1::GetRunRequest { run: run.to_string() };
+        let request = wire::GetRunRequest { run: run.to_string() };
         Ok(self.wait(self.admin().get_run(request))?.into_inner().try_into()?)
     }
 
     /// All nodes as they are now.
     pub fn nodes(&self) -> Result<Vec<NodeView>> {
-        let reply = self.wait(self.admin().list_nodes(v1::ListNodesRequest {}))?.into_inner();
+        let reply = self.wait(self.admin().list_nodes(wire::ListNodesRequest {}))?.into_inner();
         reply.nodes.into_iter().map(|node| Ok(node.try_into()?)).collect()
     }
 

@@ -5,6 +5,7 @@
 //! Everything it starts carries the path of its own temporary directory in its command line, and is
 //! ended by process id when the [`Cluster`](cluster::Cluster) is dropped.
 
+pub mod bench;
 pub mod cluster;
 pub mod process;
 pub mod proxy;

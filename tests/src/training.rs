@@ -1,11 +1,15 @@
 //! What the clusters of these tests train: a tiny BLOOM on a tiny dataset, the same every time.
 
-use rebloom_core::id::{BadName, RunId};
+use anyhow::Result;
+use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{
     Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train,
 };
-use std::path::Path;
+use rebloom_data::indexed::{Width, Writer};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use tempfile::TempDir;
 
 /// Steps of a run; long enough for a fault in its middle.
 pub const STEPS: u64 = 30;
@@ -13,7 +17,7 @@ pub const STEPS: u64 = 30;
 pub const EVERY: u64 = 5;
 
 /// A run of eight ranks, TP 2 x PP 2 x DP 2, with deadlines short enough to wait for in a test.
-pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec, BadName> {
+pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
     Ok(RunSpec {
         name: RunId::new(name)?,
         model: Model { layers: 4, hidden: 32, heads: 4, vocab: 512, sequence: 32 },
@@ -34,4 +38,31 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec, BadN
         deadlines: Deadlines { init: 20.0, load: 20.0, step: 6.0, save: 20.0, exit: 20.0 },
         recovery: Recovery::default(),
     })
+}
+
+/// A dataset whose next token mostly follows from the one before, so that there is something to learn;
+/// made once per test process.
+pub fn dataset() -> Result<&'static Path> {
+    static DATASET: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    if let Some((_, prefix)) = DATASET.get() {
+        return Ok(prefix);
+    }
+    let folder = TempDir::with_prefix("rebloom-data-")?;
+    let prefix = folder.path().join("text");
+    let mut writer = Writer::create(&prefix, Width::U16)?;
+    let mut noise = 1_u32;
+    for document in 0..64_u32 {
+        let mut token = document;
+        let tokens: Vec<u32> = (0..200)
+            .map(|_| {
+                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                token = if noise >> 29 == 0 { noise >> 16 } else { token * 5 + 3 } % 512;
+                token
+            })
+            .collect();
+        writer.push(&tokens)?;
+        writer.end_document();
+    }
+    writer.finish()?;
+    Ok(&DATASET.get_or_init(|| (folder, prefix)).1)
 }

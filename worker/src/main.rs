@@ -69,6 +69,19 @@ enum Other {
         #[arg(long, default_value = "127.0.0.1")]
         interface: String,
     },
+    /// Saves again and again as the only rank, and prints what that takes.
+    #[command(hide = true)]
+    Save {
+        /// The run spec, as JSON.
+        #[arg(long)]
+        spec: PathBuf,
+        /// A directory that is empty or absent at the start.
+        #[arg(long)]
+        store: PathBuf,
+        /// How often.
+        #[arg(long, default_value_t = 5)]
+        rounds: u64,
+    },
 }
 
 /// Something inside went wrong (`EX_SOFTWARE`).
@@ -101,6 +114,14 @@ fn work(command: Command) -> anyhow::Result<()> {
             }),
             _,
         ) => solo::run(&spec, Rank(rank), &store, steps, &interface),
+        (
+            Some(Other::Save {
+                spec,
+                store,
+                rounds,
+            }),
+            _,
+        ) => solo::save::run(&solo::read(&spec)?, &store, rounds, "127.0.0.1"),
         (None, Some(rank)) => {
             tracing::info!(run = %rank.run, rank = rank.rank, slot = rank.slot, "starts");
             let member = Config {

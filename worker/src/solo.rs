@@ -1,5 +1,7 @@
 //! A rank started by hand, without controller and agents: for measuring what those cost.
 
+pub mod save;
+
 use crate::comm::{Device, FileStore, Groups, Watch};
 use crate::data;
 use crate::shim;
@@ -24,11 +26,7 @@ pub fn run(
     steps: Option<u64>,
     interface: &str,
 ) -> Result<()> {
-    let text = std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
-    let spec: RunSpec = serde_json::from_slice(&text)
-        .with_context(|| format!("{} is not a run spec", file.display()))?;
-    let flaws: Vec<_> = spec.flaws().iter().map(ToString::to_string).collect();
-    ensure!(flaws.is_empty(), "{}", flaws.join("; "));
+    let spec = read(file)?;
     ensure!(
         rank.0 < spec.layout.world(),
         "the layout has {} ranks",
@@ -37,18 +35,7 @@ pub fn run(
     let steps = steps.unwrap_or(spec.train.steps).min(spec.train.steps);
     ensure!(steps > WARM_UP, "at least {} steps are needed", WARM_UP + 1);
 
-    shim::setup()?;
-    let store = FileStore::open(store).context("failed to open the store")?;
-    let watch = Watch {
-        recorder: page(rank)?,
-        generation: Generation(1),
-    };
-    let device = Arc::new(Device::open(interface)?);
-    let connect = seconds(spec.deadlines.init);
-    let groups = Groups::form(spec.layout, rank, Arc::new(store), &device, watch, connect)?;
-    let samples = data::open(&spec).map_err(anyhow::Error::msg)?;
-    let mut trainer = Trainer::new(spec.clone(), rank, groups, samples)?;
-    trainer.begin();
+    let mut trainer = begin(&spec, rank, store, interface)?;
 
     let mut began = monotonic();
     let mut figures = None;
@@ -71,6 +58,33 @@ pub fn run(
         );
     }
     Ok(())
+}
+
+/// Reads and checks a run spec in JSON.
+pub fn read(file: &Path) -> Result<RunSpec> {
+    let text = std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let spec: RunSpec = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not a run spec", file.display()))?;
+    let flaws: Vec<_> = spec.flaws().iter().map(ToString::to_string).collect();
+    ensure!(flaws.is_empty(), "{}", flaws.join("; "));
+    Ok(spec)
+}
+
+/// A trainer at step 0 that met its peers in `store`.
+fn begin(spec: &RunSpec, rank: Rank, store: &Path, interface: &str) -> Result<Trainer> {
+    shim::setup()?;
+    let store = FileStore::open(store).context("failed to open the store")?;
+    let watch = Watch {
+        recorder: page(rank)?,
+        generation: Generation(1),
+    };
+    let device = Arc::new(Device::open(interface)?);
+    let connect = seconds(spec.deadlines.init);
+    let groups = Groups::form(spec.layout, rank, Arc::new(store), &device, watch, connect)?;
+    let samples = data::open(spec).map_err(anyhow::Error::msg)?;
+    let mut trainer = Trainer::new(spec.clone(), rank, groups, samples)?;
+    trainer.begin();
+    Ok(trainer)
 }
 
 /// A page that nobody reads.

@@ -1,0 +1,73 @@
+//! From `kill -9` of one of eight ranks to the first new optimizer step, by phase, beside torchrun.
+
+use super::{largest, median, millis, torchrun};
+use crate::cluster::{Cluster, pid_of};
+use crate::process::signal;
+use crate::wait;
+use anyhow::{Context, Result};
+use rebloom_core::engine::{RunState, Spend};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 20;
+const PHASES: [Spend; 5] =
+    [Spend::Detect, Spend::Decide, Spend::Reform, Spend::Restore, Spend::CatchUp];
+
+/// Runs the bench and prints its tables.
+#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+pub fn run() -> Result<()> {
+    let mut totals = Vec::new();
+    let mut phases: BTreeMap<Spend, Vec<Duration>> = BTreeMap::new();
+    let cluster = Cluster::start(5)?;
+    let mut spec = cluster.spec("recovery")?;
+    spec.train.steps = 1_000_000;
+    spec.checkpoint.keep = 3;
+    let run = cluster.submit(&spec)?;
+    cluster.until_step(&run, 6)?;
+    for round in 0..ROUNDS {
+        let before = cluster.until(&run, "every incident is closed", |view| {
+            view.state == RunState::Running
+                && view.incidents.iter().all(|incident| incident.closed.is_some())
+        })?;
+        let before = cluster.until_step(&run, before.step.0 + 3)?;
+        let victim = pid_of(&before, u32::try_from(round)? % 8)?;
+        let killed = Instant::now();
+        signal(victim, Signal::KILL)?;
+        wait::until("a first step after the fault", Duration::from_secs(60), || {
+            let view = cluster.run(&run)?;
+            Ok((view.generation > before.generation && view.state == RunState::Running)
+                .then_some(()))
+        })?;
+        totals.push(killed.elapsed());
+        let closed = cluster.until(&run, "the incident is closed", |view| {
+            view.incidents.last().is_some_and(|incident| incident.closed.is_some())
+        })?;
+        let incident = closed.incidents.last().context("an incident")?;
+        for phase in PHASES {
+            let spent = incident.spent.spent.get(&phase).copied().unwrap_or_default();
+            phases.entry(phase).or_default().push(spent);
+        }
+    }
+    println!("| from kill -9 of one of eight ranks | p50, ms | max, ms |\n|---|---|---|");
+    println!(
+        "| **to the first new optimizer step of every rank** ({ROUNDS} times) | {} | {} |",
+        millis(median(&totals)),
+        millis(largest(&totals))
+    );
+    for (phase, spans) in &phases {
+        println!("| {phase:?} (ledger) | {} | {} |", millis(median(spans)), millis(largest(spans)));
+    }
+    drop(cluster);
+    let peer = torchrun::restarts(3)?;
+    println!(
+        "| torchrun --max-restarts, two-rank Gloo toy (3 times) | {} | {} |",
+        millis(median(&peer)),
+        millis(largest(&peer))
+    );
+    println!(
+        "\np50 is {:.1} times faster than torchrun's.",
+        median(&peer).as_secs_f64() / median(&totals).as_secs_f64()
+    );
+    Ok(())
+}

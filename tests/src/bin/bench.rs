@@ -1,0 +1,19 @@
+//! `cargo xtask bench [recovery|overhead|checkpoint]`: the figures of docs/benchmarks.md.
+
+use anyhow::{Result, bail};
+use rebloom_tests::bench;
+
+fn main() -> Result<()> {
+    let name = std::env::args().nth(1).unwrap_or_default();
+    match name.as_str() {
+        "recovery" => bench::recovery::run(),
+        "overhead" => bench::overhead::run(),
+        "checkpoint" => bench::checkpoint::run(),
+        "" => {
+            bench::recovery::run()?;
+            bench::overhead::run()?;
+            bench::checkpoint::run()
+        }
+        other => bail!("no bench `{other}`: use recovery, overhead or checkpoint"),
+    }
+}
