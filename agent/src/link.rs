@@ -28,7 +28,7 @@ const MOST_UNDER_WAY: usize = 4096;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A controller that refused this agent is asked again, seldom: an admin may set it right.
-const PAUSE_WHEN_REFUSED: Duration = Duration::from_secs(10);
+const PAUSE_WHEN_REFUSED: Duration = Duration::from_secs(5);
 /// How long a controller may take to answer a join.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 

@@ -8,5 +8,6 @@
 
 mod cluster;
 mod doors;
+mod probe;
 mod process;
 mod ranks;

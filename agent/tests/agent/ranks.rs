@@ -165,6 +165,21 @@ async fn a_stop_ends_the_ranks_and_so_does_the_agent_where_it_shall() {
 }
 
 #[tokio::test]
+async fn a_memory_that_cannot_be_written_stops_nobody_and_is_written_later() {
+    let mut cluster = Cluster::new().await;
+    let (agent, join) = cluster.joined("a").await;
+    let in_the_way = agent.state.join("agent.json");
+    std::fs::create_dir_all(in_the_way.join("folder")).unwrap();
+    let pids = cluster.train("a", "demo", &join).await;
+    assert!(agent.log().contains("cannot write down"), "{}", agent.log());
+    std::fs::remove_dir_all(&in_the_way).unwrap();
+    until("its memory", || !agent.memory().runs.is_empty()).await;
+    let ranks = agent.memory().runs.remove(0).ranks;
+    let written: Vec<u32> = ranks.iter().map(|rank| rank.process.unwrap().pid).collect();
+    assert_eq!(written, pids);
+}
+
+#[tokio::test]
 async fn a_worker_that_is_not_there_is_reported() {
     let mut cluster = Cluster::new().await;
     let worker = cluster.folder.path().join("worker");
