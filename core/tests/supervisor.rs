@@ -618,6 +618,32 @@ fn a_missed_deadline_is_said_once_and_with_the_pages() {
 }
 
 #[test]
+fn an_adopted_rank_that_says_nothing_is_overdue() {
+    let mut agent = Agent::running().again();
+    agent.tell(Event::LinkUp);
+    agent.hello(1, 11, 1);
+    let idle = |rank| {
+        let page = Page {
+            generation: Generation(1),
+            ..Page::default()
+        };
+        (
+            run(),
+            Sighting {
+                rank: Rank(rank),
+                page,
+            },
+        )
+    };
+    assert_eq!(agent.tell(Event::Pages(vec![idle(0), idle(1)])), ["beat 1"]);
+    let init = NOW + Duration::from_secs(60);
+    assert_eq!(
+        agent.tell_at(init, Event::Pages(vec![idle(0), idle(1)])),
+        ["1: rank 0 g1 overdue in idle", "beat 1"]
+    );
+}
+
+#[test]
 fn a_blamed_rank_is_killed_once() {
     let mut agent = Agent::running();
     let kill = || {

@@ -5,6 +5,7 @@ use crate::options::{Fault, Options, Planted};
 use crate::storage::Saved;
 use crate::training;
 use crate::world::World;
+use rebloom_core::cause::Cause;
 use rebloom_core::checkpoint::Manifest;
 use rebloom_core::engine::{Engine, Fact, Placement, Record, judge};
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Slot, Step};
@@ -307,6 +308,15 @@ impl World {
     /// The engine orders something. With a journal that lost its last moments it may believe in a
     /// checkpoint that was removed since; then its ranks refuse to load it.
     pub(crate) fn check_order(&mut self, order: &Order) {
+        if let Order::Kill {
+            run,
+            rank,
+            cause: Cause::RankHung { .. },
+            ..
+        } = order
+        {
+            self.check_blame(run, *rank);
+        }
         let Order::Start(start) = order else { return };
         let run = &start.spec.name;
         if let Some(id) = start.resume
@@ -317,6 +327,22 @@ impl World {
             self.checks.violated(format!(
                 "S6: {run} is to resume from {at}, which is not sealed"
             ));
+        }
+    }
+
+    /// A hang is blamed on a rank. Where only processes fail, that must be one that was stopped.
+    fn check_blame(&mut self, run: &RunId, rank: Rank) {
+        let blurs = [
+            Fault::IsolateNode,
+            Fault::SlowLink,
+            Fault::SlowRank,
+            Fault::KillAgent,
+        ];
+        let mut processes = self.processes.values();
+        let blamed = processes.find(|process| process.run == *run && process.rank == rank);
+        if blamed.is_some_and(|process| !process.was_ill) && !blurs.iter().any(|f| self.has(*f)) {
+            self.checks
+                .violated(format!("blame: rank {rank} of {run} did not hang"));
         }
     }
 
@@ -355,17 +381,22 @@ impl World {
 
     /// A controller goes on from this journal.
     pub(crate) fn check_journal<'a>(&mut self, facts: impl Iterator<Item = &'a Fact>) {
-        self.checks
-            .runs
-            .values_mut()
-            .for_each(|seen| seen.placement = None);
+        for seen in self.checks.runs.values_mut() {
+            (seen.placement, seen.own) = (None, 0);
+        }
         self.checks.cordoned.clear();
         for fact in facts {
             self.checks.note_fact(fact);
-            if let Fact::Placed { run, placement, .. } = fact
+            if let Fact::Placed {
+                run,
+                placement,
+                cause,
+                ..
+            } = fact
                 && let Some(seen) = self.checks.runs.get_mut(run)
             {
                 seen.placement = Some(placement.clone());
+                seen.own += u32::from(cause.spends_budget());
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What goes wrong, how it ends, and what admins do meanwhile.
 
+use crate::agent::Node;
 use crate::options::Fault;
 use crate::world::{Happening, Undo, World};
 use rebloom_core::cause::{Blamed, Exit};
@@ -42,6 +43,7 @@ impl World {
                     let slowness = self.random.small(2, 40);
                     if let Some(process) = self.processes.get_mut(&pid) {
                         process.slowness = slowness;
+                        process.was_ill = true;
                     }
                     self.note("fault", format_args!("{pid} is {slowness} times as slow"));
                 }
@@ -52,9 +54,7 @@ impl World {
                 let node = self.any_node();
                 let name = self.nodes[node].name();
                 self.note("fault", format_args!("{name} is isolated"));
-                self.nodes[node].is_isolated = true;
-                self.nodes[node].cuts += 1;
-                self.cut_wires(node);
+                self.cut_off(node, |node| node.is_isolated = true);
                 let back = self.random.millis(100, 30_000);
                 self.after(back, Happening::Undo(Undo::Isolation { node }));
             }
@@ -139,6 +139,7 @@ impl World {
             self.note("fault", format_args!("SIGSTOP of {pid}"));
             if let Some(process) = self.processes.get_mut(&pid) {
                 process.is_stopped = true;
+                process.was_ill = true;
             }
             if goes_on {
                 let back = self.random.millis(10, 15_000);
@@ -157,12 +158,20 @@ impl World {
                 "fault",
                 format_args!("{name} is cut off from the controller"),
             );
-            self.nodes[at].is_link_cut = true;
-            self.nodes[at].cuts += 1;
+            self.cut_off(at, |node| node.is_link_cut = true);
             let cut = self.nodes[at].cuts;
-            self.cut_wires(at);
             let back = self.random.millis(100, most);
             self.after(back, Happening::Undo(Undo::Cut { node: at, cut }));
+        }
+    }
+
+    /// Nothing reaches the controller from here on; a node that was cut off already stays so.
+    fn cut_off(&mut self, node: usize, how: impl FnOnce(&mut Node)) {
+        let was_cut = self.nodes[node].is_cut();
+        how(&mut self.nodes[node]);
+        if !was_cut {
+            self.nodes[node].cuts += 1;
+            self.cut_wires(node);
         }
     }
 

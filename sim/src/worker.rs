@@ -64,6 +64,8 @@ pub(crate) struct Process {
     pub(crate) is_stopped: bool,
     pub(crate) held: Vec<Happening>,
     pub(crate) slowness: u32,
+    /// Whether it was ever stopped or slow: then a hang may be blamed on it.
+    pub(crate) was_ill: bool,
     /// What its next step ends with.
     pub(crate) trouble: Option<Blamed>,
     /// Counts its actions; the outcome of an older one is nobody's.
@@ -104,6 +106,7 @@ impl Process {
             is_stopped: false,
             held: Vec::new(),
             slowness: 1,
+            was_ill: false,
             trouble: None,
             action: 0,
             doing: Doing::Nothing,

@@ -33,7 +33,7 @@ fn the_fourth_fifty_worlds_are_sound() {
 }
 
 /// Seeds that once found something, and what it was.
-const FOUND: [(u64, &str); 13] = [
+const FOUND: [(u64, &str); 16] = [
     (
         63,
         "a controller that lost power started a generation whose number was in use elsewhere",
@@ -72,6 +72,18 @@ const FOUND: [(u64, &str); 13] = [
     (
         2891,
         "a rank stopped between the end of a collective and its return is not a second gang",
+    ),
+    (
+        8196,
+        "a link that is cut again and again still counts as dead from the first cut",
+    ),
+    (
+        10519,
+        "what a journal lost of the run's own budget is not held against the controller",
+    ),
+    (
+        12719,
+        "an adopted rank that had finished hung, and no life of its agent could say so",
     ),
     (
         3312,

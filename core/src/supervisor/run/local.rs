@@ -55,9 +55,9 @@ impl Local {
         self.starting || self.kept.process.is_some()
     }
 
-    /// It was fenced for want of a controller.
+    /// It was fenced for want of a controller; what it had finished stays finished, if it says so.
     pub(super) fn orphaned(&mut self) {
-        if self.kept.milestone < Milestone::Finished {
+        if self.reported < Some(Milestone::Finished) {
             self.over = Some(RankEvent::Failed {
                 phase: Phase::Idle,
                 error: "fenced, since its agent heard from no controller".to_owned(),
@@ -180,7 +180,8 @@ impl Local {
     }
 
     /// The phase whose deadline it missed by its page, said once for each deadline. A worker that
-    /// never took its go up has no page of this generation: it misses the deadline of init.
+    /// never took its go up has no page of this generation, and one that was adopted and says no
+    /// hello may be in any phase: they miss the deadline of init.
     pub(super) fn overdue(
         &mut self,
         now: Instant,
@@ -191,21 +192,24 @@ impl Local {
             && self.runs_unfenced()
             && !self.killed
             && self.leave_by.is_none()
-            && self.kept.milestone < Milestone::Finished;
+            && self.reported < Some(Milestone::Finished);
         if !is_watched {
             return None;
         }
-        let since = *self.going_since.get_or_insert(now);
-        let (phase, deadline) = match page {
-            Some(page) if page.generation >= self.kept.generation => (page.phase, page.deadline?),
-            _ => (Phase::Init, since + init),
-        };
-        let missed = Some((phase, deadline));
-        if deadline > now || self.overdue == missed {
+        let init = *self.going_since.get_or_insert(now) + init;
+        let page = page.filter(|page| page.generation >= self.kept.generation);
+        let by_page = page.and_then(|page| Some((page.phase, page.deadline?)));
+        let by_word = (page.is_none() || self.told.is_none())
+            .then(|| (page.map_or(Phase::Init, |page| page.phase), init));
+        let missed = [by_page, by_word]
+            .into_iter()
+            .flatten()
+            .find(|(_, at)| *at <= now)?;
+        if self.overdue == Some(missed) {
             return None;
         }
-        self.overdue = missed;
-        Some(phase)
+        self.overdue = Some(missed);
+        Some(missed.0)
     }
 }
 
