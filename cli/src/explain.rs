@@ -88,7 +88,7 @@ fn tell(incident: &Incident, run: &RunView, text: &mut String) {
         say!(text, "            and {} more", more + 1);
     }
     let Some(done) = incident.rung else {
-        say!(text, "  done      nothing needed: the run went on");
+        say!(text, "  done      nothing had to be");
         return;
     };
     match incident.recovered_by {

@@ -36,9 +36,11 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 /// Runs the command.
 pub(crate) async fn run(args: args::Up) -> Result<(), Failure> {
     let home = Home::open(&args)?;
-    home.end_leftovers();
     if args.fresh {
+        home.end_all();
         home.clear()?;
+    } else {
+        home.end_servers();
     }
     let file = prepare::all(&home, &args)?;
     let spec = file.spec()?;
@@ -52,9 +54,8 @@ pub(crate) async fn run(args: args::Up) -> Result<(), Failure> {
         news,
     };
     let outcome = session.run(&mut supervisor, &mut signals).await;
-    let force = signals.forced;
-    supervisor.end(force).await;
-    home.end_leftovers();
+    supervisor.end(signals.forced).await;
+    home.end_all();
     if let Some(End { run, loss }) = outcome? {
         summary(&home, &run, loss)?;
         if run.state == RunState::Failed || run.state == RunState::Parked {
@@ -138,17 +139,14 @@ impl Session<'_> {
                 run,
             }));
         }
-        view.hint(
-            "Ctrl-C stops with a checkpoint. In another terminal: rebloom chaos kill-rank, \
-             rebloom run explain",
-        );
+        view.hint("Ctrl-C stops with a checkpoint. In another terminal: rebloom chaos kill-rank");
         self.watch(&target, &mut view, signals).await
     }
 
     /// Submits the run, or lets it go on; says whether there is anything left to do.
     async fn begin(&self, client: &Client) -> Result<bool, Failure> {
         let name = &self.spec.name;
-        let run = match client.run(name).await {
+        let run = match settled(client, name).await {
             Ok(run) => run,
             Err(Failure::NotFound(_)) => {
                 client.submit(self.spec.clone(), false).await?;
@@ -251,6 +249,18 @@ impl Session<'_> {
                 None => return Failure::Failed("nothing runs any more".to_owned()),
             }
         }
+    }
+}
+
+/// The run once it is not about to stop: an earlier `up` may have been ended while it was.
+async fn settled(client: &Client, name: &RunId) -> Result<RunView, Failure> {
+    let began = monotonic();
+    loop {
+        let run = client.run(name).await?;
+        if run.state != RunState::Stopping || monotonic().since(began) > STOP_WITHIN {
+            return Ok(run);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -121,19 +121,24 @@ impl Home {
         })
     }
 
-    /// Ends what an earlier life left running: after a power cut of the mind (`kill -9` of `up`)
-    /// controller, agents and workers live on.
-    pub(super) fn end_leftovers(&self) {
+    /// Ends the controller and the agents that an earlier life left running, when `up` itself was
+    /// killed. Their ranks train on, and the next agents find them again.
+    pub(super) fn end_servers(&self) {
         let find = |binary: &str| processes_below(&self.state, binary);
         let (controllers, agents) = (find("rebloom-controller"), find("rebloom-agent"));
-        let servers: Vec<Process> = controllers.into_iter().chain(agents).collect();
-        end(&servers);
+        end(&controllers.into_iter().chain(agents).collect::<Vec<_>>());
+    }
+
+    /// Ends everything that still runs here.
+    pub(super) fn end_all(&self) {
+        self.end_servers();
         // Only now can nobody start another worker.
-        for worker in find("rebloom-worker") {
-            worker.signal(Signal::KILL);
-        }
+        let workers = || processes_below(&self.state, "rebloom-worker");
         let began = monotonic();
-        while !find("rebloom-worker").is_empty() && monotonic().since(began) < LEAVE_WITHIN {
+        while !workers().is_empty() && monotonic().since(began) < LEAVE_WITHIN {
+            for worker in workers() {
+                worker.signal(Signal::KILL);
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -142,7 +142,7 @@ fn stands(run: &RunView) -> String {
 /// How an incident ended.
 fn outcome(incident: &Incident) -> String {
     let Some(done) = incident.rung else {
-        return "the run goes on".to_owned();
+        return "nothing had to be done".to_owned();
     };
     let took: Duration = incident.spent.spent.values().sum();
     format!(

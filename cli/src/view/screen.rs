@@ -26,6 +26,9 @@ pub(crate) struct Screen {
 impl Screen {
     /// Takes the terminal; none where there is none, or where it cannot do this.
     pub(crate) fn open(nodes: usize) -> Option<Self> {
+        if std::env::var_os("TERM").is_none_or(|name| name == "dumb") {
+            return None;
+        }
         let quiet = Quiet::take()?;
         let height = height(nodes);
         let (columns, rows) = ratatui::crossterm::terminal::size().ok()?;
