@@ -134,6 +134,7 @@ impl Options {
             orphan_after: r.millis(8000, 40_000),
             withdraw_share: 0.5,
         };
+        let silent_after = limits.silent_after;
         Self {
             seed,
             nodes,
@@ -143,7 +144,8 @@ impl Options {
             faults,
             fault_every: r.millis(100, 300) * r.small(1, 40),
             latency: r.millis(1, 80),
-            keepalive: r.millis(1000, 5000),
+            // The engine allows for `silent_after` (see `Engine::fence_after`): S1 rests on it.
+            keepalive: r.millis(1000, 5000).min(silent_after),
             leave_within: r.millis(500, 5000),
             step_time: r.millis(10, 500),
             shard_time: r.millis(5, 600),
