@@ -30,7 +30,10 @@ fn submit(cluster: &Cluster, text: &str) -> Result<(Option<i32>, String)> {
     fs::write(&file, text)?;
     let output = rebloom(cluster, &["run", "submit", &file.display().to_string()])?;
     let said = [output.stdout, output.stderr].concat();
-    Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    Ok((
+        output.status.code(),
+        String::from_utf8_lossy(&said).into_owned(),
+    ))
 }
 
 /// One way to spoil a spec, and what the message has to name.
@@ -42,16 +45,34 @@ fn a_spec_that_cannot_run_is_refused_by_name_and_nothing_starts() -> Result<()> 
     let good = cluster.spec("night")?;
     let spoiled: [Spoiled; 12] = [
         (|s| s.model.heads = 3, &["model.heads", "3", "model.hidden"]),
-        (|s| s.layout.tensor = 8, &["layout.tensor", "8", "model.heads"]),
-        (|s| s.layout.pipeline = 5, &["layout.pipeline", "5", "model.layers"]),
+        (
+            |s| s.layout.tensor = 8,
+            &["layout.tensor", "8", "model.heads"],
+        ),
+        (
+            |s| s.layout.pipeline = 5,
+            &["layout.pipeline", "5", "model.layers"],
+        ),
         (|s| s.layout.data = 4, &["layout", "16", "8"]),
         (|s| s.train.steps = 0, &["train.steps", "0"]),
         (|s| s.train.global_batch = 9, &["train.global_batch", "9"]),
-        (|s| s.train.optimizer.learning_rate = -1.0, &["train.optimizer.learning_rate", "-1"]),
-        (|s| s.train.optimizer.clip = f64::NAN, &["train.optimizer.clip", "NaN"]),
+        (
+            |s| s.train.optimizer.learning_rate = -1.0,
+            &["train.optimizer.learning_rate", "-1"],
+        ),
+        (
+            |s| s.train.optimizer.clip = f64::NAN,
+            &["train.optimizer.clip", "NaN"],
+        ),
         (|s| s.deadlines.step = 1e12, &["deadlines.step"]),
-        (|s| s.checkpoint.directory = "here".to_owned(), &["checkpoint.directory", "here"]),
-        (|s| s.data.prefix = "/nowhere/text".to_owned(), &["data.prefix", "/nowhere/text"]),
+        (
+            |s| s.checkpoint.directory = "here".to_owned(),
+            &["checkpoint.directory", "here"],
+        ),
+        (
+            |s| s.data.prefix = "/nowhere/text".to_owned(),
+            &["data.prefix", "/nowhere/text"],
+        ),
         (|s| s.model.vocab = 64, &["model.vocab", "64"]),
     ];
     for (spoil, names) in spoiled {
@@ -61,10 +82,22 @@ fn a_spec_that_cannot_run_is_refused_by_name_and_nothing_starts() -> Result<()> 
         refused(&cluster, &text, names)?;
     }
     let text = serde_norway::to_string(&good)?;
-    refused(&cluster, &text.replace("steps: 30", "stepz: 30"), &["stepz"])?;
+    refused(
+        &cluster,
+        &text.replace("steps: 30", "stepz: 30"),
+        &["stepz"],
+    )?;
     refused(&cluster, &text.replace("steps: 30\n", ""), &["steps"])?;
-    refused(&cluster, &text.replace("steps: 30", "steps: many"), &["steps", "many"])?;
-    refused(&cluster, &text.replace("name: night", "name: 'Good Night'"), &["Good Night"])?;
+    refused(
+        &cluster,
+        &text.replace("steps: 30", "steps: many"),
+        &["steps", "many"],
+    )?;
+    refused(
+        &cluster,
+        &text.replace("name: night", "name: 'Good Night'"),
+        &["Good Night"],
+    )?;
     refused(&cluster, "name: [unclosed", &["run.yaml"])?;
     let listed = rebloom(&cluster, &["run", "list", "-o", "json"])?;
     ensure!(listed.status.success());
@@ -94,14 +127,23 @@ fn a_truncated_dataset_is_refused_before_anything_starts() -> Result<()> {
     let bytes = fs::read(&bin)?;
     fs::write(&bin, &bytes[..bytes.len() - 100])?;
     spec.data.prefix = prefix.display().to_string();
-    refused(&cluster, &serde_norway::to_string(&spec)?, &["data.prefix", "text"])
+    refused(
+        &cluster,
+        &serde_norway::to_string(&spec)?,
+        &["data.prefix", "text"],
+    )
 }
 
 #[test]
 fn scripts_can_tell_failures_apart_by_exit_code() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
     ensure!(rebloom(&cluster, &["run", "get", "nobody"])?.status.code() == Some(3));
-    ensure!(rebloom(&cluster, &["node", "cordon", "nobody"])?.status.code() == Some(3));
+    ensure!(
+        rebloom(&cluster, &["node", "cordon", "nobody"])?
+            .status
+            .code()
+            == Some(3)
+    );
     ensure!(rebloom(&cluster, &["run", "frobnicate"])?.status.code() == Some(2));
     ensure!(rebloom(&cluster, &["node", "list"])?.status.code() == Some(0));
     cluster.kill_controller();
@@ -112,9 +154,15 @@ fn scripts_can_tell_failures_apart_by_exit_code() -> Result<()> {
 #[test]
 fn garbage_on_every_port_does_no_harm() -> Result<()> {
     let cluster = Cluster::start(2)?;
-    let noise: Vec<u8> = (0..100_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let noise: Vec<u8> = (0..100_000_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let hello = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
-    for address in [Some(cluster.address), Some(cluster.metrics), cluster.store_of("node-1")] {
+    for address in [
+        Some(cluster.address),
+        Some(cluster.metrics),
+        cluster.store_of("node-1"),
+    ] {
         for bytes in [&noise, &hello] {
             let mut stream = TcpStream::connect(address.context("an address")?)?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -139,6 +187,7 @@ fn a_known_name_with_another_identity_is_refused() -> Result<()> {
     for entry in fs::read_dir(cluster.folder().join("tls"))?.flatten() {
         fs::copy(entry.path(), forged.join(entry.file_name()))?;
     }
+    fs::remove_file(forged.join("agent-node-1.key"))?;
     Authority::load(&forged)?.issue(&Role::Agent(NodeId::new("node-1")?))?;
     let log = cluster.folder().join("forged.log");
     let mut command = Command::new(binary("rebloom-agent")?);
@@ -157,7 +206,13 @@ fn a_known_name_with_another_identity_is_refused() -> Result<()> {
         let said = fs::read_to_string(&log).unwrap_or_default();
         Ok(said.contains("identity").then_some(()))
     })?;
-    let node = cluster.nodes()?.into_iter().find(|node| node.facts.node.as_str() == "node-1");
-    ensure!(node.is_some_and(|node| node.facts.slots == 2), "the forger's slots were believed");
+    let node = cluster
+        .nodes()?
+        .into_iter()
+        .find(|node| node.facts.node.as_str() == "node-1");
+    ensure!(
+        node.is_some_and(|node| node.facts.slots == 2),
+        "the forger's slots were believed"
+    );
     Ok(())
 }

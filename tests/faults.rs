@@ -18,7 +18,9 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 /// Eight ranks fill this machine: one cluster at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    ALONE
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Final weights of a run that nothing happens to; trained once.
@@ -26,9 +28,15 @@ fn undisturbed() -> &'static Weights {
     static UNDISTURBED: OnceLock<Weights> = OnceLock::new();
     UNDISTURBED.get_or_init(|| {
         let cluster = Cluster::start(4).expect("a cluster");
-        let run = cluster.submit(&cluster.spec("night").expect("a spec")).expect("submitted");
+        let run = cluster
+            .submit(&cluster.spec("night").expect("a spec"))
+            .expect("submitted");
         let end = cluster.until_completed(&run).expect("completed");
-        assert!(end.incidents.is_empty(), "nothing happened: {:#?}", end.incidents);
+        assert!(
+            end.incidents.is_empty(),
+            "nothing happened: {:#?}",
+            end.incidents
+        );
         assert_eq!(end.generation, Generation(1));
         final_weights(&cluster, &run).expect("weights")
     })
@@ -37,7 +45,11 @@ fn undisturbed() -> &'static Weights {
 fn final_weights(cluster: &Cluster, run: &RunId) -> Result<Weights> {
     let (weights, manifest) = weights::of(&cluster.checkpoints(), run, STEPS)?;
     // No sample was skipped or repeated: the order is a function of this count alone.
-    ensure!(manifest.samples == STEPS * 8, "{} samples were consumed", manifest.samples);
+    ensure!(
+        manifest.samples == STEPS * 8,
+        "{} samples were consumed",
+        manifest.samples
+    );
     Ok(weights)
 }
 
@@ -55,19 +67,35 @@ fn ends_as_if_nothing_had_happened(cluster: &Cluster, run: &RunId) -> Result<Run
     let end = cluster.until_completed(run)?;
     let weights = final_weights(cluster, run)?;
     let reference = undisturbed();
-    ensure!(weights.keys().eq(reference.keys()), "other tensors than in the undisturbed run");
-    let differing: Vec<_> =
-        weights.iter().filter(|(key, hash)| reference.get(*key) != Some(hash)).collect();
-    ensure!(differing.is_empty(), "{} tensors differ: {differing:?}", differing.len());
+    ensure!(
+        weights.keys().eq(reference.keys()),
+        "other tensors than in the undisturbed run"
+    );
+    let differing: Vec<_> = weights
+        .iter()
+        .filter(|(key, hash)| reference.get(*key) != Some(hash))
+        .collect();
+    ensure!(
+        differing.is_empty(),
+        "{} tensors differ: {differing:?}",
+        differing.len()
+    );
     Ok(end)
 }
 
 fn causes(view: &RunView) -> Vec<&'static str> {
-    view.incidents.iter().map(|incident| incident.cause.label()).collect()
+    view.incidents
+        .iter()
+        .map(|incident| incident.cause.label())
+        .collect()
 }
 
 fn node_of(view: &RunView, rank: u32) -> Result<String> {
-    let seat = view.ranks.iter().find(|seen| seen.seating.rank == Rank(rank)).context("a rank")?;
+    let seat = view
+        .ranks
+        .iter()
+        .find(|seen| seen.seating.rank == Rank(rank))
+        .context("a rank")?;
     Ok(seat.seating.node.to_string())
 }
 
@@ -80,15 +108,24 @@ fn a_killed_rank_is_replaced_and_the_others_keep_their_process() -> Result<()> {
         view.generation == Generation(2) && view.state == RunState::Running
     })?;
     for rank in (0..8).filter(|&rank| rank != 3) {
-        ensure!(pid_of(&before, rank)? == pid_of(&after, rank)?, "rank {rank} was restarted");
+        ensure!(
+            pid_of(&before, rank)? == pid_of(&after, rank)?,
+            "rank {rank} was restarted"
+        );
     }
     ensure!(pid_of(&before, 3)? != pid_of(&after, 3)?);
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
     ensure!(causes(&end) == ["RankExited"], "{:#?}", end.incidents);
     let incident = &end.incidents[0];
     ensure!(incident.rung == Some(Rung::Reform));
-    ensure!(incident.resumed_from.is_some_and(|id| id.step.0 >= EVERY), "{incident:#?}");
-    ensure!(incident.closed.is_some() && incident.lost_steps < EVERY + 3, "{incident:#?}");
+    ensure!(
+        incident.resumed_from.is_some_and(|id| id.step.0 >= EVERY),
+        "{incident:#?}"
+    );
+    ensure!(
+        incident.closed.is_some() && incident.lost_steps < EVERY + 3,
+        "{incident:#?}"
+    );
     Ok(())
 }
 
@@ -101,7 +138,11 @@ fn several_ranks_killed_at_once_are_one_recovery() -> Result<()> {
     }
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
     // The reports come one by one; each may begin a generation, none may be needed twice.
-    ensure!(end.generation <= Generation(4), "generation {}", end.generation);
+    ensure!(
+        end.generation <= Generation(4),
+        "generation {}",
+        end.generation
+    );
     Ok(())
 }
 
@@ -139,7 +180,10 @@ fn ranks_train_on_without_a_controller() -> Result<()> {
     // The next checkpoint's shards appear while nobody commands.
     let folder = cluster.checkpoints().join(run.as_str());
     wait::until("shards are written without a controller", PATIENCE, || {
-        Ok(shards(&folder).into_iter().any(|(id, _)| id.step.0 > before.step.0).then_some(()))
+        Ok(shards(&folder)
+            .into_iter()
+            .any(|(id, _)| id.step.0 > before.step.0)
+            .then_some(()))
     })?;
     cluster.start_controller()?;
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
@@ -153,11 +197,17 @@ fn a_controller_killed_in_the_middle_of_a_recovery_does_nothing_twice() -> Resul
     let _alone = alone();
     let (mut cluster, run, before) = training()?;
     signal(pid_of(&before, 4)?, Signal::KILL)?;
-    cluster.until(&run, "the recovery has begun", |view| view.generation == Generation(2))?;
+    cluster.until(&run, "the recovery has begun", |view| {
+        view.generation == Generation(2)
+    })?;
     cluster.kill_controller();
     cluster.start_controller()?;
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
-    ensure!(end.generation == Generation(2), "generation {}", end.generation);
+    ensure!(
+        end.generation == Generation(2),
+        "generation {}",
+        end.generation
+    );
     ensure!(causes(&end) == ["RankExited"], "{:#?}", end.incidents);
     Ok(())
 }
@@ -170,7 +220,11 @@ fn a_controller_that_is_down_when_a_rank_dies_recovers_it_when_it_is_back() -> R
     signal(pid_of(&before, 4)?, Signal::KILL)?;
     cluster.start_controller()?;
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
-    ensure!(end.generation == Generation(2), "generation {}", end.generation);
+    ensure!(
+        end.generation == Generation(2),
+        "generation {}",
+        end.generation
+    );
     Ok(())
 }
 
@@ -180,12 +234,20 @@ fn a_node_gone_for_good_is_replaced_by_the_spare() -> Result<()> {
     let (mut cluster, run, before) = training()?;
     let node = node_of(&before, 6)?;
     cluster.kill_agent(&node)?;
-    for seat in before.ranks.iter().filter(|seen| seen.seating.node.as_str() == node) {
+    for seat in before
+        .ranks
+        .iter()
+        .filter(|seen| seen.seating.node.as_str() == node)
+    {
         signal(seat.pid.context("a pid")?, Signal::KILL)?;
     }
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
     ensure!(causes(&end).contains(&"NodeLost"), "{:#?}", end.incidents);
-    ensure!(end.incidents.iter().any(|incident| incident.rung == Some(Rung::Replace)));
+    ensure!(
+        end.incidents
+            .iter()
+            .any(|incident| incident.rung == Some(Rung::Replace))
+    );
     Ok(())
 }
 
@@ -195,10 +257,13 @@ fn a_stopped_rank_is_blamed_and_replaced() -> Result<()> {
     let (cluster, run, before) = training()?;
     signal(pid_of(&before, 5)?, Signal::STOP)?;
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
-    let hung = end.incidents.iter().find_map(|incident| match &incident.cause {
-        Cause::RankHung { rank, channel, .. } => Some((*rank, *channel)),
-        _ => None,
-    });
+    let hung = end
+        .incidents
+        .iter()
+        .find_map(|incident| match &incident.cause {
+            Cause::RankHung { rank, channel, .. } => Some((*rank, *channel)),
+            _ => None,
+        });
     let (rank, channel) = hung.with_context(|| format!("no hang: {:#?}", end.incidents))?;
     ensure!(rank == Rank(5), "rank {rank} was blamed");
     ensure!(channel.is_some(), "the group is named");
@@ -211,14 +276,19 @@ fn a_rank_killed_while_it_writes_its_shard_leaves_nothing_that_is_resumed_from()
     let (cluster, run, before) = training()?;
     let folder = cluster.checkpoints().join(run.as_str());
     let (torn, rank) = wait::until("a shard of a next checkpoint appears", PATIENCE, || {
-        Ok(shards(&folder).into_iter().find(|(id, _)| id.step.0 > before.step.0))
+        Ok(shards(&folder)
+            .into_iter()
+            .find(|(id, _)| id.step.0 > before.step.0))
     })?;
     signal(pid_of(&before, rank)?, Signal::KILL)?;
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
     ensure!(end.generation >= Generation(2));
     for incident in &end.incidents {
         let sealed = |id: CheckpointId| end.checkpoints.contains(&(id, CheckpointState::Sealed));
-        ensure!(incident.resumed_from.is_none_or(sealed), "{torn:?} {incident:#?}");
+        ensure!(
+            incident.resumed_from.is_none_or(sealed),
+            "{torn:?} {incident:#?}"
+        );
     }
     Ok(())
 }
@@ -226,23 +296,42 @@ fn a_rank_killed_while_it_writes_its_shard_leaves_nothing_that_is_resumed_from()
 /// Shards and half-written shards below a run's folder: which checkpoint, which rank.
 fn shards(folder: &std::path::Path) -> Vec<(CheckpointId, u32)> {
     let entries = |path: &std::path::Path| {
-        fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path())
+        fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
     };
     entries(folder)
         .filter_map(|path| Some((CheckpointId::parse(path.file_name()?.to_str()?)?, path)))
         .flat_map(|(id, path)| entries(&path).map(move |file| (id, file)))
         .filter_map(|(id, file)| {
-            let digits = file.file_name()?.to_str()?.strip_prefix("rank-")?.get(..5)?;
+            let digits = file
+                .file_name()?
+                .to_str()?
+                .strip_prefix("rank-")?
+                .get(..5)?;
             Some((id, digits.parse().ok()?))
         })
         .collect()
 }
 
-fn newest_sealed_shard(cluster: &Cluster, run: &RunId, rank: u32) -> Result<(CheckpointId, PathBuf)> {
+fn newest_sealed_shard(
+    cluster: &Cluster,
+    run: &RunId,
+    rank: u32,
+) -> Result<(CheckpointId, PathBuf)> {
     let view = cluster.run(run)?;
-    let (id, _) = view.checkpoints.iter().find(|(_, state)| *state == CheckpointState::Sealed)
-        .copied().context("a sealed checkpoint")?;
-    let folder = cluster.checkpoints().join(run.as_str()).join(id.directory());
+    let (id, _) = view
+        .checkpoints
+        .iter()
+        .find(|(_, state)| *state == CheckpointState::Sealed)
+        .copied()
+        .context("a sealed checkpoint")?;
+    let folder = cluster
+        .checkpoints()
+        .join(run.as_str())
+        .join(id.directory());
     Ok((id, folder.join(format!("rank-{rank:05}.safetensors"))))
 }
 
@@ -263,9 +352,30 @@ fn damaged(damage: impl Fn(&mut Vec<u8>)) -> Result<()> {
     fs::write(&shard, bytes)?;
     signal(victim, Signal::KILL)?;
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
-    ensure!(causes(&end).contains(&"CheckpointUnsound"), "{:#?}", end.incidents);
-    let resumed: Vec<_> = end.incidents.iter().filter_map(|incident| incident.resumed_from).collect();
-    ensure!(resumed.last().is_some_and(|older| older.step < id.step), "{id:?} {resumed:?}");
+    // It is found while the killed rank is recovered from: evidence of that incident.
+    let unsound = |cause: &Cause| {
+        matches!(cause, Cause::CheckpointUnsound { step, rank, .. }
+        if *step == id.step && *rank == Rank(4))
+    };
+    let mut seen = end
+        .incidents
+        .iter()
+        .flat_map(|it| it.evidence.iter().chain([&it.cause]));
+    ensure!(seen.any(unsound), "{:#?}", end.incidents);
+    ensure!(
+        end.checkpoints.contains(&(id, CheckpointState::Rejected)),
+        "{:?}",
+        end.checkpoints
+    );
+    let resumed: Vec<_> = end
+        .incidents
+        .iter()
+        .filter_map(|incident| incident.resumed_from)
+        .collect();
+    ensure!(
+        resumed.last().is_some_and(|older| older.step < id.step),
+        "{id:?} {resumed:?}"
+    );
     Ok(())
 }
 
@@ -292,17 +402,24 @@ fn a_full_disk_costs_a_checkpoint_and_not_the_run() -> Result<()> {
     spec.checkpoint.directory = disk.display().to_string();
     spec.checkpoint.keep = 2;
     let run = cluster.submit(&spec)?;
-    cluster.until(&run, "the first checkpoint is sealed", |view| !view.checkpoints.is_empty())?;
+    cluster.until(&run, "the first checkpoint is sealed", |view| {
+        !view.checkpoints.is_empty()
+    })?;
     let filler = disk.join("filler");
     fill(&filler)?;
-    cluster.until(&run, "a save fails", |view| causes(view).contains(&"SaveFailed"))?;
+    cluster.until(&run, "a save fails", |view| {
+        causes(view).contains(&"SaveFailed")
+    })?;
     let failed = cluster.run(&run)?;
     ensure!(failed.generation == Generation(1), "training goes on");
     fs::remove_file(&filler)?;
     let end = cluster.until_completed(&run)?;
     ensure!(end.generation == Generation(1), "{:#?}", end.incidents);
     let (weights, _) = weights::of(&disk, &run, STEPS)?;
-    ensure!(&weights == undisturbed(), "other weights than in the undisturbed run");
+    ensure!(
+        &weights == undisturbed(),
+        "other weights than in the undisturbed run"
+    );
     Ok(())
 }
 
@@ -324,16 +441,25 @@ fn a_cut_between_controller_and_agent_makes_no_second_generation_beside_the_firs
     let moved = cluster.until(&run, "the run has moved", |view| {
         view.generation >= Generation(2) && view.state == RunState::Running
     })?;
-    ensure!(moved.ranks.iter().all(|seen| seen.seating.node.as_str() != node), "S3");
+    ensure!(
+        moved
+            .ranks
+            .iter()
+            .all(|seen| seen.seating.node.as_str() != node),
+        "S3"
+    );
     // What the cut node wrote of the old generation is never sealed (S10).
     cluster.wire(&node)?.heal();
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
     ensure!(causes(&end) == ["NodeLost"], "{:#?}", end.incidents);
     wait::until("the old ranks are gone", PATIENCE, || {
-        let alive = before.ranks.iter().filter(|seen| seen.seating.node.as_str() == node);
-        let alive = alive.filter_map(|seen| seen.pid).filter(|pid| {
-            fs::exists(format!("/proc/{pid}")).unwrap_or(true)
-        });
+        let alive = before
+            .ranks
+            .iter()
+            .filter(|seen| seen.seating.node.as_str() == node);
+        let alive = alive
+            .filter_map(|seen| seen.pid)
+            .filter(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(true));
         Ok((alive.count() == 0).then_some(()))
     })?;
     Ok(())

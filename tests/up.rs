@@ -26,20 +26,32 @@ fn up(folder: &Path, log: &str) -> Result<Process> {
 }
 
 fn rebloom(folder: &Path, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(binary("rebloom")?).args(arguments).current_dir(folder).output()?;
+    let output = Command::new(binary("rebloom")?)
+        .args(arguments)
+        .current_dir(folder)
+        .output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{arguments:?}: {said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(said)
 }
 
 fn run(folder: &Path) -> Result<serde_json::Value> {
-    Ok(serde_json::from_str(&rebloom(folder, &["run", "get", "-o", "json"])?)?)
+    Ok(serde_json::from_str(&rebloom(
+        folder,
+        &["run", "get", "-o", "json"],
+    )?)?)
 }
 
 /// Waits until the run trains at `step` or beyond.
 fn until_step(folder: &Path, log: &str, step: u64) -> Result<serde_json::Value> {
     let reached = wait::until("the run trains", PATIENCE, || {
-        let Ok(run) = run(folder) else { return Ok(None) };
+        let Ok(run) = run(folder) else {
+            return Ok(None);
+        };
         let there = run["state"] == "running" && run["step"].as_u64() >= Some(step);
         Ok(there.then_some(run))
     });
@@ -52,10 +64,20 @@ fn up_trains_recovers_stops_cleanly_and_goes_on() -> Result<()> {
     let folder = folder.path();
     fs::create_dir(folder.join("text"))?;
     // Texts of this repository are as good as any.
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a checkout")?;
-    for name in ["README.md", "ARCHITECTURE.md", "docs/operating.md", "LICENSE"] {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("a checkout")?;
+    for name in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "docs/operating.md",
+        "LICENSE",
+    ] {
         let text = fs::read(checkout.join(name))?;
-        fs::write(folder.join("text").join(name.replace('/', "-") + ".txt"), text)?;
+        fs::write(
+            folder.join("text").join(name.replace('/', "-") + ".txt"),
+            text,
+        )?;
     }
     fs::write(folder.join("text/broken.txt"), [0xff, 0xfe, 0xff])?;
 
@@ -63,30 +85,54 @@ fn up_trains_recovers_stops_cleanly_and_goes_on() -> Result<()> {
     let before = until_step(folder, "first", 8)?;
     rebloom(folder, &["chaos", "kill-rank", "3"])?;
     let after = wait::until("the rank is replaced", PATIENCE, || {
-        let Ok(run) = run(folder) else { return Ok(None) };
+        let Ok(run) = run(folder) else {
+            return Ok(None);
+        };
         let there = run["generation"].as_u64() > before["generation"].as_u64();
         Ok((there && run["state"] == "running").then_some(run))
     })?;
-    ensure!(after["incidents"][0]["cause"].to_string().contains("rank_exited"), "{after}");
+    ensure!(
+        after["incidents"][0]["cause"]
+            .to_string()
+            .contains("rank_exited"),
+        "{after}"
+    );
     let story = rebloom(folder, &["run", "explain"])?;
-    ensure!(story.contains("rank 3") && story.contains("SIGKILL"), "{story}");
+    ensure!(
+        story.contains("rank 3") && story.contains("SIGKILL"),
+        "{story}"
+    );
 
     // Ctrl-C: a checkpoint, and no process left.
     signal(first.pid(), Signal::INT)?;
     let code = first.wait(PATIENCE)?;
     let said = fs::read_to_string(folder.join("first"))?;
     ensure!(code == Some(0), "{code:?}: {said}");
-    ensure!(said.contains("broken.txt"), "what is not text is named: {said}");
-    ensure!(processes_of(folder).is_empty(), "{:?} are left: {said}", processes_of(folder));
+    ensure!(
+        said.contains("broken.txt"),
+        "what is not text is named: {said}"
+    );
+    ensure!(
+        processes_of(folder).is_empty(),
+        "{:?} are left: {said}",
+        processes_of(folder)
+    );
 
     // The second time goes on from there, to the end.
     let mut second = up(folder, "second")?;
     let code = second.wait(PATIENCE)?;
     let said = fs::read_to_string(folder.join("second"))?;
     ensure!(code == Some(0), "{code:?}: {said}");
-    ensure!(said.contains("resuming") && said.contains("Completed"), "{said}");
+    ensure!(
+        said.contains("resuming") && said.contains("Completed"),
+        "{said}"
+    );
     ensure!(said.contains("60 of 60") && said.contains("ETTR"), "{said}");
-    ensure!(processes_of(folder).is_empty(), "{:?} are left: {said}", processes_of(folder));
+    ensure!(
+        processes_of(folder).is_empty(),
+        "{:?} are left: {said}",
+        processes_of(folder)
+    );
 
     // The third time there is nothing to do, and it says so.
     let mut third = up(folder, "third")?;

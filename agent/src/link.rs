@@ -13,6 +13,7 @@ use rebloom_core::supervisor::Event;
 use rebloom_proto::link::{FromAgent, MAX_LOG_PART, Question, Reply, ToAgent, Verified, Welcome};
 use rebloom_proto::wire::agent_link_client::AgentLinkClient;
 use rebloom_proto::{MAX_MESSAGE, wire};
+use rebloom_runtime::clock::monotonic;
 use rebloom_runtime::telemetry::{Seldom, chain};
 use rebloom_runtime::tls::{ClientTls, Role};
 use std::hash::{BuildHasher, RandomState};
@@ -131,9 +132,14 @@ impl Connector {
         let mut pause = FIRST_PAUSE;
         let seldom = Seldom::new(Duration::from_secs(60));
         while !self.inputs.is_closed() {
+            let began = monotonic();
             let (was_up, broken) = self.once().await;
             if was_up {
-                pause = FIRST_PAUSE;
+                // Links that break as soon as they are up (two agents of one name, say) are no
+                // reason for haste.
+                if monotonic().since(began) > LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
+                }
                 if self
                     .inputs
                     .send(Input::Event(Event::LinkDown))

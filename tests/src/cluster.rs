@@ -72,11 +72,26 @@ impl Cluster {
         let mut agents = BTreeMap::new();
         for name in names {
             let wire = runtime.block_on(Proxy::to(address))?;
-            agents.insert(name, Agent { process: None, wire, listen: free_address()? });
+            agents.insert(
+                name,
+                Agent {
+                    process: None,
+                    wire,
+                    listen: free_address()?,
+                },
+            );
         }
         let disks = Vec::new();
-        let mut cluster =
-            Self { folder, runtime, admin, controller: None, address, metrics, agents, disks };
+        let mut cluster = Self {
+            folder,
+            runtime,
+            admin,
+            controller: None,
+            address,
+            metrics,
+            agents,
+            disks,
+        };
         cluster.start_controller()?;
         for name in cluster.names() {
             cluster.start_agent(&name)?;
@@ -104,7 +119,11 @@ impl Cluster {
 
     /// The spec that these tests train, under this cluster's folder.
     pub fn spec(&self, name: &str) -> Result<RunSpec> {
-        Ok(training::spec(name, training::dataset()?, &self.checkpoints())?)
+        Ok(training::spec(
+            name,
+            training::dataset()?,
+            &self.checkpoints(),
+        )?)
     }
 
     /// Starts the controller, or starts it again on the journal it has.
@@ -113,12 +132,22 @@ impl Cluster {
         command
             .args(["--listen", &self.address.to_string()])
             .args(["--metrics", &self.metrics.to_string()])
-            .args(["--rejoin-within-ms", "2000", "--silent-after-ms", "3000", "--beat-ms", "250"])
+            .args([
+                "--rejoin-within-ms",
+                "2000",
+                "--silent-after-ms",
+                "3000",
+                "--beat-ms",
+                "250",
+            ])
             .arg("--state")
             .arg(self.folder().join("controller"))
             .arg("--tls")
             .arg(self.folder().join("tls"));
-        self.controller = Some(Process::start(command, &self.folder().join("controller.log"))?);
+        self.controller = Some(Process::start(
+            command,
+            &self.folder().join("controller.log"),
+        )?);
         Ok(())
     }
 
@@ -135,7 +164,10 @@ impl Cluster {
     /// Starts an agent, or starts it again on the state it has.
     pub fn start_agent(&mut self, name: &str) -> Result<()> {
         let folder = self.folder().to_owned();
-        let agent = self.agents.get_mut(name).with_context(|| format!("no agent {name}"))?;
+        let agent = self
+            .agents
+            .get_mut(name)
+            .with_context(|| format!("no agent {name}"))?;
         let mut command = Command::new(binary("rebloom-agent")?);
         command
             .args(["--node", name, "--slots", "2"])
@@ -147,13 +179,19 @@ impl Cluster {
             .arg(folder.join("tls"))
             .arg("--worker")
             .arg(binary("rebloom-worker")?);
-        agent.process = Some(Process::start(command, &folder.join(format!("{name}.log")))?);
+        agent.process = Some(Process::start(
+            command,
+            &folder.join(format!("{name}.log")),
+        )?);
         Ok(())
     }
 
     /// Kills an agent as a crash would; its ranks live on.
     pub fn kill_agent(&mut self, name: &str) -> Result<()> {
-        self.agents.get_mut(name).with_context(|| format!("no agent {name}"))?.process = None;
+        self.agents
+            .get_mut(name)
+            .with_context(|| format!("no agent {name}"))?
+            .process = None;
         Ok(())
     }
 
@@ -169,7 +207,11 @@ impl Cluster {
 
     /// The wire between an agent and the controller.
     pub fn wire(&self, name: &str) -> Result<&Proxy> {
-        Ok(&self.agents.get(name).with_context(|| format!("no agent {name}"))?.wire)
+        Ok(&self
+            .agents
+            .get(name)
+            .with_context(|| format!("no agent {name}"))?
+            .wire)
     }
 
     /// The admin API.
@@ -184,21 +226,35 @@ impl Cluster {
 
     /// Submits a run.
     pub fn submit(&self, spec: &RunSpec) -> Result<RunId> {
-        let request = wire::SubmitRunRequest { spec: Some(spec.clone().into()), dry_run: false };
+        let request = wire::SubmitRunRequest {
+            spec: Some(spec.clone().into()),
+            dry_run: false,
+        };
         self.wait(self.admin().submit_run(request))?;
         Ok(spec.name.clone())
     }
 
     /// One run as it is now.
     pub fn run(&self, run: &RunId) -> Result<RunView> {
-        let request = wire::GetRunRequest { run: run.to_string() };
-        Ok(self.wait(self.admin().get_run(request))?.into_inner().try_into()?)
+        let request = wire::GetRunRequest {
+            run: run.to_string(),
+        };
+        Ok(self
+            .wait(self.admin().get_run(request))?
+            .into_inner()
+            .try_into()?)
     }
 
     /// All nodes as they are now.
     pub fn nodes(&self) -> Result<Vec<NodeView>> {
-        let reply = self.wait(self.admin().list_nodes(wire::ListNodesRequest {}))?.into_inner();
-        reply.nodes.into_iter().map(|node| Ok(node.try_into()?)).collect()
+        let reply = self
+            .wait(self.admin().list_nodes(wire::ListNodesRequest {}))?
+            .into_inner();
+        reply
+            .nodes
+            .into_iter()
+            .map(|node| Ok(node.try_into()?))
+            .collect()
     }
 
     /// Waits until a run looks as it should. The controller may be down meanwhile; a run that ended
@@ -211,7 +267,9 @@ impl Cluster {
     ) -> Result<RunView> {
         let mut last = None;
         let found = wait::until(what, PATIENCE, || {
-            let Ok(view) = self.run(run) else { return Ok(None) };
+            let Ok(view) = self.run(run) else {
+                return Ok(None);
+            };
             if good(&view) {
                 return Ok(Some(view));
             }
@@ -237,7 +295,9 @@ impl Cluster {
 
     /// Waits until the run is done.
     pub fn until_completed(&self, run: &RunId) -> Result<RunView> {
-        self.until(run, "the run is completed", |view| view.state == RunState::Completed)
+        self.until(run, "the run is completed", |view| {
+            view.state == RunState::Completed
+        })
     }
 
     /// Mounts a small file system of its own below the cluster's folder.
@@ -293,7 +353,11 @@ impl Drop for Cluster {
 
 /// The process of a rank, once it is known.
 pub fn pid_of(view: &RunView, rank: u32) -> Result<u32> {
-    let rank = view.ranks.iter().find(|seen| seen.seating.rank == Rank(rank)).context("no such rank")?;
+    let rank = view
+        .ranks
+        .iter()
+        .find(|seen| seen.seating.rank == Rank(rank))
+        .context("no such rank")?;
     rank.pid.context("the rank has no process yet")
 }
 

@@ -11,14 +11,22 @@ use std::time::Duration;
 pub fn binaries() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
     let folder = exe.parent().context("the test has a folder")?;
-    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let folder = if folder.ends_with("deps") {
+        folder.parent().unwrap_or(folder)
+    } else {
+        folder
+    };
     Ok(folder.to_owned())
 }
 
 /// One of our binaries, or what to do when it is not built.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let path = binaries()?.join(name);
-    anyhow::ensure!(path.exists(), "{} is not built: run `cargo build --workspace`", path.display());
+    anyhow::ensure!(
+        path.exists(),
+        "{} is not built: run `cargo build --workspace`",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -75,7 +83,10 @@ impl Drop for Process {
 
 /// Sends a signal to one process.
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("a process id")?;
     kill_process(pid, signal).with_context(|| format!("failed to signal {}", pid.as_raw_nonzero()))
 }
 
@@ -83,7 +94,9 @@ pub fn signal(pid: u32, signal: Signal) -> Result<()> {
 pub fn processes_of(folder: &Path) -> Vec<u32> {
     let mark = folder.as_os_str().as_encoded_bytes().to_owned();
     let own = std::process::id();
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())

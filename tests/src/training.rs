@@ -3,9 +3,7 @@
 use anyhow::Result;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::{
-    Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train,
-};
+use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
 use rebloom_data::indexed::{Width, Writer};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -20,8 +18,18 @@ pub const EVERY: u64 = 5;
 pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
     Ok(RunSpec {
         name: RunId::new(name)?,
-        model: Model { layers: 4, hidden: 32, heads: 4, vocab: 512, sequence: 32 },
-        layout: Layout { tensor: 2, pipeline: 2, data: 2 },
+        model: Model {
+            layers: 4,
+            hidden: 32,
+            heads: 4,
+            vocab: 512,
+            sequence: 32,
+        },
+        layout: Layout {
+            tensor: 2,
+            pipeline: 2,
+            data: 2,
+        },
         train: Train {
             steps: STEPS,
             global_batch: 8,
@@ -29,13 +37,21 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             seed: 42,
             optimizer: Optimizer::default(),
         },
-        data: Data { prefix: data.display().to_string() },
+        data: Data {
+            prefix: data.display().to_string(),
+        },
         checkpoint: Checkpoint {
             directory: checkpoints.display().to_string(),
             every_steps: EVERY,
             keep: 100,
         },
-        deadlines: Deadlines { init: 20.0, load: 20.0, step: 6.0, save: 20.0, exit: 20.0 },
+        deadlines: Deadlines {
+            init: 20.0,
+            load: 20.0,
+            step: 6.0,
+            save: 20.0,
+            exit: 20.0,
+        },
         recovery: Recovery::default(),
     })
 }
@@ -56,7 +72,11 @@ pub fn dataset() -> Result<&'static Path> {
         let tokens: Vec<u32> = (0..200)
             .map(|_| {
                 noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                token = if noise >> 29 == 0 { noise >> 16 } else { token * 5 + 3 } % 512;
+                token = if noise >> 29 == 0 {
+                    noise >> 16
+                } else {
+                    token * 5 + 3
+                } % 512;
                 token
             })
             .collect();

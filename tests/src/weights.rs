@@ -19,17 +19,32 @@ pub fn of(directory: &Path, run: &RunId, step: u64) -> Result<(Weights, Manifest
         .with_context(|| format!("failed to list {}", folder.display()))?
         .flatten()
         .filter_map(|entry| CheckpointId::parse(entry.file_name().to_str()?))
-        .filter(|id| id.step.0 == step && folder.join(id.directory()).join("manifest.json").exists())
+        .filter(|id| {
+            id.step.0 == step && folder.join(id.directory()).join("manifest.json").exists()
+        })
         .max()
-        .with_context(|| format!("no sealed checkpoint at step {step} in {}", folder.display()))?;
+        .with_context(|| {
+            format!(
+                "no sealed checkpoint at step {step} in {}",
+                folder.display()
+            )
+        })?;
     let folder = folder.join(newest.directory());
     let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("manifest.json"))?)?;
     ensure!(manifest.is_whole(), "the manifest lacks ranks");
     let mut weights = Weights::new();
     for shard in &manifest.shards {
         let bytes = fs::read(folder.join(&shard.file))?;
-        ensure!(bytes.len() as u64 == shard.bytes, "{} has another length", shard.file);
-        ensure!(hex(&bytes) == shard.sha256.to_string(), "{} has another hash", shard.file);
+        ensure!(
+            bytes.len() as u64 == shard.bytes,
+            "{} has another length",
+            shard.file
+        );
+        ensure!(
+            hex(&bytes) == shard.sha256.to_string(),
+            "{} has another hash",
+            shard.file
+        );
         for (name, tensor) in SafeTensors::deserialize(&bytes)?.iter() {
             weights.insert((shard.rank.0, name.to_owned()), hex(tensor.data()));
         }
@@ -39,5 +54,8 @@ pub fn of(directory: &Path, run: &RunId, step: u64) -> Result<(Weights, Manifest
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

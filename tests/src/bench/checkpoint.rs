@@ -28,23 +28,46 @@ struct Round {
 pub fn run() -> Result<()> {
     let disk = crate::process::binaries()?;
     let folder = tempfile::TempDir::with_prefix_in("rebloom-bench-", disk)?;
-    let mut spec = training::spec("save", training::dataset()?, &folder.path().join("checkpoints"))?;
-    spec.layout = Layout { tensor: 1, pipeline: 1, data: 1 };
+    let mut spec = training::spec(
+        "save",
+        training::dataset()?,
+        &folder.path().join("checkpoints"),
+    )?;
+    spec.layout = Layout {
+        tensor: 1,
+        pipeline: 1,
+        data: 1,
+    };
     spec.model.hidden = 512;
     spec.model.heads = 8;
     spec.model.layers = 8;
     let rounds = measure(&spec, folder.path())?;
     let times = |of: fn(&Round) -> f64| -> Vec<Duration> {
-        rounds.iter().map(|round| Duration::from_secs_f64(of(round))).collect()
+        rounds
+            .iter()
+            .map(|round| Duration::from_secs_f64(of(round)))
+            .collect()
     };
     let (stall, write) = (times(|r| r.stall_seconds), times(|r| r.write_seconds));
     let plain = times(|r| r.plain_seconds);
     let bytes = rounds[0].bytes as f64 / 1e6;
     let rate = |span: Duration| format!("{:.0} MB/s", bytes / span.as_secs_f64());
     println!("| one shard of {bytes:.0} MB, {ROUNDS} times | p50 | max |\n|---|---|---|");
-    println!("| training stands still, ms | {} | {} |", millis(median(&stall)), millis(largest(&stall)));
-    println!("| written, hashed, synced, ms | {} | {} |", millis(median(&write)), millis(largest(&write)));
-    println!("| the same bytes, plain write and sync, ms | {} | {} |", millis(median(&plain)), millis(largest(&plain)));
+    println!(
+        "| training stands still, ms | {} | {} |",
+        millis(median(&stall)),
+        millis(largest(&stall))
+    );
+    println!(
+        "| written, hashed, synced, ms | {} | {} |",
+        millis(median(&write)),
+        millis(largest(&write))
+    );
+    println!(
+        "| the same bytes, plain write and sync, ms | {} | {} |",
+        millis(median(&plain)),
+        millis(largest(&plain))
+    );
     println!(
         "\n{} against the disk's {}: {:.2} of its limit.",
         rate(median(&write)),
@@ -69,7 +92,9 @@ fn measure(spec: &rebloom_core::spec::RunSpec, folder: &Path) -> Result<Vec<Roun
     let text = fs::read_to_string(&log)?;
     ensure!(code == Some(0), "{text}");
     let lines = text.lines().filter(|line| line.starts_with('{'));
-    let rounds: Vec<Round> = lines.map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
+    let rounds: Vec<Round> = lines
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect::<Result<_>>()?;
     ensure!(rounds.len() == ROUNDS as usize, "{text}");
     Ok(rounds)
 }

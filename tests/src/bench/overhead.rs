@@ -75,10 +75,19 @@ fn managed() -> Result<(Duration, Vec<String>)> {
 /// Share of a core and resident bytes of the controller and of the first agent.
 fn usage_over(cluster: &Cluster, span: Duration) -> Result<Vec<(String, f64, u64)>> {
     let processes = [
-        ("controller".to_owned(), cluster.controller_pid().context("a controller")?),
-        ("agent of two ranks".to_owned(), cluster.agent_pid("node-1").context("an agent")?),
+        (
+            "controller".to_owned(),
+            cluster.controller_pid().context("a controller")?,
+        ),
+        (
+            "agent of two ranks".to_owned(),
+            cluster.agent_pid("node-1").context("an agent")?,
+        ),
     ];
-    let before: Vec<f64> = processes.iter().map(|(_, pid)| cpu_seconds(*pid)).collect::<Result<_>>()?;
+    let before: Vec<f64> = processes
+        .iter()
+        .map(|(_, pid)| cpu_seconds(*pid))
+        .collect::<Result<_>>()?;
     let began = Instant::now();
     wait::until("the measured span is over", PATIENCE, || {
         Ok((began.elapsed() >= span).then_some(()))
@@ -95,14 +104,21 @@ fn usage_over(cluster: &Cluster, span: Duration) -> Result<Vec<(String, f64, u64
 fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = stat.rsplit_once(") ").context("a stat line")?.1;
-    let ticks: Vec<f64> =
-        fields.split(' ').skip(11).take(2).map(|field| Ok(field.parse()?)).collect::<Result<_>>()?;
+    let ticks: Vec<f64> = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|field| Ok(field.parse()?))
+        .collect::<Result<_>>()?;
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
 fn rss(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
@@ -122,14 +138,25 @@ fn by_hand() -> Result<Duration> {
             .arg(&file)
             .arg("--store")
             .arg(cluster.folder().join("store"));
-        let log = if rank == 0 { log.clone() } else { cluster.folder().join("others.log") };
+        let log = if rank == 0 {
+            log.clone()
+        } else {
+            cluster.folder().join("others.log")
+        };
         ranks.push(Process::start(command, &log)?);
     }
     for rank in &mut ranks {
-        ensure!(rank.wait(PATIENCE)? == Some(0), "{}", fs::read_to_string(&log)?);
+        ensure!(
+            rank.wait(PATIENCE)? == Some(0),
+            "{}",
+            fs::read_to_string(&log)?
+        );
     }
     let text = fs::read_to_string(&log)?;
-    let line = text.lines().find(|line| line.starts_with('{')).context("figures")?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with('{'))
+        .context("figures")?;
     let figures: serde_json::Value = serde_json::from_str(line)?;
     let seconds = figures["step_seconds"].as_f64().context("step_seconds")?;
     Ok(median(&[Duration::from_secs_f64(seconds)]))

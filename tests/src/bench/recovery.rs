@@ -11,8 +11,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 20;
-const PHASES: [Spend; 5] =
-    [Spend::Detect, Spend::Decide, Spend::Reform, Spend::Restore, Spend::CatchUp];
+const PHASES: [Spend; 5] = [
+    Spend::Detect,
+    Spend::Decide,
+    Spend::Reform,
+    Spend::Restore,
+    Spend::CatchUp,
+];
 
 /// Runs the bench and prints its tables.
 #[expect(clippy::print_stdout, reason = "a bench prints its figures")]
@@ -28,24 +33,40 @@ pub fn run() -> Result<()> {
     for round in 0..ROUNDS {
         let before = cluster.until(&run, "every incident is closed", |view| {
             view.state == RunState::Running
-                && view.incidents.iter().all(|incident| incident.closed.is_some())
+                && view
+                    .incidents
+                    .iter()
+                    .all(|incident| incident.closed.is_some())
         })?;
         let before = cluster.until_step(&run, before.step.0 + 3)?;
         let victim = pid_of(&before, u32::try_from(round)? % 8)?;
         let killed = Instant::now();
         signal(victim, Signal::KILL)?;
-        wait::until("a first step after the fault", Duration::from_secs(60), || {
-            let view = cluster.run(&run)?;
-            Ok((view.generation > before.generation && view.state == RunState::Running)
-                .then_some(()))
-        })?;
+        wait::until(
+            "a first step after the fault",
+            Duration::from_secs(60),
+            || {
+                let view = cluster.run(&run)?;
+                Ok(
+                    (view.generation > before.generation && view.state == RunState::Running)
+                        .then_some(()),
+                )
+            },
+        )?;
         totals.push(killed.elapsed());
         let closed = cluster.until(&run, "the incident is closed", |view| {
-            view.incidents.last().is_some_and(|incident| incident.closed.is_some())
+            view.incidents
+                .last()
+                .is_some_and(|incident| incident.closed.is_some())
         })?;
         let incident = closed.incidents.last().context("an incident")?;
         for phase in PHASES {
-            let spent = incident.spent.spent.get(&phase).copied().unwrap_or_default();
+            let spent = incident
+                .spent
+                .spent
+                .get(&phase)
+                .copied()
+                .unwrap_or_default();
             phases.entry(phase).or_default().push(spent);
         }
     }
@@ -56,7 +77,11 @@ pub fn run() -> Result<()> {
         millis(largest(&totals))
     );
     for (phase, spans) in &phases {
-        println!("| {phase:?} (ledger) | {} | {} |", millis(median(spans)), millis(largest(spans)));
+        println!(
+            "| {phase:?} (ledger) | {} | {} |",
+            millis(median(spans)),
+            millis(largest(spans))
+        );
     }
     drop(cluster);
     let peer = torchrun::restarts(3)?;

@@ -11,9 +11,14 @@ use std::time::{Duration, Instant};
 
 /// Time from `kill -9` of one rank to the first step after it, `times` times in a row.
 pub fn restarts(times: u32) -> Result<Vec<Duration>> {
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a checkout")?;
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("a checkout")?;
     let torchrun = checkout.join(".rebloom/peers/bin/torchrun");
-    ensure!(torchrun.exists(), "torchrun is missing: run `cargo xtask peers` first");
+    ensure!(
+        torchrun.exists(),
+        "torchrun is missing: run `cargo xtask peers` first"
+    );
     let folder = tempfile::TempDir::with_prefix("rebloom-peer-")?;
     let log = folder.path().join("steps");
     let mut command = Command::new(torchrun);
@@ -29,7 +34,9 @@ pub fn restarts(times: u32) -> Result<Vec<Duration>> {
         })?;
         let killed = Instant::now();
         signal(before, Signal::KILL)?;
-        wait::until("torchrun is back", Duration::from_secs(120), || Ok(step_of(&log, round + 1)))?;
+        wait::until("torchrun is back", Duration::from_secs(120), || {
+            Ok(step_of(&log, round + 1))
+        })?;
         spans.push(killed.elapsed());
     }
     Ok(spans)
