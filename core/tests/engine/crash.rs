@@ -235,7 +235,7 @@ fn act(world: &mut World, (what, which): (u8, u32)) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     /// Whatever happens, a snapshot at any point and the records after it give the state of the
     /// whole journal, also by way of text; and no invariant breaks (the world judges after every
