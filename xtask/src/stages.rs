@@ -18,7 +18,7 @@ const BINARIES: [&str; 4] = [
 
 /// Sets up, builds, and becomes `rebloom up`.
 pub(crate) fn up(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> {
-    if let Some(failed) = prepare(checkout, false)? {
+    if let Some(failed) = prepare(checkout)? {
         return Ok(failed);
     }
     let program = target(checkout)?.join("debug/rebloom");
@@ -26,36 +26,25 @@ pub(crate) fn up(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> 
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }
 
-/// Sets up, builds in release mode, and runs the bench of that name, or all of them.
+/// Sets up, builds, and runs the bench of that name, or all of them, on the binaries that `up` runs.
 pub(crate) fn bench(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> {
-    if let Some(failed) = prepare(checkout, true)? {
+    if let Some(failed) = prepare(checkout)? {
         return Ok(failed);
     }
     let compares = arguments.first().is_none_or(|name| name == "recovery");
     if compares && let Some(failed) = failure(peers::run(checkout)?) {
         return Ok(failed);
     }
-    let mut bench = checkout.cargo([
-        "run",
-        "--release",
-        "-p",
-        "rebloom-tests",
-        "--bin",
-        "bench",
-        "--",
-    ]);
+    let mut bench = checkout.cargo(["run", "-p", "rebloom-tests", "--bin", "bench", "--"]);
     bench.args(arguments);
     run(bench)
 }
 
-fn prepare(checkout: &Checkout, release: bool) -> Result<Option<ExitCode>> {
+fn prepare(checkout: &Checkout) -> Result<Option<ExitCode>> {
     if let Some(failed) = failure(setup::run(checkout)?) {
         return Ok(Some(failed));
     }
     let mut build = checkout.cargo(["build"]);
-    if release {
-        build.arg("--release");
-    }
     build.args(BINARIES.iter().flat_map(|package| ["-p", package]));
     println!("setup: building the binaries (the first build takes ten minutes on two cores)");
     Ok(failure(run(build)?))
@@ -79,7 +68,10 @@ pub(crate) fn test(checkout: &Checkout) -> Result<ExitCode> {
         ("layers", &|| layers::run(checkout)),
         ("tidy", &|| tidy::run(checkout)),
         ("clippy", &|| run(checkout.cargo(CLIPPY))),
-        ("build", &|| run(checkout.cargo(["build", "--workspace"]))),
+        // The binaries that tests start, with the features that `cargo test` builds everything with.
+        ("build", &|| {
+            run(checkout.cargo(["build", "--workspace", "--all-targets"]))
+        }),
         ("tests", &|| {
             run(checkout.cargo(["test", "--workspace", "--no-fail-fast"]))
         }),
