@@ -5,8 +5,11 @@
 //! know one number, and neither repeats nor skips a sample.
 
 use rebloom_core::spec::RunSpec;
+use rebloom_data::Dataset;
+use rebloom_runtime::telemetry::chain;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use tch::Tensor;
 
 /// Tokens by the number of their sample.
@@ -15,20 +18,34 @@ pub trait Samples: Send {
     fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String>;
 }
 
-impl Samples for rebloom_data::Dataset {
+impl Samples for Arc<Dataset> {
     fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String> {
-        Self::read(self, k, into).map_err(|error| error.to_string())
+        Dataset::read(self, k, into).map_err(|error| chain(&error))
     }
 }
 
-/// Opens the dataset of a run.
-pub fn open(spec: &RunSpec) -> Result<Box<dyn Samples>, String> {
-    let (train, model) = (&spec.train, &spec.model);
-    let all = train.steps * u64::from(train.global_batch);
-    let prefix = Path::new(&spec.data.prefix);
-    match rebloom_data::Dataset::open(prefix, model.sequence, train.seed, all) {
-        Ok(dataset) => Ok(Box::new(dataset)),
-        Err(error) => Err(error.to_string()),
+/// The dataset of a run, kept from one generation to the next: its order of samples takes seconds to
+/// make for a long run, and a survivor that re-forms has it already.
+#[derive(Debug, Default)]
+pub struct Shelf(Option<(Asked, Arc<Dataset>)>);
+
+/// What makes two orders of samples the same: prefix, sequence, seed, and samples of the whole run.
+type Asked = (String, u32, u64, u64);
+
+impl Shelf {
+    /// The dataset of a run, opened unless it is at hand.
+    pub fn open(&mut self, spec: &RunSpec) -> Result<Box<dyn Samples>, String> {
+        let (train, model) = (&spec.train, &spec.model);
+        let all = train.steps * u64::from(train.global_batch);
+        let asked = (spec.data.prefix.clone(), model.sequence, train.seed, all);
+        if let Some((_, dataset)) = self.0.as_ref().filter(|(known, _)| *known == asked) {
+            return Ok(Box::new(Arc::clone(dataset)));
+        }
+        let prefix = Path::new(&spec.data.prefix);
+        let dataset = Dataset::open(prefix, model.sequence, train.seed, all);
+        let dataset = Arc::new(dataset.map_err(|error| chain(&error))?);
+        self.0 = Some((asked, Arc::clone(&dataset)));
+        Ok(Box::new(dataset))
     }
 }
 

@@ -11,6 +11,7 @@ use rebloom_core::word::{FromWorker, ToWorker};
 use rebloom_proto::rank::{FromRank, ToRank};
 use rebloom_proto::wire;
 use rebloom_proto::wire::rank_link_client::RankLinkClient;
+use rebloom_runtime::clock::monotonic;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -95,14 +96,14 @@ pub async fn keep(socket: PathBuf, mut said: UnboundedReceiver<FromWorker>, hear
         // Whoever listens there is the agent; nothing is said before it does.
         if UnixStream::connect(&socket).await.is_ok() {
             hear(Heard::Back);
-            let began = tokio::time::Instant::now();
+            let began = monotonic();
             let end = converse(channel(&socket), &mut said, &mut unheard, &hear).await;
             hear(Heard::Lost);
             match end {
                 End::Silence => return,
                 End::Broken(status) => tracing::warn!(%status, "the link to the agent broke"),
             }
-            if began.elapsed() > LONGEST_PAUSE {
+            if monotonic().since(began) > LONGEST_PAUSE {
                 pause = SHORTEST_PAUSE;
             }
         }

@@ -3,7 +3,7 @@
 pub mod save;
 
 use crate::comm::{Device, FileStore, Groups, Watch};
-use crate::data;
+use crate::data::Shelf;
 use crate::shim;
 use crate::trainer::Trainer;
 use anyhow::{Context, Result, ensure};
@@ -81,7 +81,7 @@ fn begin(spec: &RunSpec, rank: Rank, store: &Path, interface: &str) -> Result<Tr
     let device = Arc::new(Device::open(interface)?);
     let connect = seconds(spec.deadlines.init);
     let groups = Groups::form(spec.layout, rank, Arc::new(store), &device, watch, connect)?;
-    let samples = data::open(spec).map_err(anyhow::Error::msg)?;
+    let samples = Shelf::default().open(spec).map_err(anyhow::Error::msg)?;
     let mut trainer = Trainer::new(spec.clone(), rank, groups, samples)?;
     trainer.begin();
     Ok(trainer)

@@ -3,7 +3,7 @@
 use super::{Options, Shared, StartError};
 use crate::checkpoint::{self, LoadError, Saved, Saver};
 use crate::comm::{CommError, Device, Groups, Watch};
-use crate::data;
+use crate::data::Shelf;
 use crate::link::AgentStore;
 use crate::trainer::{StepError, Trainer};
 use rebloom_core::cause::Blamed;
@@ -27,6 +27,7 @@ pub(super) struct Worker {
     device: Arc<Device>,
     saver: Saver,
     rank: Rank,
+    shelf: Shelf,
     groups: Option<Groups>,
     trainer: Option<Trainer>,
 }
@@ -45,6 +46,7 @@ impl Worker {
             device: Arc::new(Device::open(&options.interface)?),
             saver: Saver::start(saved)?,
             rank: options.member.rank,
+            shelf: Shelf::default(),
             groups: None,
             trainer: None,
         })
@@ -124,7 +126,7 @@ impl Worker {
     }
 
     fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadError> {
-        let samples = data::open(&go.spec).map_err(StepError::Data)?;
+        let samples = self.shelf.open(&go.spec).map_err(StepError::Data)?;
         let groups = self
             .groups
             .take()
