@@ -72,6 +72,8 @@ pub struct Manifest {
 impl Manifest {
     /// Whether every rank of the layout has its one shard, in order.
     pub fn is_whole(&self) -> bool {
-        self.layout.ranks().eq(self.shards.iter().map(|shard| shard.rank))
+        self.layout
+            .ranks()
+            .eq(self.shards.iter().map(|shard| shard.rank))
     }
 }

@@ -5,7 +5,9 @@ use std::fmt;
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is not a name: use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit")]
+#[error(
+    "`{name}` is not a name: use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
+)]
 pub struct BadName {
     /// What was given, cut to 80 characters.
     pub name: String,
@@ -21,7 +23,9 @@ fn parse_name(name: &str) -> Result<String, BadName> {
     if fits {
         Ok(name.to_owned())
     } else {
-        Err(BadName { name: name.chars().take(80).collect() })
+        Err(BadName {
+            name: name.chars().take(80).collect(),
+        })
     }
 }
 

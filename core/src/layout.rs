@@ -58,19 +58,25 @@ impl Layout {
     /// Ranks that share `rank`'s layers, itself included, in TP order.
     pub fn tensor_group(self, rank: Rank) -> Vec<Rank> {
         let at = self.coordinates(rank);
-        (0..self.tensor).map(|tensor| self.rank(Coordinates { tensor, ..at })).collect()
+        (0..self.tensor)
+            .map(|tensor| self.rank(Coordinates { tensor, ..at }))
+            .collect()
     }
 
     /// Ranks that hold the same parameters as `rank`, itself included, in DP order.
     pub fn data_group(self, rank: Rank) -> Vec<Rank> {
         let at = self.coordinates(rank);
-        (0..self.data).map(|data| self.rank(Coordinates { data, ..at })).collect()
+        (0..self.data)
+            .map(|data| self.rank(Coordinates { data, ..at }))
+            .collect()
     }
 
     /// The stages of the model copy through `rank`, itself included, first stage first.
     pub fn pipeline_group(self, rank: Rank) -> Vec<Rank> {
         let at = self.coordinates(rank);
-        (0..self.pipeline).map(|stage| self.rank(Coordinates { stage, ..at })).collect()
+        (0..self.pipeline)
+            .map(|stage| self.rank(Coordinates { stage, ..at }))
+            .collect()
     }
 
     /// First and last stage of `rank`'s pipeline, which share the tied embedding. Empty where `rank`
@@ -90,7 +96,11 @@ impl Layout {
     /// pipeline edge show up in opposite ones.
     pub fn peers(self, rank: Rank, channel: Channel) -> Vec<(Rank, Channel)> {
         let others = |group: Vec<Rank>| {
-            group.into_iter().filter(|&other| other != rank).map(|other| (other, channel)).collect()
+            group
+                .into_iter()
+                .filter(|&other| other != rank)
+                .map(|other| (other, channel))
+                .collect()
         };
         let stage = |offset: i64, channel| {
             let at = self.coordinates(rank);
@@ -121,12 +131,41 @@ mod tests {
 
     #[test]
     fn bloom_ranks_go_tensor_then_data_then_pipeline() {
-        let bloom = Layout { tensor: 4, pipeline: 12, data: 8 };
+        let bloom = Layout {
+            tensor: 4,
+            pipeline: 12,
+            data: 8,
+        };
         assert_eq!(bloom.world(), 384);
-        assert_eq!(bloom.coordinates(Rank(0)), Coordinates { tensor: 0, stage: 0, data: 0 });
-        assert_eq!(bloom.coordinates(Rank(5)), Coordinates { tensor: 1, stage: 0, data: 1 });
-        assert_eq!(bloom.coordinates(Rank(383)), Coordinates { tensor: 3, stage: 11, data: 7 });
-        assert!(bloom.ranks().all(|rank| bloom.rank(bloom.coordinates(rank)) == rank));
+        assert_eq!(
+            bloom.coordinates(Rank(0)),
+            Coordinates {
+                tensor: 0,
+                stage: 0,
+                data: 0
+            }
+        );
+        assert_eq!(
+            bloom.coordinates(Rank(5)),
+            Coordinates {
+                tensor: 1,
+                stage: 0,
+                data: 1
+            }
+        );
+        assert_eq!(
+            bloom.coordinates(Rank(383)),
+            Coordinates {
+                tensor: 3,
+                stage: 11,
+                data: 7
+            }
+        );
+        assert!(
+            bloom
+                .ranks()
+                .all(|rank| bloom.rank(bloom.coordinates(rank)) == rank)
+        );
         assert_eq!(bloom.tensor_group(Rank(6)), [4, 5, 6, 7].map(Rank));
         assert_eq!(bloom.embedding_group(Rank(3)), [Rank(3), Rank(355)]);
         assert_eq!(bloom.embedding_group(Rank(40)), []);
@@ -134,7 +173,11 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_pipeline_edge_name_each_other() {
-        let layout = Layout { tensor: 2, pipeline: 3, data: 2 };
+        let layout = Layout {
+            tensor: 2,
+            pipeline: 3,
+            data: 2,
+        };
         for rank in layout.ranks() {
             for channel in Channel::ALL {
                 for (peer, theirs) in layout.peers(rank, channel) {
