@@ -2,19 +2,22 @@
 //! that come to life, train and save when the test says so. After every event the safety
 //! invariants are judged, and the journal must fold to the very state that the engine has.
 
-use rebloom_core::cause::Exit;
-use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, Shard};
+mod agents;
+mod ranks;
+
+pub(crate) use agents::{Agent, Process};
+pub(crate) use ranks::count;
+
+use rebloom_core::checkpoint::Manifest;
 use rebloom_core::engine::{
     Answer, Ask, Command, Engine, Event, Limits, Record, Refusal, RunState, RunView, State, Ticket,
     judge,
 };
-use rebloom_core::flight::{Counter, Page, Phase, Sighting};
-use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
+use rebloom_core::flight::Sighting;
+use rebloom_core::id::{Digest, Generation, NodeId, RunId, Session};
 use rebloom_core::layout::Layout;
-use rebloom_core::order::{Order, Start, Stop};
-use rebloom_core::report::{
-    Beat, Finish, Join, Milestone, NodeFacts, Pages, RankEvent, RankStatus, Remembered, Report,
-};
+use rebloom_core::order::{Order, Start};
+use rebloom_core::report::{Beat, Join, NodeFacts, Pages, RankStatus, Remembered, Report};
 use rebloom_core::spec::RunSpec;
 use rebloom_core::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
@@ -45,34 +48,6 @@ pub(crate) fn spec(name: &str, tensor: u32, pipeline: u32, data: u32) -> RunSpec
 
 pub(crate) fn digest(byte: u8) -> Digest {
     Digest([byte; 32])
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Process {
-    pub(crate) pid: u32,
-    pub(crate) slot: Slot,
-    pub(crate) generation: Generation,
-    pub(crate) milestone: Milestone,
-    pub(crate) page: Page,
-    pub(crate) alive: bool,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Local {
-    pub(crate) generation: Generation,
-    pub(crate) start: Option<Start>,
-    pub(crate) ranks: BTreeMap<Rank, Process>,
-    pub(crate) stop: Option<(Generation, Stop)>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Agent {
-    pub(crate) slots: u32,
-    pub(crate) identity: Digest,
-    pub(crate) session: Option<Session>,
-    pub(crate) runs: BTreeMap<RunId, Local>,
-    /// Reports that no engine has taken in yet.
-    pub(crate) unsent: VecDeque<Report>,
 }
 
 pub(crate) struct World {
@@ -278,79 +253,6 @@ impl World {
         self.settle();
     }
 
-    pub(crate) fn rank_event(&mut self, run: &RunId, rank: u32, event: RankEvent) {
-        let (name, generation) = self.where_is(run, rank);
-        let (run, rank) = (run.clone(), Rank(rank));
-        self.report(
-            &name,
-            Report::Rank {
-                run,
-                generation,
-                rank,
-                event,
-            },
-        );
-    }
-
-    /// The agent of a rank, and the generation its process is in; a dead one where none lives.
-    fn where_is(&self, run: &RunId, rank: u32) -> (NodeId, Generation) {
-        let agents = self.agents.iter();
-        let found = agents.filter_map(|(name, agent)| {
-            let process = agent.runs.get(run)?.ranks.get(&Rank(rank))?;
-            Some((process.alive, process.generation, name.clone()))
-        });
-        let (_, generation, name) = found.max().unwrap();
-        (name, generation)
-    }
-
-    /// kill -9 of ranks; the agents notice after 10 ms. All of them die before anybody notices.
-    pub(crate) fn kill(&mut self, run: &RunId, ranks: &[u32]) {
-        for rank in ranks {
-            let (name, generation) = self.where_is(run, *rank);
-            self.process(run, *rank).alive = false;
-            let (run, rank) = (run.clone(), Rank(*rank));
-            let event = RankEvent::Exited {
-                exit: Exit::Signal(9),
-                noticed_after_nanos: Some(10_000_000),
-            };
-            let report = Report::Rank {
-                run,
-                generation,
-                rank,
-                event,
-            };
-            self.agents.get_mut(&name).unwrap().unsent.push_back(report);
-        }
-        self.settle();
-    }
-
-    pub(crate) fn process(&mut self, run: &RunId, rank: u32) -> &mut Process {
-        let processes = self
-            .agents
-            .values_mut()
-            .filter_map(|agent| agent.runs.get_mut(run));
-        let mut processes = processes.flat_map(|local| local.ranks.iter_mut());
-        let is_it = |found: &(&Rank, &mut Process)| found.0.0 == rank && found.1.alive;
-        processes.find(is_it).unwrap().1
-    }
-
-    pub(crate) fn for_each_process(
-        &mut self,
-        run: &RunId,
-        mut act: impl FnMut(Rank, &mut Process),
-    ) {
-        for local in self
-            .agents
-            .values_mut()
-            .filter_map(|agent| agent.runs.get_mut(run))
-        {
-            local
-                .ranks
-                .iter_mut()
-                .for_each(|(rank, process)| act(*rank, process));
-        }
-    }
-
     /// Every agent with a link beats.
     pub(crate) fn beat(&mut self) {
         let names: Vec<_> = self.agents.keys().cloned().collect();
@@ -411,73 +313,6 @@ impl World {
             self.settle();
         }
         self.now = end;
-    }
-
-    /// The living ranks do steps up to this one, and their pages say so.
-    pub(crate) fn train(&mut self, run: &RunId, step: u64) {
-        self.for_each_process(run, |_, process| {
-            process.page.step = Step(step);
-            process.page.samples = step * 8;
-            process.page.loss = 2.0;
-            process.page.phase = Phase::Step;
-        });
-        self.pass(millis(100));
-    }
-
-    /// Every rank writes its shard of this step.
-    pub(crate) fn save(&mut self, run: &RunId, step: u64) -> CheckpointId {
-        let id = CheckpointId {
-            step: Step(step),
-            generation: self.generation(run),
-        };
-        let world = self.view(run).spec.layout.world();
-        (0..world).for_each(|rank| self.save_shard(run, rank, id));
-        id
-    }
-
-    pub(crate) fn save_shard(&mut self, run: &RunId, rank: u32, checkpoint: CheckpointId) {
-        let name = self.node_of(run, rank);
-        let shard = Shard {
-            rank: Rank(rank),
-            file: format!("rank-{rank:05}.safetensors"),
-            bytes: 10,
-            sha256: digest(7),
-        };
-        let samples = checkpoint.step.0 * 8;
-        self.report(
-            &name,
-            Report::ShardSaved {
-                run: run.clone(),
-                checkpoint,
-                samples,
-                shard,
-            },
-        );
-    }
-
-    pub(crate) fn finish(&mut self, run: &RunId, why: Finish, step: u64) {
-        let world = self.view(run).spec.layout.world();
-        for rank in 0..world {
-            self.process(run, rank).milestone = Milestone::Finished;
-            let state = digest(u8::try_from(rank).unwrap());
-            self.rank_event(
-                run,
-                rank,
-                RankEvent::Finished {
-                    why,
-                    step: Step(step),
-                    state,
-                },
-            );
-        }
-        for rank in 0..world {
-            self.process(run, rank).alive = false;
-            let event = RankEvent::Exited {
-                exit: Exit::Code(0),
-                noticed_after_nanos: None,
-            };
-            self.rank_event(run, rank, event);
-        }
     }
 
     pub(crate) fn starts_since(&self, mark: usize) -> Vec<(NodeId, Start)> {
@@ -553,190 +388,4 @@ impl World {
             }
         }
     }
-
-    pub(crate) fn obey(&mut self, name: &NodeId, order: Order) {
-        let agent = self.agents.get_mut(name).unwrap();
-        match order {
-            Order::Start(start) => {
-                let local = agent.runs.entry(start.spec.name.clone()).or_default();
-                if start.generation <= local.generation {
-                    return;
-                }
-                local.generation = start.generation;
-                local.stop = None;
-                let seat = |rank: &Rank| start.seats.iter().find(|seat| seat.rank == *rank);
-                local.ranks.retain(|rank, process| {
-                    let stays = seat(rank).is_some_and(|seat| seat.slot == process.slot);
-                    process.alive && stays && !start.fresh_processes
-                });
-                for seat in &start.seats {
-                    let process = local.ranks.entry(seat.rank).or_insert_with(|| {
-                        self.next_pid += 1;
-                        Process {
-                            pid: self.next_pid,
-                            slot: seat.slot,
-                            generation: start.generation,
-                            milestone: Milestone::Going,
-                            page: Page::default(),
-                            alive: true,
-                        }
-                    });
-                    process.generation = start.generation;
-                    process.milestone = Milestone::Going;
-                    let step = start.resume.map_or(Step(0), |checkpoint| checkpoint.step);
-                    let (generation, phase) = (start.generation, Phase::Init);
-                    process.page = Page {
-                        generation,
-                        step,
-                        phase,
-                        ..Page::default()
-                    };
-                }
-                local.start = Some(*start);
-            }
-            Order::Stop {
-                run,
-                generation,
-                how,
-                ..
-            } => {
-                let local = agent.runs.entry(run.clone()).or_default();
-                if generation < local.generation {
-                    return;
-                }
-                local.generation = generation;
-                local.stop = Some((generation, how));
-                if how == Stop::Now {
-                    for (rank, process) in &mut local.ranks {
-                        if std::mem::take(&mut process.alive) {
-                            let event = RankEvent::Exited {
-                                exit: Exit::Signal(9),
-                                noticed_after_nanos: None,
-                            };
-                            let (run, generation) = (run.clone(), process.generation);
-                            agent.unsent.push_back(Report::Rank {
-                                run,
-                                generation,
-                                rank: *rank,
-                                event,
-                            });
-                        }
-                    }
-                }
-                if local.ranks.values().all(|process| !process.alive) {
-                    agent.unsent.push_back(Report::Stopped { run, generation });
-                }
-            }
-            Order::Kill {
-                run,
-                generation,
-                rank,
-                ..
-            } => {
-                let local = agent.runs.entry(run).or_default();
-                let process = local.ranks.get_mut(&rank);
-                if let Some(process) = process.filter(|p| p.generation == generation) {
-                    process.alive = false;
-                }
-            }
-            Order::Seal { manifest, .. } => {
-                let error = self.disk_full.then(|| "no space left on device".to_owned());
-                let (run, checkpoint) = (manifest.run.clone(), manifest.id);
-                assert_eq!(manifest.version, MANIFEST_VERSION);
-                assert!(manifest.is_whole());
-                if error.is_none() && !self.storage.contains(&manifest) {
-                    self.storage.push(*manifest);
-                }
-                agent.unsent.push_back(Report::Sealed {
-                    run,
-                    checkpoint,
-                    error,
-                });
-            }
-            Order::Prune {
-                run, checkpoints, ..
-            } => {
-                self.storage
-                    .retain(|m| m.run != run || !checkpoints.contains(&m.id));
-            }
-        }
-    }
-
-    /// Ranks of a whole gang that runs one generation form, load and do a first step.
-    fn come_to_life(&mut self) {
-        if !self.obedient {
-            return;
-        }
-        let runs: Vec<_> = self
-            .engine
-            .runs(self.now)
-            .into_iter()
-            .map(|view| view.spec)
-            .collect();
-        for spec in runs {
-            let run = spec.name.clone();
-            let locals = || {
-                self.agents
-                    .values()
-                    .filter_map(|agent| agent.runs.get(&run))
-            };
-            let newest = locals()
-                .map(|local| local.generation)
-                .max()
-                .unwrap_or_default();
-            let ranks = locals().flat_map(|local| local.ranks.values());
-            let going = ranks.filter(|p| p.alive && p.generation == newest);
-            if going.count() < spec.layout.world() as usize {
-                continue;
-            }
-            for agent in self.agents.values_mut() {
-                let Some(local) = agent.runs.get_mut(&run) else {
-                    continue;
-                };
-                for (rank, process) in &mut local.ranks {
-                    if process.generation != newest || process.milestone != Milestone::Going {
-                        continue;
-                    }
-                    process.milestone = Milestone::Stepped;
-                    let loaded = process.page.step;
-                    process.page.step = Step(loaded.0 + 1);
-                    process.page.phase = Phase::Step;
-                    for milestone in [
-                        Milestone::Going,
-                        Milestone::Formed,
-                        Milestone::Loaded,
-                        Milestone::Stepped,
-                    ] {
-                        let is_step = milestone == Milestone::Stepped;
-                        let step = if is_step { process.page.step } else { loaded };
-                        let event = RankEvent::Reached {
-                            milestone,
-                            step,
-                            pid: process.pid,
-                        };
-                        agent.unsent.push_back(Report::Rank {
-                            run: run.clone(),
-                            generation: newest,
-                            rank: *rank,
-                            event,
-                        });
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Sets one counter of a page: `entered` operations begun, `done` finished.
-pub(crate) fn count(
-    page: &mut Page,
-    channel: rebloom_core::flight::Channel,
-    entered: u64,
-    done: u64,
-) {
-    let at = rebloom_core::flight::Channel::ALL
-        .iter()
-        .position(|c| *c == channel)
-        .unwrap();
-    page.counters[at] = Counter { entered, done };
 }

@@ -1,0 +1,150 @@
+//! What an agent does unasked or against a rank: fences, deadlines and kills.
+
+use crate::agent::*;
+use rebloom_core::cause::Cause;
+use rebloom_core::flight::{Page, Phase, Sighting};
+use rebloom_core::id::{Generation, Rank};
+use rebloom_core::order::Order;
+use rebloom_core::supervisor::Event;
+use rebloom_core::time::Duration;
+
+/// S1: a node without a controller fences itself, and says so when it is back.
+#[test]
+fn orphans_are_fenced_also_across_lives() {
+    let mut agent = Agent::running();
+    agent.tell(Event::LinkDown);
+    let due = NOW + Duration::from_secs(60);
+    let early = agent.wait_until(due - Duration::from_nanos(1));
+    assert_eq!(early, ["read"], "it trains on for as long as it may");
+    let orphaned = agent.wait_until(due);
+    assert_eq!(orphaned, ["fence 0 below 2", "fence 1 below 2", "remember"]);
+    assert_eq!(agent.hello(0, 10, 0), [""; 0], "no go below its fence");
+    let reports = [
+        "1: rank 0 g1 Failed Infrastructure",
+        "2: rank 1 g1 Failed Infrastructure",
+    ];
+    let fences = ["fence 0 below 2", "fence 1 below 2"];
+    let mut next = Agent::of(agent.memory.clone());
+    let again = next.tell_at(due, Event::LinkUp);
+    assert_eq!(again[..2], fences, "the page may not have been written");
+    assert_eq!(
+        again[4..],
+        reports,
+        "what an agent knew, its next life says"
+    );
+    assert_eq!(agent.tell_at(due, Event::LinkUp), reports);
+
+    let mut lost = Agent::running().again();
+    let orphaned = lost.wait_until(due);
+    assert!(
+        orphaned.starts_with(&["open 1".into(), "route 1".into()]),
+        "{orphaned:?}"
+    );
+    assert!(
+        orphaned.contains(&"fence 0 below 2".to_owned()),
+        "a next life counts from the last link"
+    );
+}
+
+#[test]
+fn a_missed_deadline_is_said_once_and_with_the_pages() {
+    let mut agent = Agent::running();
+    let page = |rank, phase, deadline: u64| {
+        let deadline = Some(NOW + Duration::from_secs(deadline));
+        let page = Page {
+            generation: Generation(1),
+            phase,
+            deadline,
+            ..Page::default()
+        };
+        (
+            run(),
+            Sighting {
+                rank: Rank(rank),
+                page,
+            },
+        )
+    };
+    assert_eq!(agent.wait_until(NOW + Duration::from_secs(1)), ["read"]);
+    let later = NOW + Duration::from_secs(10);
+    let pages = vec![page(0, Phase::Step, 9), page(1, Phase::Step, 11)];
+    let seen = agent.tell_at(later, Event::Pages(pages.clone()));
+    assert_eq!(seen, ["1: rank 0 g1 overdue in step", "beat 1"]);
+    assert_eq!(agent.tell_at(later, Event::Pages(pages)), ["beat 1"]);
+    let init = NOW + Duration::from_secs(61);
+    let unmoved = (
+        run(),
+        Sighting {
+            rank: Rank(1),
+            page: Page::default(),
+        },
+    );
+    let seen = agent.tell_at(init, Event::Pages(vec![page(0, Phase::Save, 99), unmoved]));
+    assert_eq!(
+        seen,
+        ["2: rank 1 g1 overdue in init", "beat 1"],
+        "a go that was never taken up"
+    );
+}
+
+#[test]
+fn an_adopted_rank_that_says_nothing_is_overdue() {
+    let mut agent = Agent::running().again();
+    agent.tell(Event::LinkUp);
+    agent.hello(1, 11, 1);
+    let idle = |rank| {
+        let page = Page {
+            generation: Generation(1),
+            ..Page::default()
+        };
+        (
+            run(),
+            Sighting {
+                rank: Rank(rank),
+                page,
+            },
+        )
+    };
+    assert_eq!(agent.tell(Event::Pages(vec![idle(0), idle(1)])), ["beat 1"]);
+    let init = NOW + Duration::from_secs(60);
+    assert_eq!(
+        agent.tell_at(init, Event::Pages(vec![idle(0), idle(1)])),
+        ["1: rank 0 g1 overdue in idle", "beat 1"]
+    );
+}
+
+#[test]
+fn a_blamed_rank_is_killed_once() {
+    let mut agent = Agent::running();
+    let kill = || {
+        let (generation, cause) = (Generation(1), Cause::GangHung { phase: Phase::Step });
+        Event::Order(Order::Kill {
+            run: run(),
+            generation,
+            rank: Rank(1),
+            cause,
+        })
+    };
+    assert_eq!(agent.tell(kill()), ["kill 1 pid 11"]);
+    assert_eq!(agent.tell(kill()), [""; 0]);
+    let restarted = agent.order_start(2, &[0, 1]);
+    assert_eq!(
+        restarted[3..],
+        ["fence 0 below 2", "tell 0 go 2", "fence 1 below 2"]
+    );
+    let exited = agent.exit(1, 11);
+    assert_eq!(
+        exited,
+        ["1: rank 1 g1 SIGKILL", "remember", "spawn 1 slot 1 for 2"]
+    );
+    let not_started = Event::NotStarted {
+        run: run(),
+        rank: Rank(0),
+        error: "e".into(),
+    };
+    assert_eq!(
+        agent.tell(not_started),
+        [""; 0],
+        "nothing was being started"
+    );
+}
