@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-/// How often the fence is looked at for the member's sake; waits have their own watcher.
+/// How often the pulse goes, and the fence is looked at for the member's sake; waits have their own
+/// watcher.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// How a worker was started.
@@ -193,7 +194,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Tells the member of the fence and of time that passes.
+/// Tells the member of the fence and of time that passes, and shows that the process runs.
 async fn watch(shared: &Shared) {
     let mut fence = Generation(0);
     let mut ticks = tokio::time::interval(LOOK);

@@ -1,5 +1,7 @@
 //! Groups between real processes: they reduce, they end when a peer is killed, they form again.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
+
 use rebloom_core::flight::Channel;
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::layout::Layout;

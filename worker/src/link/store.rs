@@ -8,17 +8,16 @@ use rebloom_proto::wire::{
     StoreDeleteRequest, StoreGetRequest, StorePlace, StoreSetRequest,
 };
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-/// How long one request waits for a key before it asks again.
+/// How long one request waits for a key before it is made again.
 const WAIT: Duration = Duration::from_secs(5);
 /// How often the fence is looked at.
 const LOOK: Duration = Duration::from_millis(4);
-/// How long to wait before asking an agent again that cannot be reached.
+/// How long to wait before asking an agent again that cannot be reached: it may be starting anew.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// The store of one generation.
@@ -31,7 +30,8 @@ pub struct AgentStore {
 }
 
 impl AgentStore {
-    /// The store of the generation that `watch` names, behind the agent's socket.
+    /// The store of the generation that `watch` names, behind the agent's socket. `runtime` is driven
+    /// by a thread of its own.
     pub fn new(runtime: Handle, socket: &Path, run: &RunId, watch: Watch) -> Self {
         let inside = runtime.enter();
         let client = StoreClient::new(super::channel(socket));
@@ -48,100 +48,105 @@ impl AgentStore {
         }
     }
 
-    /// Asks until there is an answer, the store says no, or the generation is fenced. An agent that
-    /// is away for a moment is asked again, so a request may be done twice; c10d only ever writes a
-    /// key once.
-    fn ask<T, F>(
+    fn place(&self) -> Option<StorePlace> {
+        Some(self.place.clone())
+    }
+
+    /// Asks until there is an answer, the store says no, or the generation is fenced. What may be done
+    /// twice is asked again when the agent is away for a moment.
+    fn ask<T>(
         &self,
         key: &str,
-        request: impl Fn(StoreClient<Channel>, Option<StorePlace>) -> F,
-    ) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<Response<T>, Status>> + Send + 'static,
-    {
-        loop {
-            let (answered, answer) = channel();
-            let request = request(self.client.clone(), Some(self.place.clone()));
-            let task = self.runtime.spawn(async move {
-                // Nobody waits any more where the fence went up.
-                drop(answered.send(request.await));
-            });
-            let status = loop {
-                match answer.recv_timeout(LOOK) {
-                    Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                    Ok(Err(status)) => break status,
-                    Err(_) if self.watch.fenced() => {
-                        task.abort();
-                        return Err(StoreError::Fenced(key.to_owned()));
-                    }
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => {
-                        return Err(StoreError::Broken("the worker's link ended".to_owned()));
-                    }
+        repeats: bool,
+        mut request: impl AsyncFnMut(StoreClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, StoreError> {
+        let fenced = || StoreError::Fenced(key.to_owned());
+        self.runtime.block_on(async {
+            loop {
+                let status = tokio::select! {
+                    answer = request(self.client.clone()) => match answer {
+                        Ok(answer) => return Ok(answer.into_inner()),
+                        Err(status) => status,
+                    },
+                    () = self.fence() => return Err(fenced()),
+                };
+                let code = status.code();
+                let is_away = [Code::Unavailable, Code::Unknown, Code::Cancelled].contains(&code);
+                if self.watch.fenced() {
+                    return Err(fenced());
                 }
-            };
-            if self.watch.fenced() {
-                return Err(StoreError::Fenced(key.to_owned()));
+                if !(repeats && (is_away || code == Code::DeadlineExceeded)) {
+                    return Err(StoreError::Broken(status.message().to_owned()));
+                }
+                if is_away {
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
-            match status.code() {
-                Code::DeadlineExceeded => {}
-                Code::Unavailable | Code::Unknown | Code::Cancelled => std::thread::sleep(AGAIN),
-                _ => return Err(StoreError::Broken(status.message().to_owned())),
-            }
+        })
+    }
+
+    /// Until the generation is fenced.
+    async fn fence(&self) {
+        while !self.watch.fenced() {
+            tokio::time::sleep(LOOK).await;
         }
     }
 }
 
 impl Store for AgentStore {
     fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        let (name, value) = (key.to_owned(), value.to_vec());
-        self.ask(key, move |mut client, place| {
-            let request = StoreSetRequest {
-                place,
-                key: name.clone(),
-                value: value.clone(),
-            };
-            async move { client.set(request).await }
+        self.ask(key, true, async |mut client| {
+            let (key, value) = (key.to_owned(), value.to_vec());
+            client
+                .set(StoreSetRequest {
+                    place: self.place(),
+                    key,
+                    value,
+                })
+                .await
         })?;
         Ok(())
     }
 
     fn get(&self, key: &str) -> Result<Vec<u8>, StoreError> {
-        let name = key.to_owned();
         let timeout_ms = u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX);
-        let reply = self.ask(key, move |mut client, place| {
-            let request = StoreGetRequest {
-                place,
-                key: name.clone(),
-                timeout_ms,
-            };
-            async move { client.get(request).await }
+        let reply = self.ask(key, true, async |mut client| {
+            let (place, key) = (self.place(), key.to_owned());
+            client
+                .get(StoreGetRequest {
+                    place,
+                    key,
+                    timeout_ms,
+                })
+                .await
         })?;
         Ok(reply.value)
     }
 
     fn check(&self, key: &str) -> Result<bool, StoreError> {
-        let keys = vec![key.to_owned()];
-        let reply = self.ask(key, move |mut client, place| {
-            let request = StoreCheckRequest {
-                place,
-                keys: keys.clone(),
-            };
-            async move { client.check(request).await }
+        let reply = self.ask(key, true, async |mut client| {
+            let keys = vec![key.to_owned()];
+            client
+                .check(StoreCheckRequest {
+                    place: self.place(),
+                    keys,
+                })
+                .await
         })?;
         Ok(reply.all)
     }
 
     fn add(&self, key: &str, amount: i64) -> Result<i64, StoreError> {
-        let name = key.to_owned();
-        let reply = self.ask(key, move |mut client, place| {
-            let request = StoreAddRequest {
-                place,
-                key: name.clone(),
-                amount,
-            };
-            async move { client.add(request).await }
+        // (A sum whose answer was lost would count twice.)
+        let reply = self.ask(key, false, async |mut client| {
+            let key = key.to_owned();
+            client
+                .add(StoreAddRequest {
+                    place: self.place(),
+                    key,
+                    amount,
+                })
+                .await
         })?;
         Ok(reply.value)
     }
@@ -152,36 +157,41 @@ impl Store for AgentStore {
         expected: &[u8],
         desired: &[u8],
     ) -> Result<Vec<u8>, StoreError> {
-        let (name, expected, desired) = (key.to_owned(), expected.to_vec(), desired.to_vec());
-        let reply = self.ask(key, move |mut client, place| {
-            let (expected, desired) = (expected.clone(), desired.clone());
-            let request = StoreCompareSetRequest {
-                place,
-                key: name.clone(),
-                expected,
-                desired,
-            };
-            async move { client.compare_set(request).await }
+        let reply = self.ask(key, true, async |mut client| {
+            let (place, key) = (self.place(), key.to_owned());
+            let (expected, desired) = (expected.to_vec(), desired.to_vec());
+            client
+                .compare_set(StoreCompareSetRequest {
+                    place,
+                    key,
+                    expected,
+                    desired,
+                })
+                .await
         })?;
         Ok(reply.value)
     }
 
     fn delete(&self, key: &str) -> Result<bool, StoreError> {
-        let name = key.to_owned();
-        let reply = self.ask(key, move |mut client, place| {
-            let request = StoreDeleteRequest {
-                place,
-                key: name.clone(),
-            };
-            async move { client.delete(request).await }
+        let reply = self.ask(key, true, async |mut client| {
+            let key = key.to_owned();
+            client
+                .delete(StoreDeleteRequest {
+                    place: self.place(),
+                    key,
+                })
+                .await
         })?;
         Ok(reply.deleted)
     }
 
     fn count(&self) -> Result<u64, StoreError> {
-        let reply = self.ask("", move |mut client, place| {
-            let request = StoreCountRequest { place };
-            async move { client.count(request).await }
+        let reply = self.ask("", true, async |mut client| {
+            client
+                .count(StoreCountRequest {
+                    place: self.place(),
+                })
+                .await
         })?;
         Ok(reply.keys)
     }

@@ -21,7 +21,10 @@ pub fn run(spec: &RunSpec, store: &Path, rounds: u64, interface: &str) -> Result
     trainer.step(false)?;
     let mut old = None;
     for round in 1..=rounds {
-        let id = CheckpointId { step: Step(round), generation: Generation(1) };
+        let id = CheckpointId {
+            step: Step(round),
+            generation: Generation(1),
+        };
         let began = monotonic();
         let snapshot = Snapshot::take(&trainer, Rank(0), id, old.take());
         let stall = monotonic().since(began).as_secs_f64();

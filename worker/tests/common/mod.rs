@@ -12,17 +12,17 @@ use rebloom_worker::trainer::Trainer;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub const CONNECT: Duration = Duration::from_secs(30);
+pub(crate) const CONNECT: Duration = Duration::from_secs(30);
 
 /// A page that no agent reads; it lives for ever, as a worker's does.
-pub fn page() -> &'static Recorder {
+pub(crate) fn page() -> &'static Recorder {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("page");
     Tower::create(&path).unwrap();
     Box::leak(Box::new(Recorder::open(&path).unwrap()))
 }
 
-pub const LAYOUTS: [Layout; 6] = [
+pub(crate) const LAYOUTS: [Layout; 6] = [
     Layout {
         tensor: 1,
         pipeline: 1,
@@ -56,7 +56,10 @@ pub const LAYOUTS: [Layout; 6] = [
 ];
 
 /// Runs `work` on every rank of `layout` at once; answers in rank order.
-pub fn on_every_rank<T: Send>(layout: Layout, work: impl Fn(Rank, Groups) -> T + Sync) -> Vec<T> {
+pub(crate) fn on_every_rank<T: Send>(
+    layout: Layout,
+    work: impl Fn(Rank, Groups) -> T + Sync,
+) -> Vec<T> {
     rebloom_worker::setup().unwrap();
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
     let (store, work) = (&store, &work);
@@ -82,7 +85,7 @@ pub fn on_every_rank<T: Send>(layout: Layout, work: impl Fn(Rank, Groups) -> T +
 }
 
 /// Runs `work` with a trainer on every rank of `spec`.
-pub fn train<T: Send>(
+pub(crate) fn train<T: Send>(
     spec: &RunSpec,
     samples: impl Fn() -> Box<dyn Samples> + Sync,
     work: impl Fn(Rank, Trainer) -> T + Sync,
@@ -96,8 +99,8 @@ pub fn train<T: Send>(
 }
 
 /// Text of numbers that only the number of the sample decides.
-pub struct MadeUp {
-    pub vocab: u32,
+pub(crate) struct MadeUp {
+    pub(crate) vocab: u32,
 }
 
 impl Samples for MadeUp {
