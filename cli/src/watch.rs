@@ -221,3 +221,26 @@ pub(crate) fn end(run: &RunView) -> Option<Result<(), Failure>> {
         | RunState::Completed => Ok(()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::sample;
+
+    #[test]
+    fn only_a_bad_end_is_a_failure() {
+        let ended = |state| {
+            let run = RunView {
+                state,
+                ..sample::run(5)
+            };
+            end(&run).map(|end| end.map_err(|failure| failure.code()))
+        };
+        assert_eq!(ended(RunState::Running), None);
+        assert_eq!(ended(RunState::Stopping), None);
+        assert_eq!(ended(RunState::Completed), Some(Ok(())));
+        assert_eq!(ended(RunState::Stopped), Some(Ok(())));
+        assert_eq!(ended(RunState::Failed), Some(Err(5)));
+        assert_eq!(ended(RunState::Parked), Some(Err(5)));
+    }
+}
