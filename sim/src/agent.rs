@@ -22,7 +22,7 @@ pub(crate) struct Node {
     pub(crate) identity: Digest,
     pub(crate) slots: u32,
     pub(crate) is_on: bool,
-    booted: Instant,
+    pub(crate) booted: Instant,
     uptime: Duration,
     /// What the agent wrote down; survives everything.
     memory: Memory,

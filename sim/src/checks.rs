@@ -1,7 +1,9 @@
 //! What must never be: the safety invariants and the truth of the training state, checked on what
 //! machines do, not on what they believe. Each check stands where the thing it judges happens.
 
-use crate::options::{Fault, Options, Planted};
+mod orders;
+
+use crate::options::{Options, Planted};
 use crate::storage::Saved;
 use crate::training;
 use crate::world::World;
@@ -9,7 +11,6 @@ use rebloom_core::cause::Cause;
 use rebloom_core::checkpoint::Manifest;
 use rebloom_core::engine::{Engine, Fact, Placement, Record, judge};
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Slot, Step};
-use rebloom_core::order::Order;
 use rebloom_core::spec::RunSpec;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,8 @@ pub(crate) struct Checks {
     /// The newest generation of each run that reached each node.
     received: BTreeMap<(NodeId, RunId), Generation>,
     pub(crate) cordoned: BTreeSet<NodeId>,
+    /// Nodes that were given up and did not come back.
+    lost: BTreeSet<NodeId>,
 }
 
 /// What was seen of one run.
@@ -37,6 +40,10 @@ pub(crate) struct Seen {
     /// Restarts after failures of the run's own, since it was submitted or resumed.
     own: u32,
     decided: BTreeMap<Generation, Placement>,
+    /// Why each generation was decided.
+    causes: BTreeMap<Generation, Cause>,
+    /// The newest generation that was placed, by the journal.
+    newest: Generation,
     ordered: BTreeMap<Generation, Placement>,
     placement: Option<Placement>,
 }
@@ -51,6 +58,8 @@ impl Checks {
             fruitless: 0,
             own: 0,
             decided: BTreeMap::new(),
+            causes: BTreeMap::new(),
+            newest: Generation(0),
             ordered: BTreeMap::new(),
             placement: None,
         };
@@ -63,6 +72,7 @@ impl Checks {
                 .collect(),
             received: BTreeMap::new(),
             cordoned: BTreeSet::new(),
+            lost: BTreeSet::new(),
         }
     }
 
@@ -83,6 +93,45 @@ impl Checks {
         }
         if let Fact::NodeUncordoned { node } = fact {
             self.cordoned.remove(node);
+        }
+        if let Fact::NodeLost { node, .. } = fact {
+            self.lost.insert(node.clone());
+        }
+        if let Fact::NodeReturned { node } = fact {
+            self.lost.remove(node);
+        }
+    }
+
+    /// A rank's news may be written down for the newest generation only; that an older rank is gone
+    /// is news whenever it comes, since it makes room.
+    fn check_fresh(&mut self, fact: &Fact) {
+        let (run, generation) = if let Fact::RankReached {
+            run, generation, ..
+        }
+        | Fact::RankFinished {
+            run, generation, ..
+        }
+        | Fact::RankBroke {
+            run, generation, ..
+        }
+        | Fact::RankOverdue {
+            run, generation, ..
+        } = fact
+        {
+            (run, *generation)
+        } else if let Fact::ShardSaved {
+            run, checkpoint, ..
+        } = fact
+        {
+            (run, checkpoint.generation)
+        } else {
+            return;
+        };
+        let newest = self.runs.get(run).map(|seen| seen.newest);
+        if newest.is_some_and(|newest| newest != generation) {
+            self.violated(format!(
+                "S10: news of generation {generation} of {run} is taken for that of another"
+            ));
         }
     }
 
@@ -208,6 +257,14 @@ impl World {
 
     /// The engine has decided something.
     pub(crate) fn check_fact(&mut self, record: &Record) {
+        self.checks.check_fresh(&record.fact);
+        if let Fact::IncidentOpened { run, cause, .. }
+        | Fact::RunEnded { run, cause, .. }
+        | Fact::StopAsked { run, cause, .. }
+        | Fact::Placed { run, cause, .. } = &record.fact
+        {
+            self.check_cause(run, cause);
+        }
         let Fact::Placed {
             run,
             generation,
@@ -261,6 +318,8 @@ impl World {
         }
         let before = seen.placement.replace(placement.clone());
         seen.decided.insert(*generation, placement.clone());
+        seen.causes.insert(*generation, cause.clone());
+        seen.newest = *generation;
         if cause.spends_budget() {
             seen.own += 1;
             if seen.own > seen.spec.recovery.restarts {
@@ -283,6 +342,13 @@ impl World {
             let stayed = before
                 .as_ref()
                 .is_some_and(|before| before.seats.iter().any(|old| old.node == seat.node));
+            let holds_back = [&self.checks.cordoned, &self.checks.lost];
+            if holds_back.iter().any(|nodes| nodes.contains(&seat.node)) {
+                let node = &seat.node;
+                violations.push(format!(
+                    "S3: generation {generation} of {run} is placed on {node}, which is held back"
+                ));
+            }
             if self.checks.cordoned.contains(&seat.node) && !stayed {
                 violations.push(format!(
                     "S11: {run} is placed on {}, which is cordoned",
@@ -305,90 +371,18 @@ impl World {
             .for_each(|what| self.checks.violated(what));
     }
 
-    /// The engine orders something. With a journal that lost its last moments it may believe in a
-    /// checkpoint that was removed since; then its ranks refuse to load it.
-    pub(crate) fn check_order(&mut self, order: &Order) {
-        if let Order::Kill {
-            run,
-            rank,
-            cause: Cause::RankHung { .. },
-            ..
-        } = order
-        {
-            self.check_blame(run, *rank);
-        }
-        let Order::Start(start) = order else { return };
-        let run = &start.spec.name;
-        if let Some(id) = start.resume
-            && !self.storage.is_sealed(run, id)
-            && !self.has(Fault::PowerCutController)
-        {
-            let at = id.directory();
-            self.checks.violated(format!(
-                "S6: {run} is to resume from {at}, which is not sealed"
-            ));
-        }
-    }
-
-    /// A hang is blamed on a rank. Where only processes fail, that must be one that was stopped.
-    fn check_blame(&mut self, run: &RunId, rank: Rank) {
-        let blurs = [
-            Fault::IsolateNode,
-            Fault::SlowLink,
-            Fault::SlowRank,
-            Fault::KillAgent,
-        ];
-        let mut processes = self.processes.values();
-        let blamed = processes.find(|process| process.run == *run && process.rank == rank);
-        if blamed.is_some_and(|process| !process.was_ill) && !blurs.iter().any(|f| self.has(*f)) {
-            self.checks
-                .violated(format!("blame: rank {rank} of {run} did not hang"));
-        }
-    }
-
-    /// An order has reached an agent.
-    pub(crate) fn check_received(&mut self, node: &NodeId, order: &Order) {
-        let Order::Start(start) = order else { return };
-        let (run, generation) = (start.spec.name.clone(), start.generation);
-        let received = self
-            .checks
-            .received
-            .entry((node.clone(), run.clone()))
-            .or_default();
-        let before = *received;
-        *received = before.max(generation);
-        if generation < before {
-            self.checks.violated(format!(
-                "S5: {node} was sent generation {before} of {run}, then {generation}"
-            ));
-        }
-        let Some(seen) = self.checks.runs.get_mut(&run) else {
-            return;
-        };
-        let Some(decided) = seen.decided.get(&generation) else {
-            return;
-        };
-        let ordered = seen
-            .ordered
-            .entry(generation)
-            .or_insert_with(|| decided.clone());
-        if ordered != decided {
-            self.checks.violated(format!(
-                "S1: generation {generation} of {run} is two placements"
-            ));
-        }
-    }
-
     /// A controller goes on from this journal.
     pub(crate) fn check_journal<'a>(&mut self, facts: impl Iterator<Item = &'a Fact>) {
         for seen in self.checks.runs.values_mut() {
-            (seen.placement, seen.own) = (None, 0);
+            (seen.placement, seen.own, seen.newest) = (None, 0, Generation(0));
         }
         self.checks.cordoned.clear();
+        self.checks.lost.clear();
         for fact in facts {
             self.checks.note_fact(fact);
             if let Fact::Placed {
                 run,
+                generation,
                 placement,
                 cause,
                 ..
@@ -396,6 +390,7 @@ impl World {
                 && let Some(seen) = self.checks.runs.get_mut(run)
             {
                 seen.placement = Some(placement.clone());
+                seen.newest = *generation;
                 seen.own += u32::from(cause.spends_budget());
             }
         }

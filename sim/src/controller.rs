@@ -181,9 +181,12 @@ impl World {
 
     fn take_in(&mut self, inbound: Inbound) {
         let now = self.controller_now();
+        let is_stale = matches!(&inbound, Inbound::Report { event, .. } if self.is_stale(event));
         let Some(engine) = &mut self.controller.engine else {
             return;
         };
+        // A deadline that has passed is acted on with whatever comes next.
+        let is_idle = engine.poll_timeout().is_none_or(|due| due > now);
         let mut accept = None;
         match inbound {
             Inbound::Event(event) => engine.handle(now, event),
@@ -213,6 +216,11 @@ impl World {
             }
         }
         self.drain_engine();
+        if is_stale && is_idle {
+            let done = std::mem::take(&mut self.controller.out);
+            self.check_unmoved(done.iter());
+            self.controller.out = done;
+        }
         if let Some((session, wire)) = accept {
             let refused = |command: &Command<Record>| matches!(command, Command::Refuse { session: of, .. } if *of == session);
             if !self.controller.out.iter().any(refused) {
@@ -286,7 +294,7 @@ impl World {
                 session,
                 order,
             } => {
-                self.check_order(&order);
+                self.check_order(&node, &order);
                 let what = crate::show::order(&order);
                 self.note("controller", format_args!("to {node}: {what}"));
                 if let Some(wire) = self.wires.of_session(session) {

@@ -1,10 +1,11 @@
 //! The end of a world: what came true, or what must not have and how it came to that.
 
+use crate::agent::Node;
 use crate::storage::digest;
 use crate::world::World;
-use rebloom_core::engine::{Ledger, RunState, RunView};
+use rebloom_core::engine::{Ledger, NodeState, NodeView, RunState, RunView};
 use rebloom_core::id::{RunId, Step};
-use rebloom_core::time::Duration;
+use rebloom_core::time::{Duration, Instant};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -15,6 +16,8 @@ pub(crate) type Resumes = BTreeMap<RunId, u32>;
 const MOST_EVENTS: u64 = 4_000_000;
 /// After the end, processes have this long to be gone.
 const LEAVE: Duration = Duration::from_secs(30);
+/// From the end of all faults, or from its boot, until a node must be ready.
+const RETURN: Duration = Duration::from_secs(30);
 /// A run may be found stopped, failed or parked when the storm ends; not again and again.
 const MOST_RESUMES: u32 = 2;
 
@@ -118,14 +121,30 @@ impl World {
             self.become_calm();
         }
         let calm = self.calm?;
-        if done < expected || !self.processes.is_empty() {
+        let nodes = self.controller.engine.as_ref()?.nodes();
+        let unused = self.unused(&nodes);
+        let is_used = unused.is_empty();
+        if let Some(node) = unused
+            .iter()
+            .find(|node| self.now.since(calm.max(node.booted)) > RETURN)
+        {
+            let node = &node.id;
+            return Some(Err(format!(
+                "L2: nothing is wrong with {node} any more, but it is not ready"
+            )));
+        }
+        if let Some(violation) = self.starved(calm, &views, &nodes) {
+            return Some(Err(violation));
+        }
+        if done < expected || !self.processes.is_empty() || !is_used {
             let end = if done < expected {
                 None
             } else {
                 Some(*self.completed.get_or_insert(self.now))
             };
-            if end.is_some_and(|end| self.now.since(end) > LEAVE) {
-                let left = self.processes.keys().next().copied().unwrap_or_default();
+            if let Some(left) = self.processes.keys().next()
+                && end.is_some_and(|end| self.now.since(end) > LEAVE)
+            {
                 return Some(Err(format!(
                     "L1: every run is over, but process {left} is still there"
                 )));
@@ -143,6 +162,36 @@ impl World {
             return None;
         }
         Some(self.judge_truth(&views))
+    }
+
+    /// Nodes that live and that the engine neither has ready nor holds back for an admin.
+    fn unused(&self, nodes: &[NodeView]) -> Vec<&Node> {
+        let is_known = |node: &&Node| {
+            nodes.iter().any(|view| {
+                view.facts.node == node.id && (view.cordoned || view.state == NodeState::Ready)
+            })
+        };
+        let living = self.nodes.iter().filter(|node| node.is_on);
+        living.filter(|node| !is_known(node)).collect()
+    }
+
+    /// Runs wait in the order in which they came. The first of them must not wait where there is
+    /// room for it, but for as long as an older gang may still step (S1).
+    fn starved(&mut self, calm: Instant, views: &[RunView], nodes: &[NodeView]) -> Option<String> {
+        let pending = views.iter().filter(|run| run.state == RunState::Pending);
+        let first = pending.min_by_key(|run| (run.submitted, run.spec.name.clone()));
+        let first = first.filter(|run| has_room(run, nodes));
+        let Some(run) = first.map(|run| run.spec.name.clone()) else {
+            self.waits = None;
+            return None;
+        };
+        if self.waits.as_ref().is_none_or(|(of, _)| *of != run) {
+            self.waits = Some((run.clone(), self.now));
+        }
+        let (_, since) = self.waits.as_ref()?;
+        let most = self.options.limits.orphan_after * 2 + RETURN;
+        (self.now.since(calm.max(*since)) > most)
+            .then(|| format!("L3: {run} waits though there is room for it"))
     }
 
     fn judge_truth(&self, views: &[RunView]) -> Result<Verdict, String> {
@@ -170,7 +219,7 @@ impl World {
             if !known {
                 return Err(format!("{run} is over with an incident that is still open"));
             }
-            if spent > self.now.since(rebloom_core::time::Instant::ZERO) {
+            if spent > self.now.since(Instant::ZERO) {
                 return Err(format!(
                     "the ledger of {run} accounts for more time than there was"
                 ));
@@ -188,7 +237,7 @@ impl World {
         Ok(Verdict {
             trace: self.trace.hash(),
             events: self.trace.events(),
-            lasted: self.now.since(rebloom_core::time::Instant::ZERO),
+            lasted: self.now.since(Instant::ZERO),
             runs: runs.collect(),
         })
     }
@@ -207,4 +256,18 @@ impl World {
         let work: f64 = self.options.runs.iter().map(of_run).sum();
         Duration::from_secs_f64(work) + self.options.limits.orphan_after * 3
     }
+}
+
+/// Whether a run fits beside all others.
+fn has_room(run: &RunView, nodes: &[NodeView]) -> bool {
+    let layout = run.spec.layout;
+    let usable = nodes
+        .iter()
+        .filter(|node| node.state == NodeState::Ready && !node.cordoned);
+    let groups = usable.map(|node| {
+        let others = node.ranks.iter().filter(|(of, _)| *of != run.spec.name);
+        let taken = u32::try_from(others.count()).unwrap_or(u32::MAX);
+        node.facts.slots.saturating_sub(taken) / layout.tensor
+    });
+    groups.sum::<u32>() >= layout.pipeline * layout.data
 }

@@ -192,6 +192,8 @@ pub struct World {
     /// When every run was seen to be over.
     pub(crate) completed: Option<Instant>,
     pub(crate) resumes: Resumes,
+    /// The first run that waits though there is room for it, and since when.
+    pub(crate) waits: Option<(RunId, Instant)>,
 }
 
 impl World {
@@ -218,6 +220,7 @@ impl World {
             calm: None,
             completed: None,
             resumes: Resumes::new(),
+            waits: None,
             options,
         };
         world.after(Duration::ZERO, Happening::ControllerStart);
