@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// Schedules training runs over the cluster's nodes and recovers them from faults.
 #[derive(Debug, Parser)]
-#[command(name = "rebloom-controller", version)]
+#[command(name = "rebloom-controller", version, allow_negative_numbers = true)]
 pub struct Args {
     /// Directory of its journal
     #[arg(long, value_name = "DIR")]
@@ -148,7 +148,10 @@ mod tests {
     fn what_makes_no_sense_is_named() {
         for (extra, names) in [
             (["--beat-ms", "0"], "--beat-ms 0: use 10 to"),
-            (["--beat-ms", "-1"], "--beat-ms"),
+            (
+                ["--beat-ms", "-1"],
+                "invalid value '-1' for '--beat-ms <MS>'",
+            ),
             (
                 ["--silent-after-ms", "900"],
                 "--silent-after-ms 900: use 1000 to",

@@ -4,7 +4,6 @@ use anyhow::Context;
 use clap::Parser;
 use rebloom_controller::Controller;
 use rebloom_controller::config::{Args, Config};
-use rebloom_runtime::files::{self, Lock};
 use rebloom_runtime::journal::Sled;
 use rebloom_runtime::shutdown::Shutdown;
 use rebloom_runtime::telemetry;
@@ -36,8 +35,6 @@ fn usage(error: &dyn std::error::Error) -> ExitCode {
 }
 
 fn run(config: &Config) -> anyhow::Result<()> {
-    files::create_directory(&config.state)?;
-    let _lock = Lock::take(&config.state)?;
     let journal = Sled::open(&config.state.join("journal"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -8,7 +8,9 @@ mod writer;
 
 pub use writer::Writer;
 
+use crate::clock;
 use crate::files;
+use rebloom_core::time::Duration;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -85,6 +87,8 @@ const CHECKSUM: usize = 8;
 /// Enough to hold the tail; the engine keeps the state.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
+const LOCK_WITHIN: Duration = Duration::from_secs(5);
+
 /// A journal in sled, with snapshots in files beside it.
 #[derive(Debug)]
 pub struct Sled {
@@ -93,32 +97,27 @@ pub struct Sled {
     last: u64,
     snapshots: Vec<u64>,
     failed: bool,
+    // (Given up last.)
+    _lock: files::Lock,
 }
 
 impl Sled {
-    /// Opens the journal in a directory, or makes a new one.
+    /// Opens the journal in a directory, or makes a new one. Another process that has it open is
+    /// named in the error.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         files::create_directory(directory)?;
-        let failed = |error: String| Error::Store {
-            doing: "open",
-            path: directory.to_owned(),
-            error,
-        };
+        let lock = files::Lock::take(directory)?;
         let config = sled::Config::new()
             .path(directory.join("log"))
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None);
-        // sled panics on some kinds of damage. Nothing is shared with it but the path.
-        let database = std::thread::spawn(move || config.open())
-            .join()
-            .map_err(|_| failed("its files are damaged beyond what sled can read".to_owned()))?
-            .map_err(|error| failed(error.to_string()))?;
         Ok(Self {
             path: directory.to_owned(),
-            database,
+            database: open_database(directory, &config)?,
             last: 0,
             snapshots: vec![],
             failed: false,
+            _lock: lock,
         })
     }
 
@@ -294,6 +293,33 @@ impl Journal for Sled {
         self.database
             .apply_batch(batch)
             .map_err(self.failed("prune"))
+    }
+}
+
+/// sled has a lock of its own, which its threads hold for a moment longer than the database that
+/// was closed. Whoever calls has ours, so it is only they that can be waited for.
+fn open_database(directory: &Path, config: &sled::Config) -> Result<sled::Db, Error> {
+    let failed = |error: String| Error::Store {
+        doing: "open",
+        path: directory.to_owned(),
+        error,
+    };
+    let begun = clock::monotonic();
+    loop {
+        let config = config.clone();
+        // sled panics on some kinds of damage. Nothing is shared with it but the path.
+        let opened = std::thread::spawn(move || config.open())
+            .join()
+            .map_err(|_| failed("its files are damaged beyond what sled can read".to_owned()))?;
+        match opened {
+            Err(sled::Error::Io(error))
+                if error.to_string().starts_with("could not acquire lock")
+                    && clock::monotonic().since(begun) < LOCK_WITHIN =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened.map_err(|error| failed(error.to_string())),
+        }
     }
 }
 
