@@ -4,6 +4,7 @@ use clap::Parser;
 use rebloom_core::engine::Limits;
 use rebloom_core::time::Duration;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// Schedules training runs over the cluster's nodes and recovers them from faults.
@@ -34,6 +35,9 @@ pub struct Args {
     /// Agents that hear nothing for this long fence their ranks
     #[arg(long, value_name = "MS", default_value_t = 300_000)]
     orphan_after_ms: u64,
+    /// Records of the journal between two snapshots
+    #[arg(long, value_name = "RECORDS", default_value_t = 4096)]
+    snapshot_every: u32,
     /// Log lines as JSON objects
     #[arg(long)]
     pub log_json: bool,
@@ -50,6 +54,8 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Directory with its keys and certificates.
     pub tls: PathBuf,
+    /// Records of the journal between two snapshots.
+    pub snapshot_every: u32,
     /// What the engine goes by.
     pub limits: Limits,
 }
@@ -63,6 +69,7 @@ pub struct BadArgument {
     problem: String,
 }
 
+const SNAPSHOT_EVERY: RangeInclusive<u32> = 16..=1_000_000;
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 impl TryFrom<Args> for Config {
@@ -100,6 +107,18 @@ impl TryFrom<Args> for Config {
             )?,
             ..Limits::default()
         };
+        if !SNAPSHOT_EVERY.contains(&args.snapshot_every) {
+            let (least, most) = (SNAPSHOT_EVERY.start(), SNAPSHOT_EVERY.end());
+            let (value, problem) = (
+                args.snapshot_every.to_string(),
+                format!("use {least} to {most}"),
+            );
+            return Err(BadArgument {
+                argument: "snapshot-every",
+                value,
+                problem,
+            });
+        }
         if args.listen == args.metrics && args.listen.port() != 0 {
             let problem = "is --listen as well; use another port".to_owned();
             let value = args.metrics.to_string();
@@ -114,6 +133,7 @@ impl TryFrom<Args> for Config {
             listen,
             metrics,
             tls,
+            snapshot_every,
             ..
         } = args;
         Ok(Self {
@@ -121,6 +141,7 @@ impl TryFrom<Args> for Config {
             listen,
             metrics,
             tls,
+            snapshot_every,
             limits,
         })
     }

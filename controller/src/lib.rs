@@ -93,7 +93,14 @@ impl Controller {
         let refusals = Arc::new(Refusals::new());
         let links = Arc::new(Links::new(refusals.clone()));
         let meter = Arc::new(Meter::new());
-        let (owner, handle) = Owner::new(past.engine, clock, writer, links.clone(), meter.clone());
+        let (owner, handle) = Owner::new(
+            past,
+            clock,
+            writer,
+            links.clone(),
+            meter.clone(),
+            config.snapshot_every,
+        );
         Ok(Self {
             owner,
             grpc: listen(config.listen).await?,

@@ -6,7 +6,7 @@
 
 use crate::links::{Link, Links};
 use crate::meter::Meter;
-use crate::past;
+use crate::past::{self, Past};
 use rebloom_core::engine::{Answer, Ask, Command, Engine, Event, Record, Refusal, Ticket};
 use rebloom_core::id::{Digest, NodeId, Session};
 use rebloom_core::order::Order;
@@ -29,8 +29,6 @@ use tracing::{info, warn};
 const INBOX: usize = 1024;
 /// Messages whose records share one write to the journal.
 const GROUP: usize = 256;
-/// Records between two snapshots.
-const SNAPSHOT_EVERY: usize = 4096;
 
 type View = Box<dyn FnOnce(&Engine, Instant) + Send>;
 
@@ -192,6 +190,7 @@ pub(crate) struct Owner {
     answers: BTreeMap<Ticket, oneshot::Sender<Answer>>,
     next_ticket: u64,
     next_session: u64,
+    snapshot_every: usize,
     since_snapshot: usize,
     records: Vec<Record>,
     effects: Vec<Effect>,
@@ -207,15 +206,16 @@ impl fmt::Debug for Owner {
 
 impl Owner {
     pub(crate) fn new(
-        engine: Engine,
+        past: Past,
         clock: Wall,
         writer: Writer,
         links: Arc<Links>,
         meter: Arc<Meter>,
+        snapshot_every: u32,
     ) -> (Self, Handle) {
         let (sender, inbox) = mpsc::channel(INBOX);
         let owner = Self {
-            engine,
+            engine: past.engine,
             // Sessions go up over restarts too, as the clock does.
             next_session: clock.now().as_nanos(),
             clock,
@@ -225,7 +225,8 @@ impl Owner {
             inbox,
             answers: BTreeMap::new(),
             next_ticket: 1,
-            since_snapshot: 0,
+            snapshot_every: usize::try_from(snapshot_every).unwrap_or(usize::MAX),
+            since_snapshot: past.tail,
             records: Vec::new(),
             effects: Vec::new(),
         };
@@ -385,7 +386,7 @@ impl Owner {
         for effect in std::mem::take(&mut self.effects) {
             self.perform(effect);
         }
-        if self.since_snapshot >= SNAPSHOT_EVERY {
+        if self.since_snapshot >= self.snapshot_every {
             self.since_snapshot = 0;
             let state = past::snapshot(self.clock.now(), self.engine.snapshot());
             // The journal is whole without it, only longer.

@@ -17,6 +17,8 @@ struct Snapshot<S> {
 /// An engine as it was, and the last moment it knows of.
 pub(crate) struct Past {
     pub(crate) engine: Engine,
+    /// Records that came after its snapshot.
+    pub(crate) tail: usize,
     pub(crate) last: Instant,
 }
 
@@ -52,6 +54,7 @@ pub(crate) fn read(journal: &mut impl Journal, limits: Limits) -> Result<Past, E
         "journal replayed"
     );
     Ok(Past {
+        tail: records.len(),
         engine: Engine::from_snapshot(limits, snapshot.state, records),
         last,
     })

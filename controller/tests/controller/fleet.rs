@@ -2,7 +2,8 @@
 
 use rebloom_controller::config::{Args, Config};
 use rebloom_controller::{Controller, Error};
-use rebloom_core::checkpoint::Manifest;
+use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
+use rebloom_core::engine::RunView;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Start};
@@ -85,7 +86,9 @@ impl Server {
         ];
         let args = args
             .into_iter()
-            .chain(["--state", "unused", "--tls", tls.to_str().unwrap()]);
+            .chain(["--state", "unused", "--tls", tls.to_str().unwrap()])
+            // Few, so that these tests live on snapshots too.
+            .chain(["--snapshot-every", "16"]);
         let config: Config = <Args as clap::Parser>::parse_from(args).try_into().unwrap();
         let controller = Controller::start(&config, journal).await.unwrap();
         let (trigger, shutdown) = Shutdown::manual();
@@ -130,6 +133,21 @@ impl Server {
         let mut agent = self.attach(name).await;
         agent.join(vec![]).await.unwrap();
         agent
+    }
+
+    /// One run as an admin sees it.
+    pub(crate) async fn run(&self, run: &str) -> RunView {
+        let request = wire::GetRunRequest {
+            run: run.to_owned(),
+        };
+        let view = self
+            .admin()
+            .await
+            .get_run(request)
+            .await
+            .unwrap()
+            .into_inner();
+        view.try_into().unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str) -> String {
@@ -364,4 +382,28 @@ pub(crate) fn submission(spec: RunSpec) -> wire::SubmitRunRequest {
 
 pub(crate) fn digest(byte: u8) -> Digest {
     Digest([byte; 32])
+}
+
+/// A rank's part of a checkpoint.
+pub(crate) fn shard(rank: Rank) -> Shard {
+    let file = format!("rank-{:05}.safetensors", rank.0);
+    Shard {
+        rank,
+        file,
+        bytes: 1000,
+        sha256: digest(rank.0 as u8),
+    }
+}
+
+/// The report that a rank wrote its part.
+pub(crate) fn shard_saved(start: &Start, step: u64, rank: Rank) -> Report {
+    Report::ShardSaved {
+        run: start.spec.name.clone(),
+        checkpoint: CheckpointId {
+            step: Step(step),
+            generation: start.generation,
+        },
+        samples: step * 8,
+        shard: shard(rank),
+    }
 }

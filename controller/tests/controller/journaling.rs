@@ -3,7 +3,8 @@
 use crate::fleet::*;
 use rebloom_controller::Error;
 use rebloom_core::engine::{RunState, RunView};
-use rebloom_core::id::Step;
+use rebloom_core::id::{Rank, Step};
+use rebloom_core::order::Order;
 use rebloom_core::report::{Milestone, RankEvent, RankStatus, Remembered};
 use rebloom_proto::link::ToAgent;
 use rebloom_proto::wire;
@@ -176,38 +177,51 @@ async fn a_new_life_goes_on_where_the_old_one_ended() {
             agent.reach(start, milestone).await;
         }
     }
-    let seen = |server: &Server| {
-        let (directory, address) = (server.directory.clone(), server.address);
-        async move {
-            let channel = channel(&directory, address, &admin_role()).await;
-            let mut admin = wire::admin_client::AdminClient::new(channel);
-            let request = wire::GetRunRequest {
-                run: "bloom".to_owned(),
-            };
-            let view = admin.get_run(request).await.unwrap().into_inner();
-            RunView::try_from(view).unwrap()
-        }
-    };
-    let before = seen(&server).await;
+    // A checkpoint is half saved, and a snapshot is written of that.
+    let first = starts[0].seats[0].rank;
+    let sequence = agents[0].report(shard_saved(&starts[0], 5, first)).await;
+    agents[0].acked(sequence).await;
+    let mut admin = server.admin().await;
+    for _ in 0..8 {
+        let node = "n2".to_owned();
+        admin
+            .cordon(wire::CordonRequest { node: node.clone() })
+            .await
+            .unwrap();
+        admin
+            .uncordon(wire::UncordonRequest { node })
+            .await
+            .unwrap();
+    }
+    let before = server.run("bloom").await;
     server.stop().await;
     for agent in &mut agents {
         agent.closed().await;
     }
+    let files = std::fs::read_dir(cluster.path().join("journal")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    assert!(names.into_iter().any(|name| name.starts_with("snapshot-")));
 
     let server = Server::start(cluster.path()).await;
-    let after = seen(&server).await;
+    let after = server.run("bloom").await;
     assert_eq!(after.spec, before.spec);
     assert_eq!(
         (after.state, after.generation),
         (RunState::Running, before.generation)
     );
-    assert_eq!(after.ranks.len(), 4);
-    for start in &starts {
-        let name = if start.seats[0].rank == starts[0].seats[0].rank {
-            "n1"
-        } else {
-            "n2"
-        };
+    let seated = |view: &RunView| -> Vec<_> {
+        view.ranks
+            .iter()
+            .map(|rank| (rank.seating.clone(), rank.pid, rank.milestone))
+            .collect()
+    };
+    assert_eq!(seated(&after), seated(&before));
+    assert_eq!(
+        (after.submitted, after.why),
+        (before.submitted, before.why.clone())
+    );
+    let mut agents = Vec::new();
+    for (name, start) in ["n1", "n2"].into_iter().zip(&starts) {
         let mut agent = server.attach(name).await;
         let ranks = start.seats.iter().map(|seat| RankStatus {
             rank: seat.rank,
@@ -222,17 +236,35 @@ async fn a_new_life_goes_on_where_the_old_one_ended() {
             sealed: vec![],
         };
         agent.join(vec![remembered]).await.unwrap();
-        // Nothing new is ordered: what comes next is the answer to what is said next.
+        // No new generation is ordered before the answer to what is said next.
         let sequence = agent.report(stale()).await;
         loop {
             match agent.next().await.unwrap() {
                 ToAgent::Ack(acked) => break assert_eq!(acked, sequence),
-                ToAgent::Order(rebloom_core::order::Order::Start(again)) => {
+                ToAgent::Order(Order::Start(again)) => {
                     assert_eq!(again.generation, start.generation);
                 }
                 other => panic!("{other:?}"),
             }
         }
+        agents.push(agent);
     }
+    // The other half is saved, and the whole is sealed.
+    for (agent, start) in agents.iter_mut().zip(&starts) {
+        for seat in start.seats.iter().filter(|seat| seat.rank != first) {
+            let sequence = agent.report(shard_saved(start, 5, seat.rank)).await;
+            agent.acked(sequence).await;
+        }
+    }
+    let host = agents
+        .iter_mut()
+        .find(|agent| agent.node == starts[0].store_node)
+        .unwrap();
+    let manifest = host.seal_order().await;
+    assert_eq!((manifest.id.step, manifest.samples), (Step(5), 40));
+    assert_eq!(
+        manifest.shards,
+        (0..4).map(|rank| shard(Rank(rank))).collect::<Vec<_>>()
+    );
     server.stop().await;
 }

@@ -2,8 +2,8 @@
 
 use crate::fleet::*;
 use rebloom_core::cause::Unsound;
-use rebloom_core::checkpoint::{CheckpointId, Shard};
-use rebloom_core::engine::{CheckpointState, NodeState, NodeView, RunState, RunView};
+use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::engine::{CheckpointState, NodeState, NodeView, RunState};
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::report::{Finish, Milestone, RankEvent, Report};
 use rebloom_proto::admin::CheckpointVerified;
@@ -12,31 +12,6 @@ use rebloom_proto::wire;
 use std::collections::BTreeSet;
 use tokio_stream::StreamExt;
 use tonic::Code;
-
-fn shard(rank: Rank) -> Shard {
-    let file = format!("rank-{:05}.safetensors", rank.0);
-    Shard {
-        rank,
-        file,
-        bytes: 1000,
-        sha256: digest(rank.0 as u8),
-    }
-}
-
-async fn view(server: &Server, run: &str) -> RunView {
-    let request = wire::GetRunRequest {
-        run: run.to_owned(),
-    };
-    server
-        .admin()
-        .await
-        .get_run(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .try_into()
-        .unwrap()
-}
 
 #[tokio::test]
 async fn a_run_is_placed_trains_and_completes() {
@@ -85,7 +60,7 @@ async fn a_run_is_placed_trains_and_completes() {
             agent.reach(start, milestone).await;
         }
     }
-    assert_eq!(view(&server, "bloom").await.state, RunState::Running);
+    assert_eq!(server.run("bloom").await.state, RunState::Running);
     server
         .until_metric("rebloom_run_state{run=\"bloom\",state=\"Running\"} 1")
         .await;
@@ -113,17 +88,11 @@ async fn a_run_is_placed_trains_and_completes() {
     };
     for (agent, start) in agents.iter_mut().zip(&starts) {
         for seat in &start.seats {
-            let saved = Report::ShardSaved {
-                run: start.spec.name.clone(),
-                checkpoint: id,
-                samples: 240,
-                shard: shard(seat.rank),
-            };
-            let sequence = agent.report(saved).await;
+            let sequence = agent.report(shard_saved(start, 30, seat.rank)).await;
             agent.acked(sequence).await;
         }
     }
-    assert_eq!(view(&server, "bloom").await.state, RunState::Running);
+    assert_eq!(server.run("bloom").await.state, RunState::Running);
     let host = agents
         .iter_mut()
         .find(|agent| agent.node == starts[0].store_node)
@@ -142,7 +111,7 @@ async fn a_run_is_placed_trains_and_completes() {
     let sequence = host.report(sealed).await;
     host.acked(sequence).await;
 
-    let done = view(&server, "bloom").await;
+    let done = server.run("bloom").await;
     assert_eq!(done.state, RunState::Completed);
     assert_eq!(done.checkpoints, [(id, CheckpointState::Sealed)]);
     assert_eq!(done.final_states, (0..4).map(digest).collect::<Vec<_>>());
