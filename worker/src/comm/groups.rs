@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tch::Tensor;
 
-/// How often the fence is looked at; a quarter of a percent of the time that detection may take.
-const LOOK: Duration = Duration::from_millis(4);
+/// How often the fence is looked at: often enough that nobody notices, seldom enough to cost nothing.
+const LOOK: Duration = Duration::from_millis(8);
 
 /// One process group and how its waits end.
 #[derive(Debug, Clone)]
