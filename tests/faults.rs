@@ -257,13 +257,13 @@ fn a_stopped_rank_is_blamed_and_replaced() -> Result<()> {
     let (cluster, run, before) = training()?;
     signal(pid_of(&before, 5)?, Signal::STOP)?;
     let end = ends_as_if_nothing_had_happened(&cluster, &run)?;
-    let hung = end
-        .incidents
-        .iter()
-        .find_map(|incident| match &incident.cause {
-            Cause::RankHung { rank, channel, .. } => Some((*rank, *channel)),
-            _ => None,
-        });
+    let hung = end.incidents.iter().find_map(|incident| {
+        if let Cause::RankHung { rank, channel, .. } = &incident.cause {
+            Some((*rank, *channel))
+        } else {
+            None
+        }
+    });
     let (rank, channel) = hung.with_context(|| format!("no hang: {:#?}", end.incidents))?;
     ensure!(rank == Rank(5), "rank {rank} was blamed");
     ensure!(channel.is_some(), "the group is named");

@@ -119,11 +119,7 @@ impl Cluster {
 
     /// The spec that these tests train, under this cluster's folder.
     pub fn spec(&self, name: &str) -> Result<RunSpec> {
-        Ok(training::spec(
-            name,
-            training::dataset()?,
-            &self.checkpoints(),
-        )?)
+        training::spec(name, training::dataset()?, &self.checkpoints())
     }
 
     /// Starts the controller, or starts it again on the journal it has.
