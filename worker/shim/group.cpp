@@ -151,13 +151,8 @@ void rb_group_drop(rb_group* group) {
   delete group;
 }
 
-char* rb_all_reduce(rb_group* group, at::Tensor* tensor, bool largest, rb_work** out) {
-  return rb::guarded([&] {
-    std::vector<at::Tensor> tensors{*tensor};
-    c10d::AllreduceOptions options;
-    options.reduceOp = largest ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM;
-    started(out, group->gloo->allreduce(tensors, options));
-  });
+char* rb_sum(rb_group* group, at::Tensor* tensor, rb_work** out) {
+  return rb::guarded([&] { started(out, group->gloo->sum(*tensor)); });
 }
 
 char* rb_all_to_all(rb_group* group, at::Tensor* output, at::Tensor* input, rb_work** out) {

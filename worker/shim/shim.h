@@ -53,7 +53,7 @@ void rb_group_abort(rb_group*);
 // Waits for what is under way: abort first.
 void rb_group_drop(rb_group*);
 
-char* rb_all_reduce(rb_group*, at::Tensor*, bool largest, rb_work** out);
+char* rb_sum(rb_group*, at::Tensor*, rb_work** out);
 char* rb_all_to_all(rb_group*, at::Tensor* output, at::Tensor* input, rb_work** out);
 char* rb_all_gather(rb_group*, at::Tensor* output, at::Tensor* input, rb_work** out);
 char* rb_send(rb_group*, at::Tensor*, int to, int tag, rb_work** out);

@@ -8,7 +8,7 @@
 mod groups;
 mod store;
 
-pub use crate::shim::{Cut, Device, LinearParts, Reduce};
+pub use crate::shim::{Cut, Device, LinearParts};
 pub use groups::{Group, Groups, Pending};
 pub use store::{FileStore, MemoryStore, Store, StoreError};
 

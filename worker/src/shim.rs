@@ -63,12 +63,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn rb_group_abort(group: *mut RawGroup);
     fn rb_group_drop(group: *mut RawGroup);
-    fn rb_all_reduce(
-        group: *mut RawGroup,
-        tensor: *mut CTensor,
-        largest: bool,
-        out: *mut *mut RawWork,
-    ) -> *mut c_char;
+    fn rb_sum(group: *mut RawGroup, tensor: *mut CTensor, out: *mut *mut RawWork) -> *mut c_char;
     fn rb_all_to_all(
         group: *mut RawGroup,
         output: *mut CTensor,
@@ -199,15 +194,6 @@ unsafe impl Send for Group {}
 // SAFETY: as above.
 unsafe impl Sync for Group {}
 
-/// How an all-reduce joins elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reduce {
-    /// Adds them.
-    Sum,
-    /// Takes the largest.
-    Max,
-}
-
 impl Group {
     /// Joins a group of `size` members as member `rank`; blocks until all are connected.
     pub fn form(
@@ -243,11 +229,10 @@ impl Group {
         unsafe { rb_group_abort(self.raw) }
     }
 
-    /// Begins to join `tensor` over the group, in place.
-    pub fn all_reduce(&self, tensor: &Tensor, how: Reduce) -> Result<Work> {
-        let largest = how == Reduce::Max;
+    /// Begins to add up `tensor` over the group, in place.
+    pub fn sum(&self, tensor: &Tensor) -> Result<Work> {
         // SAFETY: group and tensor live; c10d keeps its own reference to the tensor.
-        Work::started(|out| unsafe { rb_all_reduce(self.raw, raw(tensor), largest, out) })
+        Work::started(|out| unsafe { rb_sum(self.raw, raw(tensor), out) })
     }
 
     /// Begins to send the n-th part of `input` to member n, and to gather what they send, in order.

@@ -6,7 +6,7 @@ use rebloom_core::flight::Channel;
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::layout::Layout;
 use rebloom_runtime::flight::{Recorder, Tower};
-use rebloom_worker::comm::{CommError, Device, FileStore, Groups, Reduce, Watch};
+use rebloom_worker::comm::{CommError, Device, FileStore, Groups, Watch};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -51,7 +51,7 @@ fn life_of_a_child(folder: &Path, rank: Rank) {
             i64::from(rank.0),
             (Kind::Float, tch::Device::Cpu),
         );
-        match group.all_reduce(Channel::Data, &tensor, Reduce::Sum) {
+        match group.sum(Channel::Data, &tensor) {
             Ok(()) => {
                 assert_eq!(tensor.mean(Kind::Float).double_value(&[]), 6.0);
                 rounds += 1;

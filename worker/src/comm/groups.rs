@@ -1,6 +1,6 @@
 //! The groups of one rank in one generation, how they are formed and how a fence ends them.
 
-use super::{CommError, Reduce, Store, Watch};
+use super::{CommError, Store, Watch};
 use crate::shim::{self, Device, Work};
 use rebloom_core::flight::Channel;
 use rebloom_core::id::Rank;
@@ -81,26 +81,14 @@ impl Group {
         })
     }
 
-    /// Joins `tensor` over the group, in place.
-    pub fn all_reduce(
-        &self,
-        channel: Channel,
-        tensor: &Tensor,
-        how: Reduce,
-    ) -> Result<(), CommError> {
-        self.begin(Some(channel), |group| group.all_reduce(tensor, how))?
-            .wait()
+    /// Adds up `tensor` over the group, in place.
+    pub fn sum(&self, channel: Channel, tensor: &Tensor) -> Result<(), CommError> {
+        self.begin_sum(channel, tensor)?.wait()
     }
 
     /// Begins to add up `tensor` over the group, in place.
     pub fn begin_sum(&self, channel: Channel, tensor: &Tensor) -> Result<Pending, CommError> {
-        self.begin(Some(channel), |group| group.all_reduce(tensor, Reduce::Sum))
-    }
-
-    /// Adds up `tensor` over the group, in place and uncounted: part of a larger operation.
-    fn sum(&self, tensor: &Tensor) -> Result<(), CommError> {
-        self.begin(None, |group| group.all_reduce(tensor, Reduce::Sum))?
-            .wait()
+        self.begin(Some(channel), |group| group.sum(tensor))
     }
 
     /// Sends the n-th part of `input` to member n, and gathers what they send, in order.
@@ -226,7 +214,7 @@ impl Groups {
             .into_iter()
             .flatten()
         {
-            group.sum(tensor)?;
+            group.begin(None, |group| group.sum(tensor))?.wait()?;
         }
         self.watch.recorder.done(Channel::World);
         Ok(())

@@ -4,7 +4,6 @@
 //! straight into the flat buffer, without a copy as large as the vocabulary.
 
 use super::Place;
-use crate::comm::Reduce;
 use crate::trainer::StepError;
 use rebloom_core::flight::Channel;
 use tch::{Kind, Tensor};
@@ -45,7 +44,7 @@ impl Embedding {
         let mut vectors = self.weight.index_select(0, &local.rows);
         if let (Some(group), Some(elsewhere)) = (&place.group, local.elsewhere) {
             drop(vectors.masked_fill_(&elsewhere.unsqueeze(1), 0.0));
-            group.all_reduce(Channel::Tensor, &vectors, Reduce::Sum)?;
+            group.sum(Channel::Tensor, &vectors)?;
         }
         Ok(vectors)
     }

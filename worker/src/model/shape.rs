@@ -1,7 +1,6 @@
 //! The parameters of BLOOM by name: their shapes, how each is cut over a tensor group, which stage
 //! owns it and whether its weights decay. One table decides; every parameter matches it exactly once.
 
-use rebloom_core::layout::Layout;
 use rebloom_core::spec::Model;
 use std::ops::Range;
 
@@ -189,11 +188,6 @@ impl Stage {
         }
         all
     }
-}
-
-/// The stage of the rank that stands at `index` in a layout.
-pub fn stage(model: &Model, layout: Layout, index: u32) -> Stage {
-    Stage::of(model, layout.pipeline, index)
 }
 
 #[cfg(test)]
