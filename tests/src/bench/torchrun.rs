@@ -1,11 +1,12 @@
 //! The same fault under torchrun: what its restart of a two-rank Gloo toy takes.
 
-use crate::process::{Process, signal};
+use crate::process::{Process, processes_of, signal};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -27,32 +28,46 @@ pub fn restarts(times: u32) -> Result<Vec<Duration>> {
         .arg(checkout.join("tests/peers/torchrun_toy.py"))
         .arg(&log);
     let _torchrun = Process::start(command, &folder.path().join("torchrun.log"))?;
+    let outcome = measure(&log, times);
+    // Ranks of torchrun have sessions of their own and outlive it when it is killed.
+    for pid in processes_of(folder.path()) {
+        drop(signal(pid, Signal::KILL));
+    }
+    outcome
+}
+
+fn measure(log: &Path, times: u32) -> Result<Vec<Duration>> {
     let mut spans = Vec::new();
-    for round in 0..times {
-        let before = wait::until("both ranks step", Duration::from_secs(120), || {
-            Ok(step_of(&log, round))
-        })?;
+    let mut restarts = None;
+    for _ in 0..times {
+        let stepped = |after: Option<u32>| {
+            wait::until("both ranks step", Duration::from_secs(120), || {
+                Ok(newest(log, after))
+            })
+        };
+        let (now, victim) = stepped(restarts)?;
         let killed = Instant::now();
-        signal(before, Signal::KILL)?;
-        wait::until("torchrun is back", Duration::from_secs(120), || {
-            Ok(step_of(&log, round + 1))
-        })?;
+        signal(victim, Signal::KILL)?;
+        stepped(Some(now))?;
         spans.push(killed.elapsed());
+        // The next round begins with whatever it has come to by then.
+        restarts = Some(now);
     }
     Ok(spans)
 }
 
-/// Process of rank 1 once both ranks have stepped after so many restarts.
-fn step_of(log: &PathBuf, restarts: u32) -> Option<u32> {
+/// The newest restart above `after` in which both ranks have stepped, and the process of its rank 1.
+/// One fault may cost torchrun several restarts, so the numbers need not follow each other.
+fn newest(log: &Path, after: Option<u32>) -> Option<(u32, u32)> {
     let text = fs::read_to_string(log).ok()?;
-    let pid = |rank: &str| {
-        text.lines().find_map(|line| {
-            let words: Vec<&str> = line.split(' ').collect();
-            let restart: u32 = words.get(2)?.parse().ok()?;
-            (words.len() == 4 && words.first()? == &rank && restart == restarts)
-                .then(|| words.get(1)?.parse().ok())
-                .flatten()
-        })
-    };
-    pid("0").and(pid("1"))
+    let mut seen: BTreeMap<u32, BTreeMap<&str, u32>> = BTreeMap::new();
+    for line in text.lines() {
+        if let [rank, pid, restart, _] = line.split(' ').collect::<Vec<_>>()[..]
+            && let (Ok(pid), Ok(restart)) = (pid.parse(), restart.parse())
+        {
+            seen.entry(restart).or_default().insert(rank, pid);
+        }
+    }
+    let (restart, ranks) = seen.into_iter().rfind(|(_, ranks)| ranks.len() == 2)?;
+    (after.is_none_or(|after| restart > after)).then_some((restart, *ranks.get("1")?))
 }
