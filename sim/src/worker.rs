@@ -51,6 +51,8 @@ pub(crate) struct Process {
     pub(crate) node: usize,
     pub(crate) slot: Slot,
     pub(crate) started: u64,
+    /// The generation it was started for.
+    pub(crate) spawned_for: Generation,
     member: Member,
     pub(crate) page: Page,
     pub(crate) fence_below: Generation,
@@ -82,6 +84,7 @@ impl Process {
         (run, rank): (RunId, Rank),
         (node, slot): (usize, Slot),
         (pid, started): (u32, u64),
+        spawned_for: Generation,
         options: &Options,
     ) -> Self {
         let orphan_after = options.limits.orphan_after;
@@ -97,6 +100,7 @@ impl Process {
             node,
             slot,
             started,
+            spawned_for,
             page: Page::default(),
             fence_below: Generation(0),
             stop_generation: Generation(0),

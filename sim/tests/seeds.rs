@@ -33,7 +33,7 @@ fn the_fourth_fifty_worlds_are_sound() {
 }
 
 /// Seeds that once found something, and what it was.
-const FOUND: [(u64, &str); 16] = [
+const FOUND: [(u64, &str); 19] = [
     (
         63,
         "a controller that lost power started a generation whose number was in use elsewhere",
@@ -88,6 +88,15 @@ const FOUND: [(u64, &str); 16] = [
     (
         3312,
         "an agent told of a generation that took slots given away since",
+    ),
+    (
+        10019,
+        "a rank that hung was judged by a process of that rank on a node that was cut off",
+    ),
+    (17385, "the same, with two nodes cut off"),
+    (
+        14880,
+        "the kill of a rank that hung, owed since before a power cut, is not meant for its successor",
     ),
 ];
 

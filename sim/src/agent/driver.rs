@@ -171,6 +171,7 @@ impl World {
             (run.clone(), rank),
             (at, slot),
             (pid, started),
+            generation,
             &self.options,
         );
         self.processes.insert(pid, process);

@@ -1,10 +1,11 @@
 //! What crosses the border of the controller: what it may order, and what it may do about a report.
 
 use crate::options::Fault;
+use crate::worker::Process;
 use crate::world::World;
 use rebloom_core::cause::Cause;
 use rebloom_core::engine::{Command, Event, Fact, Record};
-use rebloom_core::id::{NodeId, Rank, RunId};
+use rebloom_core::id::{Generation, NodeId, Rank, RunId};
 use rebloom_core::order::Order;
 use rebloom_core::report::{RankEvent, Report};
 
@@ -61,12 +62,12 @@ impl World {
         }
         if let Order::Kill {
             run,
+            generation,
             rank,
             cause: Cause::RankHung { .. },
-            ..
         } = order
         {
-            self.check_blame(run, *rank);
+            self.check_blame(node, run, *generation, *rank);
         }
         let Order::Start(start) = order else { return };
         let run = &start.spec.name;
@@ -96,17 +97,26 @@ impl World {
         }
     }
 
-    /// A hang is blamed on a rank. Where only processes fail, that must be one that was stopped.
-    fn check_blame(&mut self, run: &RunId, rank: Rank) {
+    /// A hang is blamed on a rank of a generation. Where only processes fail, the one that is to be
+    /// killed for it must be one that was stopped; one of that rank that a cut-off node still runs, or
+    /// that came after, is not meant.
+    fn check_blame(&mut self, node: &NodeId, run: &RunId, generation: Generation, rank: Rank) {
         let blurs = [
             Fault::IsolateNode,
             Fault::SlowLink,
             Fault::SlowRank,
             Fault::KillAgent,
         ];
-        let mut processes = self.processes.values();
-        let blamed = processes.find(|process| process.run == *run && process.rank == rank);
-        if blamed.is_some_and(|process| !process.was_ill) && !blurs.iter().any(|f| self.has(*f)) {
+        let is_meant = |process: &&Process| {
+            let newest = process.generation().max(process.spawned_for);
+            process.run == *run
+                && process.rank == rank
+                && self.nodes[process.node].id == *node
+                && newest <= generation
+        };
+        let is_healthy = |process: &Process| !process.was_ill;
+        let blamed = self.processes.values().find(is_meant);
+        if blamed.is_some_and(is_healthy) && !blurs.iter().any(|f| self.has(*f)) {
             self.checks
                 .violated(format!("blame: rank {rank} of {run} did not hang"));
         }
