@@ -120,6 +120,9 @@ impl Driver {
                 self.supervisor.handle_timeout(now);
                 self.drain().await;
             }
+            if self.ranks.warm_up_due().is_some_and(|at| at <= now) {
+                self.ranks.warm_up();
+            }
             if trim_at <= now {
                 trim_at = now + TRIM_EVERY;
                 self.ranks.trim_logs();
@@ -141,7 +144,8 @@ impl Driver {
             .poll_timeout()
             .into_iter()
             .chain(trim_at)
-            .chain(again_at);
+            .chain(again_at)
+            .chain(self.ranks.warm_up_due());
         // The loop always looks up once in a while.
         deadlines.min().unwrap_or(monotonic() + TRIM_EVERY)
     }

@@ -1,7 +1,7 @@
 //! The agent: thin drivers around [`rebloom_core::supervisor::Supervisor`], one process per node.
 //!
 //! - [`driver`]: the loop that calls the supervisor and carries out its commands
-//! - [`ranks`], [`process`], [`logs`]: worker processes, their flight pages and their output
+//! - [`ranks`], [`process`], [`standby`], [`logs`]: worker processes, their flight pages and their output
 //! - [`rank_link`], [`roster`]: words with the workers over a unix socket
 //! - [`store`], [`store_service`]: the rendezvous stores, for workers and other agents
 //! - [`link`]: the connection to the controller
@@ -17,6 +17,7 @@ pub mod process;
 pub mod rank_link;
 pub mod ranks;
 pub mod roster;
+pub mod standby;
 pub mod state;
 pub mod storage;
 pub mod store;

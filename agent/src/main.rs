@@ -67,6 +67,10 @@ struct Arguments {
     /// Library to ask for GPUs [default: libnvidia-ml.so, if the node has one].
     #[arg(long, value_name = "FILE")]
     nvml: Option<OsString>,
+    /// Keep no warm worker waiting for the next rank that is needed: saves its memory, costs the
+    /// start of a process and of libtorch in every recovery.
+    #[arg(long)]
+    no_standby: bool,
     /// End the ranks with the agent, instead of leaving them to its next life.
     #[arg(long)]
     end_ranks_on_exit: bool,
@@ -138,6 +142,7 @@ impl Arguments {
                 worker,
                 interface: self.interface,
                 orphan_after,
+                standby: !self.no_standby,
             },
             end_ranks: self.end_ranks_on_exit,
         })

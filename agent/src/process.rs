@@ -21,7 +21,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -96,14 +96,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` in its own session, its output appended to `log`. Needs a tokio runtime.
-    pub fn spawn(program: &Path, arguments: &[OsString], log: File) -> io::Result<Self> {
+    /// Starts `program` in its own session, its output appended to `log`; with the other end of its
+    /// standard input, where that is a pipe. Needs a tokio runtime.
+    pub fn spawn(
+        program: &Path,
+        arguments: &[OsString],
+        log: File,
+        stdin: Stdio,
+    ) -> io::Result<(Self, Option<ChildStdin>)> {
         let mut command = Command::new(program);
         command
             .args(arguments)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(log.try_clone()?)
             .stderr(log);
         // SAFETY: setsid is async-signal-safe and touches no memory.
@@ -111,6 +117,7 @@ impl Process {
             command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
         }
         let mut child = command.spawn()?;
+        let pipe = child.stdin.take();
         // The child is not reaped before this, so the pid is still its own.
         let process = Self::open(child.id(), true).and_then(|process| {
             process.ok_or_else(|| io::Error::other("it is gone before it was reaped"))
@@ -119,7 +126,7 @@ impl Process {
             // Nobody would watch it. (An error here means that it is gone already.)
             drop(child.kill().and_then(|()| child.wait()));
         }
-        process
+        Ok((process?, pipe))
     }
 
     /// Takes over a process that an earlier life of the agent started; none where it is gone.
@@ -202,8 +209,8 @@ impl Process {
         }
     }
 
-    /// Asks the kernel, since readiness may be reported once too often.
-    fn has_ended(&self) -> bool {
+    /// Whether it has ended: asks the kernel, since readiness may be reported once too often.
+    pub fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
         matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
     }

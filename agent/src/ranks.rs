@@ -7,18 +7,23 @@ use crate::logs;
 use crate::process::Process;
 use crate::rank_link::Connection;
 use crate::roster::Roster;
+use crate::standby::Standby;
 use crate::state::State;
 use rebloom_core::cause::Exit;
 use rebloom_core::flight::Sighting;
 use rebloom_core::id::{Generation, Rank, RunId, Slot};
 use rebloom_core::supervisor::Event;
+use rebloom_core::time::Instant;
 use rebloom_core::word::ToWorker;
 use rebloom_proto::rank::ToRank;
 use rebloom_runtime::flight::Tower;
+use rebloom_runtime::standby::Assignment;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -32,6 +37,23 @@ pub struct Launch {
     pub interface: String,
     /// A worker that hears from no agent for this long fences itself (S1).
     pub orphan_after: Duration,
+    /// Whether one process waits, warm, for the next rank that is needed.
+    pub standby: bool,
+}
+
+impl Launch {
+    /// The arguments that every worker of this node gets.
+    pub fn common(&self, state: &State) -> impl Iterator<Item = OsString> {
+        let orphan_after = self.orphan_after.as_millis().to_string();
+        let pairs: [(&str, OsString); 3] = [
+            ("--socket", state.socket().into()),
+            ("--orphan-after-ms", orphan_after.into()),
+            ("--interface", self.interface.clone().into()),
+        ];
+        pairs
+            .into_iter()
+            .flat_map(|(name, value)| [name.into(), value])
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +79,7 @@ pub struct Ranks {
     entries: BTreeMap<(RunId, Rank), Entry>,
     /// Processes that said hello and that nobody knows; the supervisor has them killed.
     strays: BTreeMap<u32, Process>,
+    standby: Standby,
 }
 
 impl Ranks {
@@ -68,9 +91,11 @@ impl Ranks {
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let (entries, strays) = Default::default();
+        let standby = Standby::new(Arc::clone(&state), launch.clone());
         Self {
             state,
             launch,
+            standby,
             roster,
             inputs,
             entries,
@@ -98,28 +123,52 @@ impl Ranks {
         }
     }
 
-    fn try_spawn(&self, run: &RunId, rank: Rank, slot: Slot) -> io::Result<(Process, Tower)> {
-        let page = self.state.page(run, rank);
-        if let Some(folder) = page.parent() {
+    fn try_spawn(&mut self, run: &RunId, rank: Rank, slot: Slot) -> io::Result<(Process, Tower)> {
+        let flight = self.state.page(run, rank);
+        if let Some(folder) = flight.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let tower = Tower::create(&page)?;
-        let log = logs::begin(&self.state.log(run, rank))?;
-        let orphan_after = self.launch.orphan_after.as_millis().to_string();
-        let pairs: [(&str, OsString); 7] = [
-            ("--run", run.as_str().into()),
-            ("--rank", rank.to_string().into()),
-            ("--slot", slot.to_string().into()),
-            ("--socket", self.state.socket().into()),
-            ("--flight", page.into()),
-            ("--orphan-after-ms", orphan_after.into()),
-            ("--interface", self.launch.interface.clone().into()),
+        let tower = Tower::create(&flight)?;
+        let log = self.state.log(run, rank);
+        let file = logs::begin(&log)?;
+        let assignment = Assignment {
+            run: run.clone(),
+            rank: rank.0,
+            slot: slot.0,
+            flight,
+            log,
+        };
+        self.standby.hold_off();
+        let process = match self.standby.take(&assignment) {
+            Some(process) => process,
+            None => self.start_cold(assignment, file)?,
+        };
+        Ok((process, tower))
+    }
+
+    fn start_cold(&self, assignment: Assignment, log: File) -> io::Result<Process> {
+        let pairs: [(&str, OsString); 4] = [
+            ("--run", assignment.run.as_str().into()),
+            ("--rank", assignment.rank.to_string().into()),
+            ("--slot", assignment.slot.to_string().into()),
+            ("--flight", assignment.flight.into()),
         ];
-        let arguments: Vec<OsString> = pairs
+        let own = pairs
             .into_iter()
-            .flat_map(|(name, value)| [name.into(), value])
-            .collect();
-        Ok((Process::spawn(&self.launch.worker, &arguments, log)?, tower))
+            .flat_map(|(name, value)| [name.into(), value]);
+        let arguments: Vec<OsString> = own.chain(self.launch.common(&self.state)).collect();
+        let (process, _) = Process::spawn(&self.launch.worker, &arguments, log, Stdio::null())?;
+        Ok(process)
+    }
+
+    /// When [`Self::warm_up`] is to be called next.
+    pub const fn warm_up_due(&self) -> Option<Instant> {
+        self.standby.due()
+    }
+
+    /// Starts a process that waits for the next rank that is needed.
+    pub fn warm_up(&mut self) {
+        self.standby.warm_up();
     }
 
     /// Takes over a rank of the last life; the event says so where it is gone.

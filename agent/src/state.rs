@@ -62,6 +62,11 @@ impl State {
             .join(format!("rank-{:03}.log", rank.0))
     }
 
+    /// The output of a process that waits to become a rank.
+    pub fn standby_log(&self) -> PathBuf {
+        self.directory.join("logs/standby.log")
+    }
+
     /// The file of [`Self::remember`].
     pub fn memory(&self) -> PathBuf {
         self.directory.join("agent.json")

@@ -6,5 +6,6 @@ pub mod files;
 pub mod flight;
 pub mod journal;
 pub mod shutdown;
+pub mod standby;
 pub mod telemetry;
 pub mod tls;

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use rebloom_core::id::{Rank, RunId};
 use rebloom_core::member::Config;
+use rebloom_runtime::standby::Assignment;
 use rebloom_worker::driver::{self, Options};
 use rebloom_worker::solo;
 use std::path::PathBuf;
@@ -19,6 +20,8 @@ use std::time::Duration;
 struct Command {
     #[command(flatten)]
     rank: Option<RankArgs>,
+    #[command(flatten)]
+    node: Option<NodeArgs>,
     #[command(subcommand)]
     other: Option<Other>,
 }
@@ -34,12 +37,17 @@ struct RankArgs {
     /// Its device on the node.
     #[arg(long)]
     slot: u32,
-    /// The agent's unix socket.
-    #[arg(long)]
-    socket: PathBuf,
     /// Its flight page, made by the agent.
     #[arg(long)]
     flight: PathBuf,
+}
+
+/// What every worker of a node is told.
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// The agent's unix socket.
+    #[arg(long)]
+    socket: PathBuf,
     /// Milliseconds without an agent after which it leaves.
     #[arg(long)]
     orphan_after_ms: u64,
@@ -50,6 +58,9 @@ struct RankArgs {
 
 #[derive(Debug, Subcommand)]
 enum Other {
+    /// Waits, warm, for its agent to say on standard input whose rank it becomes.
+    #[command(hide = true)]
+    Standby(NodeArgs),
     /// Trains without controller and agents, and prints tokens per second.
     #[command(hide = true)]
     Solo {
@@ -103,7 +114,20 @@ fn main() -> ExitCode {
 }
 
 fn work(command: Command) -> anyhow::Result<()> {
-    match (command.other, command.rank) {
+    match (command.other, command.rank, command.node) {
+        (Some(Other::Standby(node)), ..) => {
+            rebloom_worker::shim::setup()?;
+            let Some(told) = Assignment::take_up()? else {
+                return Ok(());
+            };
+            let rank = RankArgs {
+                run: told.run,
+                rank: told.rank,
+                slot: told.slot,
+                flight: told.flight,
+            };
+            become_rank(rank, node)
+        }
         (
             Some(Other::Solo {
                 spec,
@@ -112,7 +136,7 @@ fn work(command: Command) -> anyhow::Result<()> {
                 steps,
                 interface,
             }),
-            _,
+            ..,
         ) => solo::run(&spec, Rank(rank), &store, steps, &interface),
         (
             Some(Other::Save {
@@ -120,24 +144,25 @@ fn work(command: Command) -> anyhow::Result<()> {
                 store,
                 rounds,
             }),
-            _,
+            ..,
         ) => solo::save::run(&solo::read(&spec)?, &store, rounds, "127.0.0.1"),
-        (None, Some(rank)) => {
-            tracing::info!(run = %rank.run, rank = rank.rank, slot = rank.slot, "starts");
-            let member = Config {
-                run: rank.run,
-                rank: Rank(rank.rank),
-                pid: std::process::id(),
-                orphan_after: Duration::from_millis(rank.orphan_after_ms),
-            };
-            let (socket, flight, interface) = (rank.socket, rank.flight, rank.interface);
-            Ok(driver::run(Options {
-                member,
-                socket,
-                flight,
-                interface,
-            })?)
-        }
-        (None, None) => anyhow::bail!("nothing to do"),
+        (None, Some(rank), Some(node)) => become_rank(rank, node),
+        (None, ..) => anyhow::bail!("nothing to do"),
     }
+}
+
+fn become_rank(rank: RankArgs, node: NodeArgs) -> anyhow::Result<()> {
+    tracing::info!(run = %rank.run, rank = rank.rank, slot = rank.slot, "starts");
+    let member = Config {
+        run: rank.run,
+        rank: Rank(rank.rank),
+        pid: std::process::id(),
+        orphan_after: Duration::from_millis(node.orphan_after_ms),
+    };
+    Ok(driver::run(Options {
+        member,
+        socket: node.socket,
+        flight: rank.flight,
+        interface: node.interface,
+    })?)
 }

@@ -11,3 +11,4 @@ mod doors;
 mod probe;
 mod process;
 mod ranks;
+mod standby;

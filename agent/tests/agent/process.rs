@@ -5,6 +5,7 @@ use rebloom_core::cause::Exit;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -17,7 +18,9 @@ fn shell(folder: &TempDir, script: &str) -> Process {
         .append(true)
         .open(log(folder))
         .unwrap();
-    Process::spawn(Path::new("/bin/sh"), &arguments, log).unwrap()
+    let (process, _) =
+        Process::spawn(Path::new("/bin/sh"), &arguments, log, Stdio::null()).unwrap();
+    process
 }
 
 fn log(folder: &TempDir) -> PathBuf {
@@ -139,5 +142,5 @@ async fn only_the_very_same_process_is_adopted() {
 async fn a_program_that_is_not_there_is_an_error() {
     let folder = TempDir::new().unwrap();
     let log = File::create(log(&folder)).unwrap();
-    assert!(Process::spawn(Path::new("/nowhere/worker"), &[], log).is_err());
+    assert!(Process::spawn(Path::new("/nowhere/worker"), &[], log, Stdio::null()).is_err());
 }

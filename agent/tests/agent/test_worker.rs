@@ -3,7 +3,7 @@
 //!
 //! What it does beyond that hangs on the name of its run: `loud` fills its log.
 
-use clap::Parser;
+use clap::{Args, Parser};
 use rebloom_core::flight::Phase;
 use rebloom_core::id::{Generation, Rank, RunId, Step};
 use rebloom_core::report::Milestone;
@@ -13,6 +13,7 @@ use rebloom_proto::wire::rank_link_client::RankLinkClient;
 use rebloom_proto::wire::store_client::StoreClient;
 use rebloom_proto::wire::{StoreAddRequest, StoreGetRequest, StorePlace, StoreSetRequest};
 use rebloom_runtime::flight::Recorder;
+use rebloom_runtime::standby::Assignment;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -30,13 +31,39 @@ struct Arguments {
     #[arg(long)]
     slot: u32,
     #[arg(long)]
-    socket: PathBuf,
-    #[arg(long)]
     flight: PathBuf,
+    #[command(flatten)]
+    node: Node,
+}
+
+#[derive(Debug, Args)]
+struct Node {
+    #[arg(long)]
+    socket: PathBuf,
     #[arg(long)]
     orphan_after_ms: u64,
     #[arg(long)]
     interface: String,
+}
+
+#[derive(Debug, Parser)]
+enum Command {
+    Standby(Node),
+}
+
+/// The command line, or what the agent says to a process that waits.
+fn arguments() -> anyhow::Result<Option<Arguments>> {
+    if std::env::args().nth(1).as_deref() != Some("standby") {
+        return Ok(Some(Arguments::parse()));
+    }
+    let Command::Standby(node) = Command::parse();
+    Ok(Assignment::take_up()?.map(|told| Arguments {
+        run: told.run,
+        rank: told.rank,
+        slot: told.slot,
+        flight: told.flight,
+        node,
+    }))
 }
 
 struct Worker {
@@ -49,16 +76,18 @@ struct Worker {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+    let Some(arguments) = arguments()? else {
+        return Ok(());
+    };
     println!(
         "rank {} on slot {} via {}",
-        arguments.rank, arguments.slot, arguments.interface
+        arguments.rank, arguments.slot, arguments.node.interface
     );
     if arguments.run.as_str() == "loud" {
         (0..1000).for_each(|line| println!("line {line}"));
     }
     let page = Recorder::open(&arguments.flight)?;
-    let lives = Duration::from_millis(arguments.orphan_after_ms);
+    let lives = Duration::from_millis(arguments.node.orphan_after_ms);
     let (generation, milestone) = (Generation(0), Milestone::Going);
     let mut worker = Worker {
         arguments,
@@ -78,7 +107,7 @@ async fn main() -> anyhow::Result<()> {
 impl Worker {
     async fn connect(&self) -> Channel {
         loop {
-            let path = self.arguments.socket.clone();
+            let path = self.arguments.node.socket.clone();
             let connector = tower::service_fn(move |_| {
                 let path = path.clone();
                 async move { Ok::<_, std::io::Error>(hyper_io(UnixStream::connect(path).await?)) }
