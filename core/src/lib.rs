@@ -29,6 +29,7 @@ pub mod layout;
 pub mod member;
 pub mod order;
 pub mod report;
+pub mod skips;
 pub mod spec;
 pub mod supervisor;
 pub mod time;

@@ -4,6 +4,7 @@
 //! `global_batch` of them, micro-batch by micro-batch, data rank by data rank. So a restart needs to
 //! know one number, and neither repeats nor skips a sample.
 
+use rebloom_core::skips::Skips;
 use rebloom_core::spec::RunSpec;
 use rebloom_data::Dataset;
 use rebloom_runtime::telemetry::chain;
@@ -49,7 +50,8 @@ impl Shelf {
     }
 }
 
-/// The samples of micro-batch `micro` of data rank `rank` in the step that begins with `consumed`.
+/// The samples of micro-batch `micro` of data rank `rank` in the step that begins with `consumed`,
+/// as counts of consumed samples; [`Reader::read`] passes over what is skipped.
 pub fn numbers(spec: &RunSpec, consumed: u64, rank: u32, micro: u32) -> Range<u64> {
     let each = u64::from(spec.train.micro_batch);
     let before = u64::from(micro) * u64::from(spec.layout.data) + u64::from(rank);
@@ -60,6 +62,7 @@ pub fn numbers(spec: &RunSpec, consumed: u64, rank: u32, micro: u32) -> Range<u6
 /// Reads micro-batches into words and targets.
 pub struct Reader {
     samples: Box<dyn Samples>,
+    skips: Skips,
     vocab: i32,
     tokens: Vec<i32>,
     words: Vec<i64>,
@@ -78,6 +81,7 @@ impl Reader {
         let room = spec.model.sequence as usize + 1;
         Self {
             samples,
+            skips: Skips::default(),
             vocab: i32::try_from(spec.model.vocab).unwrap_or(i32::MAX),
             tokens: vec![0; room],
             words: Vec::new(),
@@ -85,11 +89,17 @@ impl Reader {
         }
     }
 
-    /// Words and their targets, one after the other over all samples of `numbers`.
-    pub fn read(&mut self, numbers: Range<u64>) -> Result<(Tensor, Tensor), String> {
+    /// The same reader, passing over what was recorded.
+    pub fn skipping(self, skips: Skips) -> Self {
+        Self { skips, ..self }
+    }
+
+    /// Words and their targets, one after the other over the samples that are consumed while the
+    /// count goes through `consumed`.
+    pub fn read(&mut self, consumed: Range<u64>) -> Result<(Tensor, Tensor), String> {
         self.words.clear();
         self.targets.clear();
-        for number in numbers {
+        for number in consumed.map(|consumed| self.skips.number(consumed)) {
             self.samples.read(number, &mut self.tokens)?;
             if let Some(odd) = self
                 .tokens
@@ -178,6 +188,16 @@ mod tests {
             Vec::<i64>::try_from(targets).unwrap(),
             [4, 5, 6, 7, 5, 6, 7, 8]
         );
+    }
+
+    #[test]
+    fn what_is_skipped_is_never_read() {
+        let reader = Reader::new(&spec(1, 1), Box::new(Counting));
+        let mut reader = reader.skipping(Skips::from(vec![1..3, 4..7]));
+        let (words, _) = reader.read(0..4).unwrap();
+        let words = Vec::<i64>::try_from(words).unwrap();
+        let numbers: Vec<i64> = words.chunks(4).map(|sample| sample[0]).collect();
+        assert_eq!(numbers, [0, 3, 7, 8]);
     }
 
     #[test]
