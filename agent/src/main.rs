@@ -7,6 +7,7 @@ use rebloom_agent::ranks::Launch;
 use rebloom_agent::{Settings, probe, run};
 use rebloom_core::id::NodeId;
 use rebloom_core::supervisor::Config;
+use rebloom_runtime::priority;
 use rebloom_runtime::shutdown::Shutdown;
 use rebloom_runtime::telemetry;
 use std::ffi::OsString;
@@ -165,6 +166,7 @@ fn main() -> ExitCode {
         eprintln!("error: cannot look at the open files: {error}");
         return ExitCode::FAILURE;
     }
+    priority::raise();
     // One thread: the agent shall cost the ranks nothing.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

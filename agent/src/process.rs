@@ -112,9 +112,12 @@ impl Process {
             .stdin(stdin)
             .stdout(log.try_clone()?)
             .stderr(log);
-        // SAFETY: setsid is async-signal-safe and touches no memory.
+        // SAFETY: both are plain system calls, async-signal-safe, and touch no memory.
         unsafe {
-            command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
+            command.pre_exec(|| {
+                rustix::process::setsid()?;
+                Ok(rebloom_runtime::priority::ordinary()?)
+            });
         }
         let mut child = command.spawn()?;
         let pipe = child.stdin.take();

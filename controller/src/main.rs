@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     if let Err(error) = telemetry::start(json) {
         return usage(&error);
     }
+    rebloom_runtime::priority::raise();
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

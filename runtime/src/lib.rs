@@ -5,6 +5,7 @@ pub mod clock;
 pub mod files;
 pub mod flight;
 pub mod journal;
+pub mod priority;
 pub mod shutdown;
 pub mod standby;
 pub mod telemetry;
