@@ -21,6 +21,7 @@ fn up(folder: &Path, log: &str) -> Result<Process> {
         .arg(folder.join(".rebloom/cluster"))
         .arg("--text")
         .arg(folder.join("text"))
+        .args(["--permission", "written for this test"])
         .current_dir(folder);
     Process::start(command, &folder.join(log))
 }

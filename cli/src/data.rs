@@ -1,45 +1,29 @@
-//! `rebloom data`: datasets from text, and whether one fits a run.
+//! `rebloom data`: datasets from sources, what is in them, and whether one fits a run.
 
-use crate::args::DataCommand;
+mod check;
+mod inspect;
+
+pub(crate) use check::flaws;
+
+use crate::args::{BuildData, DataCommand, Permission};
 use crate::failure::Failure;
 use crate::format::{self, Output, bytes, count, grouped, line};
-use rebloom_core::spec::{Flaw, RunSpec};
-use rebloom_data::build::{Built, Meta, Progress, build};
+use rebloom_data::build::{
+    Meta, Progress, Vocabulary, build, build_separate, source_prefix,
+};
 use rebloom_data::corpus::Corpus;
-use rebloom_data::indexed::{Indexed, bin_path, idx_path};
-use rebloom_data::verify::{Wanted, verify};
-use std::path::Path;
+use rebloom_data::sources::{Entry, Sources};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
 
-/// Files that were left out are named up to this many.
+/// What was left out is named up to this many.
 const MOST_SKIPPED: usize = 5;
 
 pub(crate) fn run(command: DataCommand, output: Output) -> Result<(), Failure> {
-    let meta = match command {
-        DataCommand::Build {
-            text,
-            prefix,
-            vocab,
-        } => {
-            let corpus = Corpus::text(&text).map_err(|error| bad(&error))?;
-            let quiet = output == Output::Json;
-            make(&corpus, &prefix, vocab, |text| {
-                if !quiet {
-                    line(text)
-                }
-            })?
-        }
-        DataCommand::Verify { prefix } => check(&prefix)?,
-    };
-    match (output, meta) {
-        (Output::Json, meta) => format::json(&meta),
-        (Output::Table | Output::Wide, Some(meta)) => {
-            said(&meta).iter().for_each(|text| line(text));
-            Ok(())
-        }
-        (Output::Table | Output::Wide, None) => {
-            line("whole; it has no page beside it, so that nothing more is known");
-            Ok(())
-        }
+    match command {
+        DataCommand::Build(args) => build_command(&args, output),
+        DataCommand::Inspect(args) => inspect::run(&args, output),
+        DataCommand::Verify { prefix } => check::run(&prefix, output),
     }
 }
 
@@ -48,26 +32,250 @@ fn bad(error: &rebloom_data::Error) -> Failure {
     Failure::BadInput(rebloom_runtime::telemetry::chain(error))
 }
 
+/// A dataset as `-o json` shows it.
+#[derive(Serialize)]
+struct Shown {
+    prefix: PathBuf,
+    /// Whether it was made now.
+    fresh: bool,
+    #[serde(flatten)]
+    meta: Meta,
+}
+
+fn build_command(args: &BuildData, output: Output) -> Result<(), Failure> {
+    let corpus = match (&args.sources, &args.text) {
+        (Some(file), _) => Sources::open(file).map_err(|error| bad(&error))?,
+        (None, Some(text)) => corpus_of_text(text, &args.said)?,
+        (None, None) => return Err(Failure::BadInput("neither --sources nor --text".to_owned())),
+    };
+    if args.dry_run {
+        return plan(&corpus, args, output);
+    }
+    let vocabulary = match &args.tokenizer {
+        Some(path) => Vocabulary::Given(path.clone()),
+        None => Vocabulary::Train(args.vocab),
+    };
+    let quiet = output == Output::Json;
+    let progress = spoken(move |text| {
+        if !quiet {
+            line(text);
+        }
+    });
+    folder_of(&args.prefix)?;
+    let built = if args.separate {
+        build_separate(&corpus, &args.prefix, &vocabulary, progress).map_err(|e| bad(&e))?
+    } else {
+        let built = build(&corpus, &args.prefix, &vocabulary, progress).map_err(|e| bad(&e))?;
+        vec![(args.prefix.clone(), built)]
+    };
+    if quiet {
+        let shown: Vec<Shown> = built
+            .into_iter()
+            .map(|(prefix, built)| Shown {
+                prefix,
+                fresh: built.fresh,
+                meta: built.meta,
+            })
+            .collect();
+        return if args.separate {
+            format::json(&shown)
+        } else {
+            format::json(&shown.first())
+        };
+    }
+    for (prefix, built) in &built {
+        let state = if built.fresh { "" } else { ", as it was" };
+        line(&format!("{}{state}:", prefix.display()));
+        said(&built.meta)
+            .iter()
+            .for_each(|text| line(&format!("  {text}")));
+    }
+    if args.separate {
+        line("in a run spec:");
+        line(&blend(
+            &corpus,
+            &built
+                .iter()
+                .map(|(p, b)| (p.as_path(), b.meta.tokens))
+                .collect::<Vec<_>>(),
+        ));
+    }
+    Ok(())
+}
+
+/// The block of a run spec that blends datasets: by the weights of the sources file, or where it
+/// has none, by size.
+fn blend(corpus: &Corpus, built: &[(&Path, u64)]) -> String {
+    let mut text = "data:\n  blend:".to_owned();
+    for (source, (prefix, tokens)) in corpus.sources.iter().zip(built) {
+        let weight = source
+            .weight
+            .map_or_else(|| tokens.to_string(), |weight| weight.to_string());
+        let prefix = std::path::absolute(prefix).unwrap_or_else(|_| prefix.to_path_buf());
+        text += &format!(
+            "\n    - {{prefix: '{}', weight: {weight}}}",
+            prefix.display()
+        );
+    }
+    text
+}
+
+/// One source as a dry run shows it.
+#[derive(Serialize)]
+struct Planned {
+    source: String,
+    language: String,
+    licence: String,
+    permission: String,
+    contact: String,
+    files: usize,
+    bytes: u64,
+    /// What it would be built into.
+    prefix: PathBuf,
+}
+
+/// What a build would read and write.
+fn plan(corpus: &Corpus, args: &BuildData, output: Output) -> Result<(), Failure> {
+    let planned: Vec<Planned> = corpus
+        .sources
+        .iter()
+        .map(|source| Planned {
+            source: source.name.clone(),
+            language: source.language.clone(),
+            licence: source.licence.clone(),
+            permission: source.permission.clone(),
+            contact: source.contact.clone(),
+            files: source.files.len(),
+            bytes: source.bytes(),
+            prefix: if args.separate {
+                source_prefix(&args.prefix, &source.name)
+            } else {
+                args.prefix.clone()
+            },
+        })
+        .collect();
+    if output == Output::Json {
+        return format::json(&planned);
+    }
+    let rows = planned.iter().map(|p| {
+        let size = bytes(p.bytes);
+        vec![
+            p.source.clone(),
+            p.language.clone(),
+            p.licence.clone(),
+            p.files.to_string(),
+            size,
+            p.permission.clone(),
+        ]
+    });
+    format::table(
+        &[
+            "SOURCE",
+            "LANGUAGE",
+            "LICENCE",
+            "FILES",
+            "SIZE",
+            "PERMISSION",
+        ],
+        rows.collect(),
+    );
+    let tokenizer = match &args.tokenizer {
+        Some(path) => format!("with the tokenizer {}", path.display()),
+        None => format!(
+            "with a tokenizer of at most {} tokens",
+            grouped(args.vocab.into())
+        ),
+    };
+    line(&format!(
+        "would be built into {} {tokenizer}; nothing was written",
+        args.prefix.display()
+    ));
+    Ok(())
+}
+
+/// The corpus of a folder of text: by its own `sources.yaml`, or by what was said of it.
+pub(crate) fn corpus_of_text(text: &Path, said: &Permission) -> Result<Corpus, Failure> {
+    let listed = text.join("sources.yaml");
+    if listed.exists() && said.permission.is_none() {
+        return Sources::open(&listed).map_err(|error| bad(&error));
+    }
+    let Some(permission) = &said.permission else {
+        return Err(Failure::BadInput(format!(
+            "--text {}: nobody said that it may be trained on; say who permitted it with \
+             --permission \"who, and where that is recorded\", or list its sources in {} \
+             (docs/data.md shows how)",
+            text.display(),
+            listed.display()
+        )));
+    };
+    let entry = Entry {
+        name: "text".to_owned(),
+        path: std::path::absolute(text).map_err(|error| Failure::of(&error))?,
+        language: Some(said.language.clone()),
+        licence: Some(said.licence.clone()),
+        permission: Some(permission.clone()),
+        contact: Some(said.contact.clone()),
+        ..Entry::default()
+    };
+    let sources = Sources {
+        sources: vec![entry],
+        ..Sources::default()
+    };
+    sources.corpus(text).map_err(|error| bad(&error))
+}
+
+fn folder_of(prefix: &Path) -> Result<(), Failure> {
+    match prefix
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        Some(folder) => Ok(rebloom_runtime::files::create_directory(folder)?),
+        None => Ok(()),
+    }
+}
+
 /// Builds a dataset unless it is there, and says how far it is.
 pub(crate) fn make(
     corpus: &Corpus,
     prefix: &Path,
     vocab: u32,
     say: impl Fn(&str),
-) -> Result<Option<Meta>, Failure> {
-    if let Some(folder) = prefix.parent() {
-        rebloom_runtime::files::create_directory(folder)?;
-    }
-    let built = build(corpus, prefix, vocab, |progress| match progress {
-        Progress::Training { bytes: size } => {
-            say(&format!("training a tokenizer on {} of text", bytes(size)));
-        }
-        Progress::Encoding { done: 1, all } => say(&format!("encoding {}", count(all, "document"))),
-        Progress::Encoding { .. } | Progress::Writing => {}
-    });
-    let Built { meta, .. } = built.map_err(|error| bad(&error))?;
-    Ok(Some(meta))
+) -> Result<Meta, Failure> {
+    folder_of(prefix)?;
+    let built = build(corpus, prefix, &Vocabulary::Train(vocab), spoken(say));
+    Ok(built.map_err(|error| bad(&error))?.meta)
 }
+
+/// Progress as lines: what begins, and every tenth of what takes long.
+fn spoken(say: impl Fn(&str)) -> impl FnMut(Progress) {
+    let mut last = (0, 0);
+    move |progress| {
+        let (stage, done, all, what) = match progress {
+            Progress::Reading { done, all } => (1, done, all, format!("reading {}", bytes(all))),
+            Progress::Training { bytes: size } => {
+                say(&format!("training a tokenizer on {} of text", bytes(size)));
+                return;
+            }
+            Progress::Encoding { done, all } => {
+                (2, done, all, format!("encoding {}", count(all, "document")))
+            }
+            Progress::Writing => return,
+        };
+        let tenth = done.saturating_mul(10) / all.max(1);
+        if (stage, tenth) == last {
+            return;
+        }
+        if last.0 != stage {
+            say(&what);
+        } else if all >= LONG && tenth < 10 {
+            say(&format!("{what}: {tenth}0 %"));
+        }
+        last = (stage, tenth);
+    }
+}
+
+/// So many bytes or documents take long enough to hear of them again.
+const LONG: u64 = 100_000;
 
 /// What is in a dataset.
 pub(crate) fn said(meta: &Meta) -> Vec<String> {
@@ -80,138 +288,21 @@ pub(crate) fn said(meta: &Meta) -> Vec<String> {
     )];
     if !meta.lacking.is_empty() {
         let names: Vec<&str> = meta.lacking.iter().map(|(_, name)| name.as_str()).collect();
-        lines.push(format!(
-            "languages of ROOTS without text: {}",
-            names.join(", ")
-        ));
+        lines.push(format!("languages without text: {}", names.join(", ")));
     }
-    for skipped in meta.skipped.iter().take(MOST_SKIPPED) {
-        lines.push(format!(
-            "left out: {} {}",
-            skipped.path.display(),
-            skipped.reason
-        ));
-    }
-    if let Some(more) = meta.skipped.len().checked_sub(MOST_SKIPPED + 1) {
-        lines.push(format!("left out: {}", count(more as u64 + 1, "more file")));
-    }
-    lines
-}
-
-/// Whether a dataset is whole by itself.
-fn check(prefix: &Path) -> Result<Option<Meta>, Failure> {
-    for path in [idx_path(prefix), bin_path(prefix)] {
-        if !path.exists() {
-            return Err(Failure::NotFound(format!("{} is missing", path.display())));
+    for source in &meta.sources {
+        let counts = source.left_out.counts.iter();
+        let counts: Vec<String> = counts.map(|(kind, n)| format!("{n} {kind}")).collect();
+        if !counts.is_empty() {
+            lines.push(format!(
+                "left out of {}: {}",
+                source.name,
+                counts.join(", ")
+            ));
+        }
+        for skipped in source.left_out.named.iter().take(MOST_SKIPPED) {
+            lines.push(format!("  {skipped}"));
         }
     }
-    let damaged = |error| {
-        Failure::Failed(format!(
-            "the dataset is damaged: {}",
-            rebloom_runtime::telemetry::chain(&error)
-        ))
-    };
-    Indexed::open(prefix).map_err(damaged)?;
-    let vocabulary = Meta::read(prefix)
-        .map_err(damaged)?
-        .map_or(u32::MAX, |meta| meta.vocabulary);
-    let wanted = Wanted {
-        vocabulary,
-        sequence: 1,
-        samples: 1,
-    };
-    verify(prefix, wanted).map_err(|unfit| Failure::Failed(unfit.to_string()))
-}
-
-/// What is wrong with the dataset of a spec. Where the nodes are other machines, one that cannot be
-/// seen from here is theirs to judge.
-pub(crate) fn flaws(spec: &RunSpec, nodes_are_here: bool) -> Vec<Flaw> {
-    let prefix = Path::new(&spec.data.prefix);
-    if !nodes_are_here && !idx_path(prefix).exists() && !bin_path(prefix).exists() {
-        return Vec::new();
-    }
-    let wanted = Wanted {
-        vocabulary: spec.model.vocab,
-        sequence: spec.model.sequence,
-        samples: spec
-            .train
-            .steps
-            .saturating_mul(spec.train.global_batch.into()),
-    };
-    let flaw = verify(prefix, wanted).err().map(|unfit| Flaw {
-        field: unfit.field.to_owned(),
-        value: unfit.value,
-        problem: unfit.problem,
-        remedy: unfit.remedy,
-    });
-    flaw.into_iter().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    /// A spec whose dataset is made of this text.
-    fn spec(folder: &Path, vocab: u32) -> RunSpec {
-        let prefix = folder.join("data");
-        let text = format!(
-            "name: r\nmodel: {{layers: 1, hidden: 8, heads: 2, vocab: {vocab}, sequence: 8}}\n\
-             layout: {{tensor: 1, pipeline: 1, data: 1}}\n\
-             train: {{steps: 2, global_batch: 2, micro_batch: 1}}\n\
-             data: {{prefix: {}}}\ncheckpoint: {{directory: /c, every_steps: 1}}\n",
-            prefix.display()
-        );
-        serde_norway::from_str(&text).unwrap()
-    }
-
-    fn built(folder: &Path) {
-        fs::create_dir(folder.join("text")).unwrap();
-        fs::write(
-            folder.join("text/a.txt"),
-            "all human beings are born free ".repeat(20),
-        )
-        .unwrap();
-        let corpus = Corpus::text(&folder.join("text")).unwrap();
-        make(&corpus, &folder.join("data"), 300, |_| ()).unwrap();
-    }
-
-    #[test]
-    fn a_dataset_that_fits_has_no_flaws() {
-        let folder = tempfile::tempdir().unwrap();
-        built(folder.path());
-        assert_eq!(flaws(&spec(folder.path(), 300), true), []);
-        assert!(check(&folder.path().join("data")).unwrap().is_some());
-    }
-
-    #[test]
-    fn a_vocabulary_that_is_too_small_is_the_models_fault() {
-        let folder = tempfile::tempdir().unwrap();
-        built(folder.path());
-        let flaws = flaws(&spec(folder.path(), 100), true);
-        assert_eq!(flaws[0].field, "model.vocab");
-    }
-
-    #[test]
-    fn a_dataset_that_is_cut_off_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        built(folder.path());
-        let bin = folder.path().join("data.bin");
-        let file = fs::OpenOptions::new().write(true).open(&bin).unwrap();
-        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
-        assert_eq!(
-            flaws(&spec(folder.path(), 300), false)[0].field,
-            "data.prefix"
-        );
-        assert_eq!(check(&folder.path().join("data")).unwrap_err().code(), 1);
-    }
-
-    #[test]
-    fn a_missing_dataset_is_refused_where_the_nodes_are_here() {
-        let folder = tempfile::tempdir().unwrap();
-        let spec = spec(folder.path(), 300);
-        assert_eq!(flaws(&spec, true)[0].field, "data.prefix");
-        assert_eq!(flaws(&spec, false), []);
-        assert_eq!(check(&folder.path().join("data")).unwrap_err().code(), 3);
-    }
+    lines
 }

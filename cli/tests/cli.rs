@@ -183,24 +183,93 @@ fn a_dataset_is_built_and_verified() {
         "born free and equal ".repeat(50),
     )
     .unwrap();
-    let build = [
+    let mut build = vec![
         "data", "build", "--text", "text", "--prefix", "out/set", "--vocab", "300",
     ];
+    let (code, said) = refused(folder.path(), &build);
+    assert_eq!(code, 2);
+    assert!(said.contains("--permission"), "{said}");
+    build.extend(["--permission", "written for this test"]);
+    let planned = rebloom(folder.path(), &[build.as_slice(), &["--dry-run"]].concat());
+    assert!(String::from_utf8_lossy(&planned.stdout).contains("nothing was written"));
+    assert!(!folder.path().join("out").exists());
     let built = rebloom(folder.path(), &build);
     assert!(
         built.status.success(),
         "{}",
         String::from_utf8_lossy(&built.stderr)
     );
-    let verified = rebloom(folder.path(), &["data", "verify", "out/set", "-o", "json"]);
+    let verify = ["data", "verify", "out/set", "-o", "json"];
+    let verified = rebloom(folder.path(), &verify);
     assert!(verified.status.success());
-    let meta: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
-    assert!(meta["tokens"].as_u64().unwrap() > 0);
+    let found: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert!(found["tokens"].as_u64().unwrap() > 0);
+    assert_eq!(
+        found["page"]["sources"][0]["permission"],
+        "written for this test"
+    );
     let bin = folder.path().join("out/set.bin");
+    let whole = fs::read(&bin).unwrap();
     fs::write(&bin, b"short").unwrap();
-    assert_eq!(refused(folder.path(), &["data", "verify", "out/set"]).0, 1);
+    let (code, said) = refused(folder.path(), &verify[..3]);
+    assert_eq!(code, 1);
+    assert!(said.contains("set.bin: sha256 is"), "{said}");
+    let damaged = rebloom(folder.path(), &verify);
+    let found: serde_json::Value = serde_json::from_slice(&damaged.stdout).unwrap();
+    assert_eq!(found["whole"], false);
+    fs::write(&bin, whole).unwrap();
     assert_eq!(
         refused(folder.path(), &["data", "verify", "out/other"]).0,
         3
     );
+}
+
+#[test]
+fn sources_are_inspected_and_one_without_permission_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let listed = folder.path().join("sources.yaml");
+    fs::write(folder.path().join("a.txt"), "born free and equal").unwrap();
+    fs::write(folder.path().join("b.txt"), b"caf\xe9").unwrap();
+    let said = "licence: MIT, permission: ours, contact: me";
+    let one =
+        |name: &str| format!("  - {{name: {name}, path: {name}.txt, language: en, {said}}}\n");
+    fs::write(&listed, format!("sources:\n{}{}", one("a"), one("b"))).unwrap();
+    let inspect = [
+        "data",
+        "inspect",
+        "sources.yaml",
+        "--html",
+        "page.html",
+        "-o",
+        "json",
+    ];
+    let inspected = rebloom(folder.path(), &inspect);
+    assert!(inspected.status.success());
+    let report: serde_json::Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert_eq!(report["sources"][0]["all"]["documents"], 1);
+    assert_eq!(report["sources"][1]["left_out"]["counts"]["not UTF-8"], 1);
+    let page = fs::read_to_string(folder.path().join("page.html")).unwrap();
+    assert!(page.contains("born free and equal"));
+    let without = fs::read_to_string(&listed)
+        .unwrap()
+        .replacen("permission: ours, ", "", 1);
+    fs::write(&listed, without).unwrap();
+    let build = [
+        "data",
+        "build",
+        "--sources",
+        "sources.yaml",
+        "--prefix",
+        "out/set",
+    ];
+    for command in [build.as_slice(), &inspect[..3]] {
+        let (code, said) = refused(folder.path(), command);
+        assert_eq!(code, 2, "{said}");
+        assert!(
+            said.contains("sources.yaml") && said.contains("source 1 (`a`) has no permission"),
+            "{said}"
+        );
+    }
+    assert!(!folder.path().join("out").exists());
+    assert_eq!(refused(folder.path(), &["data", "inspect", "gone"]).0, 3);
 }

@@ -72,8 +72,18 @@ pub struct Manifest {
 impl Manifest {
     /// Whether every rank of the layout has its one shard, in order.
     pub fn is_whole(&self) -> bool {
-        self.layout
-            .ranks()
-            .eq(self.shards.iter().map(|shard| shard.rank))
+        // A manifest is read from storage: its sizes may be anything, and so may their product.
+        let Layout {
+            tensor,
+            pipeline,
+            data,
+        } = self.layout;
+        let stage = u64::from(tensor) * u64::from(data);
+        let world = stage.checked_mul(u64::from(pipeline));
+        world == Some(self.shards.len() as u64)
+            && self
+                .layout
+                .ranks()
+                .eq(self.shards.iter().map(|shard| shard.rank))
     }
 }

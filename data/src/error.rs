@@ -47,6 +47,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// A sources file names what cannot be used.
+    #[error("{}:\n  {}", path.display(), problems.join("\n  "))]
+    Sources {
+        /// The file.
+        path: PathBuf,
+        /// Everything that is wrong with it.
+        problems: Vec<String>,
+    },
     /// The tokenizer cannot be trained or used.
     #[error("the tokenizer: {0}")]
     Tokenizer(String),

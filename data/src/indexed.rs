@@ -91,6 +91,18 @@ impl Indexed {
     pub fn open(prefix: &Path) -> Result<Self> {
         let idx = Map::open(&idx_path(prefix))?;
         let bin = Map::open(&bin_path(prefix))?;
+        Self::checked(idx, bin)
+    }
+
+    /// Checks a dataset that is in memory; `prefix` is what errors call it.
+    pub fn of_bytes(prefix: &Path, idx: Vec<u8>, bin: Vec<u8>) -> Result<Self> {
+        Self::checked(
+            Map::held(&idx_path(prefix), idx),
+            Map::held(&bin_path(prefix), bin),
+        )
+    }
+
+    fn checked(idx: Map, bin: Map) -> Result<Self> {
         let (width, sequences, documents) = header(&idx)?;
         let mut dataset = Self {
             width,
@@ -162,16 +174,36 @@ impl Indexed {
 
     /// The first token that is not in `0..vocabulary`: its sequence, its place in it, itself.
     pub fn outside(&self, vocabulary: u32) -> Option<(usize, usize, i32)> {
-        let fits = |token: i32| u32::try_from(token).is_ok_and(|token| token < vocabulary);
-        let mut tokens = Vec::new();
-        for sequence in 0..self.sequences {
-            tokens.resize(self.size(sequence) as usize, 0);
-            self.read(sequence, 0, &mut tokens);
-            if let Some(at) = tokens.iter().position(|token| !fits(*token)) {
-                return Some((sequence, at, tokens[at]));
-            }
-        }
-        None
+        self.outside_all(vocabulary).next()
+    }
+
+    /// Every token that is not in `0..vocabulary`, as [`Indexed::outside`] has the first.
+    pub fn outside_all(&self, vocabulary: u32) -> impl Iterator<Item = (usize, usize, i32)> + '_ {
+        const PIECE: usize = 1 << 16;
+        let fits = move |token: i32| u32::try_from(token).is_ok_and(|token| token < vocabulary);
+        let pieces = (0..self.sequences).flat_map(move |sequence| {
+            let size = self.size(sequence) as usize;
+            let starts = (0..size).step_by(PIECE);
+            starts.map(move |from| (sequence, from, PIECE.min(size - from)))
+        });
+        pieces.flat_map(move |(sequence, from, length)| {
+            let mut tokens = vec![0; length];
+            self.read(sequence, from, &mut tokens);
+            let odd = tokens
+                .into_iter()
+                .enumerate()
+                .filter(move |(_, token)| !fits(*token));
+            odd.map(move |(at, token)| (sequence, from + at, token))
+        })
+    }
+
+    /// Bytes at the end of the tokens file that belong to no sequence.
+    pub fn beyond(&self) -> u64 {
+        let bytes = self.width.bytes() as i64;
+        let ends = (0..self.sequences)
+            .map(|sequence| self.raw_offset(sequence) + i64::from(self.raw_size(sequence)) * bytes);
+        let end = u64::try_from(ends.max().unwrap_or(0)).expect("offsets were checked on opening");
+        self.bin.bytes().len() as u64 - end
     }
 
     fn raw_size(&self, sequence: usize) -> i32 {

@@ -1,10 +1,12 @@
 //! Training data: from text to tokens on disk, and from tokens on disk to the samples of a run.
 //!
-//! - [`corpus`]: text with its sources, in the languages of ROOTS or the user's own
+//! - [`sources`]: the file that names where text comes from, and by whose permission
+//! - [`corpus`]: the text of these sources, document by document
 //! - [`tokenizer`]: a byte-level BPE trained on it
 //! - [`indexed`]: Megatron's `.bin` / `.idx` pair, read by mapping, written byte for byte
 //! - [`order`]: Megatron's index maps: which tokens are sample k of a run
 //! - [`dataset`]: the two together, as a worker reads them
+//! - [`inspect`]: what is in a corpus, as a report and as a web page
 //! - [`build`]: all of it from end to end, and [`verify`]: whether a dataset fits a model
 //!
 //! The order of samples is a function of the seed and of how many the run asked for, nothing
@@ -16,7 +18,9 @@ pub mod corpus;
 pub mod dataset;
 pub mod error;
 pub mod indexed;
+pub mod inspect;
 pub mod order;
+pub mod sources;
 pub mod tokenizer;
 pub mod verify;
 

@@ -9,6 +9,7 @@
 //! number of samples a run asks for. Ranks and batches have no say in it: a run that goes on
 //! needs to know only how many samples it consumed.
 
+pub mod blend;
 mod mt19937;
 
 pub use mt19937::Mt19937;
@@ -180,20 +181,6 @@ fn documents(count: usize, epochs: u64, apart: bool, random: &mut Mt19937) -> Ve
     random.shuffle(first);
     random.shuffle(last);
     all
-}
-
-/// Megatron's blend of weighted datasets: for each sample in turn the dataset that lags most
-/// behind its weight, and the number of the sample in it.
-pub fn blend(weights: &[f64], samples: u64) -> impl Iterator<Item = (usize, u64)> + '_ {
-    let mut taken = vec![0_u64; weights.len()];
-    (0..samples).map_while(move |sample| {
-        let lag =
-            |dataset: usize| weights[dataset] * (sample as f64).max(1.0) - taken[dataset] as f64;
-        let most = (0..weights.len())
-            .reduce(|most, other| if lag(other) > lag(most) { other } else { most })?;
-        taken[most] += 1;
-        Some((most, taken[most] - 1))
-    })
 }
 
 #[cfg(test)]

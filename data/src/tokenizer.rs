@@ -20,8 +20,14 @@ use tokenizers::{
 /// BLOOM's special tokens; their ids are their places.
 const SPECIAL: [&str; 4] = ["<unk>", "<s>", "</s>", "<pad>"];
 
-/// Id of the token that ends a document.
+/// Id of the token that ends a document, in tokenizers of ours and in BLOOM's.
 pub const END_OF_DOCUMENT: u32 = 2;
+
+/// What tokenizers call the token that ends a document, the likeliest first.
+const ENDS: [&str; 5] = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]"];
+
+/// The largest file that is taken for a tokenizer.
+const MOST_BYTES: u64 = 1 << 28;
 
 /// The smallest vocabulary: the special tokens and every byte.
 pub const SMALLEST: u32 = 4 + 256;
@@ -36,11 +42,16 @@ const PIECE: usize = 1 << 18;
 pub struct Tokenizer {
     model: Model,
     json: String,
+    end: u32,
+    vocabulary: u32,
 }
 
 impl Tokenizer {
     /// Trains on text. Where the text is too small for so many tokens, there will be fewer.
-    pub fn train<'a>(text: impl Iterator<Item = &'a str> + Send, vocabulary: u32) -> Result<Self> {
+    pub fn train<S: AsRef<str>>(
+        text: impl Iterator<Item = S> + Send,
+        vocabulary: u32,
+    ) -> Result<Self> {
         if vocabulary < SMALLEST {
             return Err(Error::Tokenizer(format!(
                 "a vocabulary of {vocabulary} is too small; the bytes and the special tokens alone are {SMALLEST}"
@@ -55,29 +66,76 @@ impl Tokenizer {
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .build();
         let mut model = untrained()?;
-        model
-            .train(&mut trainer, text.flat_map(pieces))
-            .map_err(refused)?;
+        let text = text.flat_map(|document| {
+            let owned = pieces(document.as_ref()).map(str::to_owned);
+            owned.collect::<Vec<_>>()
+        });
+        model.train(&mut trainer, text).map_err(refused)?;
         Self::of_json(model.to_string(true).map_err(refused)?)
     }
 
-    /// Reads what [`Tokenizer::save`] wrote.
+    /// Reads a `tokenizer.json`: one that [`Tokenizer::save`] wrote, or anybody's.
     pub fn load(path: &Path) -> Result<Self> {
-        Self::of_json(std::fs::read_to_string(path).map_err(Error::io("open", path))?)
+        let size = std::fs::metadata(path)
+            .map_err(Error::io("open", path))?
+            .len();
+        if size > MOST_BYTES {
+            let problem = format!("more than the {MOST_BYTES} that a tokenizer may have");
+            return Err(Error::format(path, "length", size, problem));
+        }
+        Self::parse(path, &std::fs::read(path).map_err(Error::io("open", path))?)
+    }
+
+    /// A tokenizer from the bytes of its file.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let text = str::from_utf8(bytes).map_err(|e| {
+            Error::format(
+                path,
+                "content",
+                format!("byte {}", e.valid_up_to()),
+                "not UTF-8",
+            )
+        })?;
+        Self::of_json(text.to_owned()).map_err(|error| match error {
+            Error::Tokenizer(problem) => {
+                Error::format(path, "content", format!("`{problem}`"), "not a tokenizer")
+            }
+            other => other,
+        })
     }
 
     fn of_json(json: String) -> Result<Self> {
         let mut model = Model::from_str(&json).map_err(refused)?;
+        let end = ENDS.iter().find_map(|end| model.token_to_id(end));
+        let end = end.ok_or_else(|| {
+            Error::Tokenizer(format!(
+                "none of its tokens ends a document: {}",
+                ENDS.join(", ")
+            ))
+        })?;
+        let largest = model.get_vocab(true).into_values().max();
+        let vocabulary = largest.map_or(0, |id| id.saturating_add(1));
         // `</s>` in a user's text is five characters and no end of a document.
         model.set_encode_special_tokens(true);
-        Ok(Self { model, json })
+        Ok(Self {
+            model,
+            json,
+            end,
+            vocabulary,
+        })
     }
 
     /// Writes the file that the `tokenizers` library and its users read.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut file = Aside::create(path)?;
         file.write(self.json.as_bytes())?;
-        file.finish()
+        file.finish()?;
+        Ok(())
+    }
+
+    /// Id of the token that ends a document.
+    pub const fn end_of_document(&self) -> u32 {
+        self.end
     }
 
     /// SHA-256 of the file, in hexadecimal.
@@ -85,9 +143,9 @@ impl Tokenizer {
         hexadecimal(&Sha256::digest(&self.json))
     }
 
-    /// How many tokens there are.
-    pub fn vocabulary(&self) -> u32 {
-        u32::try_from(self.model.get_vocab_size(true)).expect("ids are 32 bits wide")
+    /// One more than the largest id of a token.
+    pub const fn vocabulary(&self) -> u32 {
+        self.vocabulary
     }
 
     /// The tokens of a document and its end.
@@ -101,7 +159,7 @@ impl Tokenizer {
                     .get_ids(),
             );
         }
-        tokens.push(END_OF_DOCUMENT);
+        tokens.push(self.end);
         Ok(tokens)
     }
 
@@ -223,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_vocabulary_without_room_for_the_bytes_is_refused() {
-        let error = Tokenizer::train(std::iter::empty(), 259)
+        let error = Tokenizer::train(std::iter::empty::<&str>(), 259)
             .err()
             .unwrap()
             .to_string();

@@ -1,6 +1,10 @@
 //! Whether a dataset fits a model: asked before a run is submitted, so that a run never starts
 //! only to fail on its first sample.
 
+mod damage;
+
+pub use damage::{Damage, Examined, examine};
+
 use crate::aside::with_ending;
 use crate::build::Meta;
 use crate::indexed::{Indexed, bin_path, idx_path};

@@ -1,8 +1,10 @@
 //! Run specs. Their numbers are judged by `RunSpec::flaws`, not here.
 
-use crate::check::{Malformed, part, run_id, text};
+use crate::check::{Malformed, list, part, run_id, text};
 use crate::wire;
-use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::spec::{
+    Checkpoint, Data, DataPart, Deadlines, Model, Optimizer, Recovery, RunSpec, Train,
+};
 
 /// Both ways between a message and a struct of core whose fields have the same names and types.
 macro_rules! same_fields {
@@ -64,8 +66,37 @@ impl TryFrom<wire::TrainSpec> for Train {
 }
 
 impl From<Data> for wire::DataSpec {
-    fn from(Data { prefix }: Data) -> Self {
-        Self { prefix }
+    fn from(Data { prefix, blend }: Data) -> Self {
+        let blend = blend.into_iter().map(Into::into).collect();
+        Self { prefix, blend }
+    }
+}
+
+impl From<DataPart> for wire::DataPart {
+    fn from(
+        DataPart {
+            prefix,
+            weight,
+            documents: [documents_from, documents_to],
+        }: DataPart,
+    ) -> Self {
+        Self {
+            prefix,
+            weight,
+            documents_from,
+            documents_to,
+        }
+    }
+}
+
+impl TryFrom<wire::DataPart> for DataPart {
+    type Error = Malformed;
+    fn try_from(part: wire::DataPart) -> Result<Self, Malformed> {
+        Ok(Self {
+            prefix: text(part.prefix, "prefix")?,
+            weight: part.weight,
+            documents: [part.documents_from, part.documents_to],
+        })
     }
 }
 
@@ -74,6 +105,7 @@ impl TryFrom<wire::DataSpec> for Data {
     fn try_from(data: wire::DataSpec) -> Result<Self, Malformed> {
         Ok(Self {
             prefix: text(data.prefix, "prefix")?,
+            blend: list(data.blend, "blend")?,
         })
     }
 }

@@ -203,6 +203,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
         },
         data: Data {
             prefix: "/data/corpus".to_owned(),
+            ..Data::default()
         },
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),

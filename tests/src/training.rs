@@ -39,6 +39,7 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
         },
         data: Data {
             prefix: data.display().to_string(),
+            ..Data::default()
         },
         checkpoint: Checkpoint {
             directory: checkpoints.display().to_string(),

@@ -5,8 +5,8 @@
 //! know one number, and neither repeats nor skips a sample.
 
 use rebloom_core::skips::Skips;
-use rebloom_core::spec::RunSpec;
-use rebloom_data::Dataset;
+use rebloom_core::spec::{Data, DataPart, RunSpec};
+use rebloom_data::dataset::{Dataset, Weighted};
 use rebloom_runtime::telemetry::chain;
 use std::ops::Range;
 use std::path::Path;
@@ -20,7 +20,9 @@ pub trait Samples: Send {
 }
 
 impl Samples for Arc<Dataset> {
+    /// A run that passes over samples reaches beyond those it asked for, and then begins again.
     fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String> {
+        let k = k % self.samples().max(1);
         Dataset::read(self, k, into).map_err(|error| chain(&error))
     }
 }
@@ -30,23 +32,42 @@ impl Samples for Arc<Dataset> {
 #[derive(Debug, Default)]
 pub struct Shelf(Option<(Asked, Arc<Dataset>)>);
 
-/// What makes two orders of samples the same: prefix, sequence, seed, and samples of the whole run.
-type Asked = (String, u32, u64, u64);
+/// What makes two orders of samples the same: data, sequence, seed, and samples of the whole run.
+type Asked = (Data, u32, u64, u64);
 
 impl Shelf {
     /// The dataset of a run, opened unless it is at hand.
     pub fn open(&mut self, spec: &RunSpec) -> Result<Box<dyn Samples>, String> {
         let (train, model) = (&spec.train, &spec.model);
         let all = train.steps * u64::from(train.global_batch);
-        let asked = (spec.data.prefix.clone(), model.sequence, train.seed, all);
+        let asked = (spec.data.clone(), model.sequence, train.seed, all);
         if let Some((_, dataset)) = self.0.as_ref().filter(|(known, _)| *known == asked) {
             return Ok(Box::new(Arc::clone(dataset)));
         }
-        let prefix = Path::new(&spec.data.prefix);
-        let dataset = Dataset::open(prefix, model.sequence, train.seed, all);
+        let dataset = match spec.data.blend.as_slice() {
+            [] => Dataset::open(
+                Path::new(&spec.data.prefix),
+                model.sequence,
+                train.seed,
+                all,
+            ),
+            parts => {
+                let parts: Vec<Weighted> = parts.iter().map(weighted).collect();
+                Dataset::blended(&parts, model.sequence, train.seed, all)
+            }
+        };
         let dataset = Arc::new(dataset.map_err(|error| chain(&error))?);
         self.0 = Some((asked, Arc::clone(&dataset)));
         Ok(Box::new(dataset))
+    }
+}
+
+fn weighted(part: &DataPart) -> Weighted {
+    let [from, to] = part.documents;
+    Weighted {
+        prefix: part.prefix.clone().into(),
+        weight: part.weight,
+        documents: (from, to),
     }
 }
 

@@ -244,6 +244,7 @@ mod tests {
         let state = Some(state.to_owned());
         args::Up {
             text: None,
+            said: args::Permission::default(),
             steps: None,
             state,
             keep: false,

@@ -8,8 +8,9 @@ use crate::format::line;
 use crate::spec_file::SpecFile;
 use crate::tls;
 use rebloom_core::id::NodeId;
-use rebloom_data::corpus::Corpus;
+use rebloom_data::corpus::{Corpus, udhr};
 use rebloom_data::indexed::{bin_path, idx_path};
+use rebloom_data::sources::Sources;
 use rebloom_runtime::files;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub(super) fn all(home: &Home, args: &args::Up) -> Result<SpecFile, Failure> {
     if path.exists() {
         matches_wish(home, args)?;
     } else {
-        let prefix = dataset(home, args.text.as_deref())?;
+        let prefix = dataset(home, args)?;
         files::write(
             &path,
             spec(home, &prefix, args.steps.unwrap_or(STEPS)).as_bytes(),
@@ -77,26 +78,39 @@ fn matches_wish(home: &Home, args: &args::Up) -> Result<(), Failure> {
 }
 
 /// Builds the dataset that a new run trains on.
-fn dataset(home: &Home, text: Option<&Path>) -> Result<PathBuf, Failure> {
-    let (corpus, prefix) = match text {
-        Some(text) => (Corpus::text(text), text_prefix(home, text)?),
+fn dataset(home: &Home, args: &args::Up) -> Result<PathBuf, Failure> {
+    let (corpus, prefix) = match &args.text {
+        Some(text) => (
+            data::corpus_of_text(text, &args.said)?,
+            text_prefix(home, text)?,
+        ),
         None => {
             line("data: the Universal Declaration of Human Rights, in the languages of ROOTS");
-            (
-                Corpus::roots(&corpus_folder(home)?),
-                home.path("data").join("roots"),
-            )
+            (roots(home)?, home.path("data").join("roots"))
         }
     };
-    let corpus =
-        corpus.map_err(|error| Failure::BadInput(rebloom_runtime::telemetry::chain(&error)))?;
     let meta = data::make(&corpus, &prefix, VOCAB, |text| {
         line(&format!("data: {text}"))
     })?;
-    meta.iter()
-        .flat_map(data::said)
+    data::said(&meta)
+        .iter()
         .for_each(|text| line(&format!("data: {text}")));
     Ok(prefix)
+}
+
+/// The built-in corpus, with the sources file that lists it.
+fn roots(home: &Home) -> Result<Corpus, Failure> {
+    let bad = |error| Failure::BadInput(rebloom_runtime::telemetry::chain(&error));
+    let sources = udhr::sources(&corpus_folder(home)?).map_err(bad)?;
+    let path = home.path("data").join("roots.sources.yaml");
+    files::create_directory(&home.path("data"))?;
+    let head = "# What `rebloom up` trains on; docs/data.md explains the fields.\n";
+    files::write(&path, format!("{head}{}", sources.to_yaml()).as_bytes())?;
+    line(&format!(
+        "data: its sources are listed in {}",
+        path.display()
+    ));
+    Sources::open(&path).map_err(bad)
 }
 
 /// Builds a dataset of ours again if its files are gone. One that is there stays as it is, even if
@@ -108,7 +122,7 @@ fn rebuild(home: &Home, args: &args::Up, prefix: &Path) -> Result<(), Failure> {
         None => home.path("data").join("roots"),
     };
     if !there && prefix == ours {
-        dataset(home, args.text.as_deref())?;
+        dataset(home, args)?;
     }
     Ok(())
 }
@@ -137,7 +151,7 @@ fn corpus_folder(home: &Home) -> Result<PathBuf, Failure> {
     candidates.find(|folder| folder.is_dir()).ok_or_else(|| {
         Failure::Failed(
             "the corpus is not there (.rebloom/corpus/udhr); `cargo xtask setup` fetches it, \
-             or train on text of your own with --text DIR"
+             or train on text of your own with --text DIR --permission WHOSE"
                 .to_owned(),
         )
     })
@@ -196,8 +210,13 @@ mod tests {
 
     fn args(state: &Path, text: Option<&Path>) -> args::Up {
         let (state, text) = (Some(state.to_owned()), text.map(Path::to_owned));
+        let said = args::Permission {
+            permission: Some("ours".to_owned()),
+            ..args::Permission::default()
+        };
         args::Up {
             text,
+            said,
             steps: None,
             state,
             keep: false,

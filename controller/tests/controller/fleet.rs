@@ -362,6 +362,7 @@ pub(crate) fn spec(name: &str) -> RunSpec {
         },
         data: Data {
             prefix: "/data/corpus".to_owned(),
+            ..Data::default()
         },
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),

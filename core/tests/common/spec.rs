@@ -29,6 +29,7 @@ pub(crate) fn spec() -> RunSpec {
         },
         data: Data {
             prefix: "/data/corpus".into(),
+            ..Data::default()
         },
         checkpoint: Checkpoint {
             directory: "/checkpoints".into(),

@@ -1,8 +1,7 @@
 use super::*;
-use crate::corpus::{LANGUAGES, Source};
-use crate::indexed::{bin_path, idx_path};
+use crate::sources::{Entry, Sources};
 use crate::tokenizer::END_OF_DOCUMENT;
-use crate::verify::{Unfit, Wanted, verify};
+use crate::verify::{Unfit, Wanted, examine, verify};
 use tempfile::TempDir;
 
 const WANTED: Wanted = Wanted {
@@ -11,44 +10,58 @@ const WANTED: Wanted = Wanted {
     samples: 100,
 };
 
-fn corpus() -> Corpus {
-    let source = |name: &str, documents: &[&str]| Source {
-        name: name.to_owned(),
-        language: Some("en".to_owned()),
-        licence: Some("MIT".to_owned()),
-        documents: documents.iter().map(|text| text.repeat(5)).collect(),
+const TEXTS: [(&str, &[&str]); 2] = [
+    ("one", &["the quick brown fox ", "jumps over the lazy dog "]),
+    ("two", &["the five boxing wizards jump quickly "]),
+];
+
+/// Two sources, and a file that cannot be used.
+fn corpus(folder: &Path) -> Corpus {
+    let mut listed = Sources {
+        languages: vec!["en".to_owned(), "as".to_owned()],
+        sources: Vec::new(),
     };
-    Corpus {
-        sources: vec![
-            source("one", &["the quick brown fox ", "jumps over the lazy dog "]),
-            source("two", &["the five boxing wizards jump quickly "]),
-        ],
-        lacking: vec![&LANGUAGES[2]],
-        skipped: Vec::new(),
+    for (name, texts) in TEXTS {
+        fs::create_dir_all(folder.join(name)).unwrap();
+        for (at, text) in texts.iter().enumerate() {
+            fs::write(folder.join(format!("{name}/{at}.txt")), text.repeat(5)).unwrap();
+        }
+        let said = |said: &str| Some(said.to_owned());
+        listed.sources.push(Entry {
+            name: name.to_owned(),
+            path: name.into(),
+            language: said("en"),
+            licence: said("MIT"),
+            permission: said("ours"),
+            contact: said("me@example.org"),
+            ..Entry::default()
+        });
     }
+    fs::write(folder.join("two/blank.txt"), " ").unwrap();
+    listed.corpus(&folder.join("sources.yaml")).unwrap()
 }
 
 fn built() -> (TempDir, PathBuf, Meta) {
     let folder = TempDir::new().unwrap();
     let prefix = folder.path().join("data");
-    let built = build(&corpus(), &prefix, 300, |_| {}).unwrap();
+    let built = build(&corpus(folder.path()), &prefix, &SIZE, |_| {}).unwrap();
     assert!(built.fresh);
     (folder, prefix, built.meta)
 }
+
+const SIZE: Vocabulary = Vocabulary::Train(300);
 
 #[test]
 fn a_dataset_decodes_to_its_text() {
     let (_folder, prefix, meta) = built();
     let indexed = Indexed::open(&prefix).unwrap();
     let tokenizer = Tokenizer::load(&tokenizer_path(&prefix)).unwrap();
-    let corpus = corpus();
-    let documents: Vec<&String> = corpus
-        .sources
+    let texts: Vec<String> = TEXTS
         .iter()
-        .flat_map(|source| &source.documents)
+        .flat_map(|(_, texts)| texts.iter().map(|text| text.repeat(5)))
         .collect();
-    assert_eq!(indexed.sequences(), documents.len());
-    for (at, document) in documents.into_iter().enumerate() {
+    assert_eq!(indexed.sequences(), texts.len());
+    for (at, text) in texts.iter().enumerate() {
         let mut tokens = vec![0; indexed.size(at) as usize];
         indexed.read(at, 0, &mut tokens);
         let tokens: Vec<u32> = tokens
@@ -56,31 +69,41 @@ fn a_dataset_decodes_to_its_text() {
             .map(|token| u32::try_from(token).unwrap())
             .collect();
         assert_eq!(tokens.last(), Some(&END_OF_DOCUMENT));
-        assert_eq!(tokenizer.decode(&tokens).unwrap(), *document);
+        assert_eq!(tokenizer.decode(&tokens).unwrap(), *text);
     }
     assert_eq!((meta.documents, meta.tokens), (3, indexed.tokens()));
-    assert_eq!(
-        meta.sources.iter().map(|source| source.tokens).sum::<u64>(),
-        meta.tokens
-    );
-    assert_eq!(
-        meta.sources[1].bytes,
-        corpus.sources[1].documents[0].len() as u64
-    );
+    let tokens: u64 = meta.sources.iter().map(|source| source.tokens).sum();
+    assert_eq!(tokens, meta.tokens);
+    assert_eq!(meta.sources[1].bytes, texts[2].len() as u64);
+    assert_eq!(meta.sources[1].permission.as_deref(), Some("ours"));
     assert_eq!(meta.lacking, [("as".to_owned(), "Assamese".to_owned())]);
+    assert_eq!(meta.left_out(), 1);
+    assert_eq!(meta.sources[1].left_out.counts["empty"], 1);
+    assert!(
+        meta.sources[1].left_out.named[0]
+            .path
+            .ends_with("two/blank.txt")
+    );
     assert_eq!(Meta::read(&prefix).unwrap(), Some(meta));
 }
 
 #[test]
 fn the_same_inputs_are_not_built_twice_and_others_are() {
-    let (_folder, prefix, meta) = built();
-    let again = build(&corpus(), &prefix, 300, |step| panic!("{step:?}")).unwrap();
-    assert_eq!(again, Built { meta, fresh: false });
-    assert!(build(&corpus(), &prefix, 299, |_| {}).unwrap().fresh);
-    let mut other = corpus();
-    other.sources[0].documents[0].push('!');
-    assert!(build(&other, &prefix, 299, |_| {}).unwrap().fresh);
-    assert!(build(&corpus(), &prefix, 300, |_| {}).unwrap().fresh);
+    let (folder, prefix, meta) = built();
+    let corpus = corpus(folder.path());
+    let fresh = |size: u32| {
+        build(&corpus, &prefix, &Vocabulary::Train(size), |_| {})
+            .unwrap()
+            .fresh
+    };
+    let again = build(&corpus, &prefix, &SIZE, |step| {
+        assert!(matches!(step, Progress::Reading { .. }), "{step:?}");
+    });
+    assert_eq!(again.unwrap(), Built { meta, fresh: false });
+    assert!(fresh(299));
+    fs::write(folder.path().join("one/0.txt"), "another text").unwrap();
+    assert!(fresh(299));
+    assert!(fresh(300));
     for path in [
         bin_path(&prefix),
         tokenizer_path(&prefix),
@@ -88,27 +111,125 @@ fn the_same_inputs_are_not_built_twice_and_others_are() {
     ] {
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
-        assert!(
-            build(&corpus(), &prefix, 300, |_| {}).unwrap().fresh,
-            "{}",
-            path.display()
-        );
+        assert!(fresh(300), "{}", path.display());
         assert_eq!(fs::read(&path).unwrap(), bytes);
     }
 }
 
 #[test]
-fn progress_goes_from_training_to_writing() {
+fn progress_goes_from_reading_to_writing() {
     let folder = TempDir::new().unwrap();
     let mut steps = Vec::new();
-    build(&corpus(), &folder.path().join("x"), 300, |step| {
+    let corpus = corpus(folder.path());
+    build(&corpus, &folder.path().join("x"), &SIZE, |step| {
         steps.push(step)
     })
     .unwrap();
-    assert!(matches!(steps[0], Progress::Training { bytes } if bytes > 300));
-    assert_eq!(steps[1], Progress::Encoding { done: 1, all: 3 });
-    assert_eq!(steps[3], Progress::Encoding { done: 3, all: 3 });
-    assert_eq!(steps[4..], [Progress::Writing]);
+    assert!(matches!(steps[2], Progress::Reading { done, all } if done + 1 == all));
+    assert!(matches!(steps[3], Progress::Training { bytes } if bytes > 300));
+    assert_eq!(steps[4], Progress::Encoding { done: 1, all: 3 });
+    assert_eq!(steps[6], Progress::Encoding { done: 3, all: 3 });
+    assert_eq!(steps[7..], [Progress::Writing]);
+}
+
+#[test]
+fn parts_of_a_blend_share_the_tokenizer_of_the_whole() {
+    let (folder, prefix, whole) = built();
+    let corpus = corpus(folder.path());
+    let parts = build_separate(&corpus, &folder.path().join("mix"), &SIZE, |_| {}).unwrap();
+    let names: Vec<_> = parts
+        .iter()
+        .map(|(prefix, _)| prefix.file_name().unwrap())
+        .collect();
+    assert_eq!(names, ["mix-one", "mix-two"]);
+    let metas: Vec<&Meta> = parts.iter().map(|(_, built)| &built.meta).collect();
+    assert!(
+        metas
+            .iter()
+            .all(|meta| meta.tokenizer_sha256 == whole.tokenizer_sha256)
+    );
+    assert_eq!(
+        metas.iter().map(|meta| meta.tokens).sum::<u64>(),
+        whole.tokens
+    );
+    // A tokenizer that is given is used as it is, and encodes the same.
+    let given = Vocabulary::Given(tokenizer_path(&prefix));
+    let again = build(&corpus, &folder.path().join("again"), &given, |_| {}).unwrap();
+    assert_eq!(again.meta.bin_sha256, whole.bin_sha256);
+}
+
+#[test]
+fn a_corpus_without_text_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let mut corpus = corpus(folder.path());
+    corpus.sources.remove(0);
+    fs::write(folder.path().join("two/0.txt"), "").unwrap();
+    let error = build(&corpus, &folder.path().join("x"), &SIZE, |_| {}).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("none of its 2 files can be used; "),
+        "{error}"
+    );
+    assert!(error.ends_with("two/0.txt is empty"), "{error}");
+}
+
+/// What examining says, without the folder.
+fn damage(prefix: &Path) -> Vec<String> {
+    let found = examine(prefix, |_, _| ()).damage;
+    let folder = format!("{}/", prefix.parent().unwrap().display());
+    found
+        .iter()
+        .map(|d| d.to_string().replace(&folder, ""))
+        .collect()
+}
+
+#[test]
+fn every_damage_is_found_and_named() {
+    let (_folder, prefix, meta) = built();
+    let mut heard = (0, 0);
+    let whole = examine(&prefix, |done, all| heard = (done, all));
+    assert_eq!(
+        (whole.damage, whole.documents, whole.page),
+        (Vec::new(), 3, Some(meta.clone()))
+    );
+    assert!(heard.0 == heard.1 && heard.0 > 100);
+    let (bin, idx) = (bin_path(&prefix), idx_path(&prefix));
+    let (tokens, index) = (fs::read(&bin).unwrap(), fs::read(&idx).unwrap());
+    let mut flipped = tokens.clone();
+    flipped[1] = 0xff;
+    fs::write(&bin, &flipped).unwrap();
+    let found = damage(&prefix);
+    assert!(found[0].starts_with("data.bin: sha256 is "), "{found:?}");
+    assert!(
+        found[1].starts_with("data.bin: tokens are outside the vocabulary of 300 in 1 places"),
+        "{found:?}"
+    );
+    fs::write(&bin, &tokens[..tokens.len() - 2]).unwrap();
+    let found = damage(&prefix);
+    assert!(
+        found[1].starts_with("data.idx: pointers[2] is "),
+        "{found:?}"
+    );
+    fs::write(&bin, [tokens.as_slice(), &[0; 6]].concat()).unwrap();
+    assert!(damage(&prefix)[1].ends_with("has 6 bytes that belong to no document"));
+    fs::write(&bin, &tokens).unwrap();
+    fs::write(&idx, &index[..50]).unwrap();
+    assert!(
+        damage(&prefix)[1].starts_with("data.idx: length is 50"),
+        "{:?}",
+        damage(&prefix)
+    );
+    fs::write(&idx, &index).unwrap();
+    fs::write(tokenizer_path(&prefix), "{}").unwrap();
+    assert!(
+        damage(&prefix)[0].starts_with("data.tokenizer.json: content is"),
+        "{:?}",
+        damage(&prefix)
+    );
+    fs::remove_file(tokenizer_path(&prefix)).unwrap();
+    assert!(damage(&prefix)[0].starts_with("data.tokenizer.json: file cannot be read"));
+    fs::write(meta_path(&prefix), "{").unwrap();
+    assert!(damage(&prefix)[0].starts_with("data.json: content is"));
 }
 
 fn refused(prefix: &Path, wanted: Wanted) -> Unfit {
@@ -157,10 +278,10 @@ fn a_missing_or_damaged_dataset_is_refused() {
 #[test]
 fn files_that_do_not_belong_together_are_refused() {
     let (_folder, prefix, _) = built();
-    let (_other_folder, other, _) = built();
-    let mut shorter = corpus();
+    let (other_folder, other, _) = built();
+    let mut shorter = corpus(other_folder.path());
     shorter.sources.pop();
-    build(&shorter, &other, 300, |_| {}).unwrap();
+    build(&shorter, &other, &SIZE, |_| {}).unwrap();
     fs::copy(meta_path(&other), meta_path(&prefix)).unwrap();
     assert!(refused(&prefix, WANTED).problem.contains("its .json says"));
     fs::write(meta_path(&prefix), "{}").unwrap();

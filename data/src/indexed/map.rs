@@ -1,4 +1,4 @@
-//! A file mapped for reading.
+//! A file mapped for reading, or held in memory.
 #![allow(
     unsafe_code,
     reason = "a mapping is only sound while nobody cuts the file short"
@@ -13,7 +13,13 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct Map {
     path: PathBuf,
-    map: Mmap,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    Held(Vec<u8>),
 }
 
 impl Map {
@@ -25,8 +31,16 @@ impl Map {
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         Ok(Self {
             path: path.to_owned(),
-            map,
+            bytes: Bytes::Mapped(map),
         })
+    }
+
+    /// Bytes that are in memory, under the name of a file.
+    pub(super) fn held(path: &Path, bytes: Vec<u8>) -> Self {
+        Self {
+            path: path.to_owned(),
+            bytes: Bytes::Held(bytes),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -34,12 +48,15 @@ impl Map {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.map
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Held(bytes) => bytes,
+        }
     }
 
     /// `N` bytes, which must be there.
     pub(super) fn take<const N: usize>(&self, at: usize) -> [u8; N] {
-        self.map[at..at + N]
+        self.bytes()[at..at + N]
             .try_into()
             .expect("the slice has N bytes")
     }

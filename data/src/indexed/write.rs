@@ -57,8 +57,9 @@ impl Writer {
             .push(i64::try_from(self.sizes.len()).expect("sequences in memory fit an i64"));
     }
 
-    /// Puts both files on the disk, the index last: it is what makes the tokens a dataset.
-    pub fn finish(self) -> Result<()> {
+    /// Puts both files on the disk, the index last: it is what makes the tokens a dataset. Returns
+    /// the SHA-256 of the tokens and of the index.
+    pub fn finish(self) -> Result<(String, String)> {
         let mut idx = Aside::create(&idx_path(&self.prefix))?;
         idx.write(MAGIC)?;
         idx.write(&VERSION.to_le_bytes())?;
@@ -76,7 +77,6 @@ impl Writer {
         for document in &self.documents {
             idx.write(&document.to_le_bytes())?;
         }
-        self.bin.finish()?;
-        idx.finish()
+        Ok((self.bin.finish()?, idx.finish()?))
     }
 }

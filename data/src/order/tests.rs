@@ -196,32 +196,3 @@ fn what_cannot_be_ordered_is_refused() {
         "sample 1 is not one of the 1 of this order"
     );
 }
-
-#[test]
-fn a_blend_is_megatrons() {
-    let found: Vec<(usize, u64)> = blend(&[0.5, 0.3, 0.2], 20).collect();
-    let expected = [
-        (0, 0),
-        (1, 0),
-        (2, 0),
-        (0, 1),
-        (1, 1),
-        (0, 2),
-        (2, 1),
-        (0, 3),
-        (1, 2),
-        (0, 4),
-        (0, 5),
-        (1, 3),
-        (2, 2),
-        (0, 6),
-        (1, 4),
-        (0, 7),
-        (2, 3),
-        (0, 8),
-        (1, 5),
-        (0, 9),
-    ];
-    assert_eq!(found, expected);
-    assert_eq!(blend(&[], 5).count(), 0);
-}

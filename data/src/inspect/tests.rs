@@ -1,0 +1,101 @@
+use super::*;
+use crate::build::{Vocabulary, build};
+use crate::sources::Sources;
+use std::fs;
+
+const LISTED: &str = "\
+languages: [en, fr]
+sources:
+  - {name: a, path: a.jsonl, language: en, licence: MIT, permission: <ours>, contact: me}
+  - {name: b, path: b.jsonl, language: en, licence: CC0-1.0, permission: ours, contact: me}
+";
+
+/// Source a has a text twice; source b has one of a, and one that is much like one of a.
+fn listed() -> (tempfile::TempDir, Corpus) {
+    let folder = tempfile::tempdir().unwrap();
+    let long = |n: u32| {
+        (0..300)
+            .map(|k| format!("{} ", (k * (n + 3) * 7919 + n) % 9973))
+            .collect::<String>()
+    };
+    let lines = |texts: &[String]| -> String {
+        let line = |text: &String| format!("{}\n", serde_json::json!({"text": text}));
+        texts.iter().map(line).collect()
+    };
+    let a = [long(1), long(2), long(1), "<script>".to_owned()];
+    let b = [long(2), format!("{} and more", long(1)), long(3)];
+    fs::write(
+        folder.path().join("a.jsonl"),
+        lines(&a) + "{\"text\": \"torn",
+    )
+    .unwrap();
+    fs::write(folder.path().join("b.jsonl"), lines(&b)).unwrap();
+    let listed = Sources::parse(Path::new("s"), LISTED.as_bytes()).unwrap();
+    let corpus = listed.corpus(&folder.path().join("s.yaml")).unwrap();
+    (folder, corpus)
+}
+
+#[test]
+fn sizes_duplicates_and_samples_are_told_by_source() {
+    let (_folder, listed) = listed();
+    let mut heard = 0;
+    let report = corpus(&listed, 2, |bytes| heard = bytes);
+    let (a, b) = (&report.sources[0], &report.sources[1]);
+    assert_eq!(
+        (a.all.documents, a.repeated.documents, a.near.documents),
+        (4, 1, 0)
+    );
+    assert_eq!(
+        (b.all.documents, b.elsewhere.documents, b.near.documents),
+        (3, 1, 1)
+    );
+    assert_eq!(
+        (b.repeated, a.elsewhere),
+        (Amount::default(), Amount::default())
+    );
+    assert_eq!(a.left_out.all(), 1);
+    assert_eq!(heard, a.all.bytes + b.all.bytes);
+    assert_eq!(a.sizes.iter().sum::<u64>(), 4);
+    assert_eq!(a.sizes[3], 1, "eight bytes");
+    assert_eq!(a.samples.len(), 2);
+    assert_eq!(
+        report.compared, 4,
+        "exact duplicates and the short text are not compared"
+    );
+    assert_eq!(report.lacking, [("fr".to_owned(), "French".to_owned())]);
+    assert_eq!(report.languages()["en"].documents, 7);
+    assert_eq!(report, corpus(&listed, 2, |_| ()));
+}
+
+#[test]
+fn a_dataset_tells_the_same_as_its_sources() {
+    let (folder, listed) = listed();
+    let prefix = folder.path().join("data");
+    build(&listed, &prefix, &Vocabulary::Train(400), |_| ()).unwrap();
+    let built = dataset(&prefix, 2, |_| ()).unwrap();
+    let mut expected = corpus(&listed, 2, |_| ());
+    for (source, built) in expected.sources.iter_mut().zip(&built.sources) {
+        assert!(built.tokens > Some(0));
+        source.tokens = built.tokens;
+    }
+    assert_eq!(built, expected);
+    fs::remove_file(folder.path().join("data.json")).unwrap();
+    let error = dataset(&prefix, 2, |_| ()).unwrap_err().to_string();
+    assert!(error.contains("its sources are not known"), "{error}");
+}
+
+#[test]
+fn the_page_stands_alone_and_escapes_what_is_not_its_own() {
+    let (_folder, listed) = listed();
+    let page = page("a <title>", &corpus(&listed, 9, |_| ()));
+    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+    assert!(page.contains("a &lt;title&gt;") && page.contains("&lt;script&gt;"));
+    assert!(
+        !page.contains("<script") && !page.contains("http"),
+        "nothing runs, nothing is fetched"
+    );
+    assert!(page.matches("<svg").count() >= 3);
+    for name in ["CC0-1.0", "&lt;ours&gt;", "French", "cut off"] {
+        assert!(page.contains(name), "{name}");
+    }
+}
