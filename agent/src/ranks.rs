@@ -16,6 +16,7 @@ use rebloom_core::supervisor::Event;
 use rebloom_core::time::Instant;
 use rebloom_core::word::ToWorker;
 use rebloom_proto::rank::ToRank;
+use rebloom_runtime::clock::monotonic;
 use rebloom_runtime::flight::Tower;
 use rebloom_runtime::standby::Assignment;
 use std::collections::BTreeMap;
@@ -59,7 +60,7 @@ impl Launch {
 #[derive(Debug)]
 struct Entry {
     process: Arc<Process>,
-    tower: Tower,
+    tower: Arc<Tower>,
     /// The newest word to it.
     word: Option<ToWorker>,
     connection: Option<Connection>,
@@ -203,20 +204,25 @@ impl Ranks {
     }
 
     fn keep(&mut self, run: RunId, rank: Rank, process: Process, tower: Tower) {
-        let process = Arc::new(process);
+        let (process, tower) = (Arc::new(process), Arc::new(tower));
         self.roster.add(process.pid, run.clone(), rank);
         let (watched, inputs) = (Arc::clone(&process), self.inputs.clone());
+        let page = Arc::clone(&tower);
         let whose = (run.clone(), rank);
         tokio::spawn(async move {
             let exit = watched.ended().await;
+            let noticed = monotonic();
             let (run, rank) = whose;
-            // The kernel does not say when a process ended; the pidfd wakes within a millisecond.
+            // The kernel does not say when a process ended, but its page says when it last ran.
+            let alive = Some(page.read().pulse).filter(|pulse| *pulse > 0);
+            let gone_since = alive.map(|pulse| noticed.since(Instant::from_nanos(pulse)));
             let event = Event::Exited {
                 run,
                 rank,
                 pid: watched.pid,
                 exit,
-                noticed_after_nanos: None,
+                noticed_after_nanos: gone_since
+                    .and_then(|span| u64::try_from(span.as_nanos()).ok()),
             };
             // The driver is only gone when the agent ends.
             drop(inputs.send(Input::Event(event)).await);
@@ -337,7 +343,7 @@ impl Ranks {
     fn tower(&self, run: &RunId, rank: Rank) -> Option<&Tower> {
         self.entries
             .get(&(run.clone(), rank))
-            .map(|entry| &entry.tower)
+            .map(|entry| entry.tower.as_ref())
     }
 
     /// SIGKILLs the process of a rank, or a stray that claimed to be it.

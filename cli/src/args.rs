@@ -184,6 +184,29 @@ pub(crate) enum RunCommand {
     /// Tell what happened to a run: every incident, its cause, what was done, and what it cost
     #[command(after_help = "Example:\n  rebloom run explain night-run")]
     Explain(OneRun),
+    /// Write the story of a run, as people keep it by hand: figures, diary, where the time went
+    #[command(
+        after_help = "Example:\n  rebloom run chronicle night-run --format html -o night-run.html"
+    )]
+    Chronicle {
+        #[command(flatten)]
+        run: OneRun,
+        /// How it is written; html is one page that needs nothing else
+        #[arg(long, value_enum, default_value_t = ChronicleFormat::Md)]
+        format: ChronicleFormat,
+        /// Where it is written to [default: standard output]
+        #[arg(short = 'f', long = "file", value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+}
+
+/// How a chronicle is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ChronicleFormat {
+    /// Markdown.
+    Md,
+    /// One page of HTML.
+    Html,
 }
 
 /// A node by name.

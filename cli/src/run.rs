@@ -1,11 +1,12 @@
 //! `rebloom run`: submit, show and steer runs.
 
-use crate::args::{Global, OneRun, RunCommand};
+use crate::args::{ChronicleFormat, Global, OneRun, RunCommand};
 use crate::explain;
 use crate::failure::Failure;
 use crate::format::{self, Output, ago, count, ettr, or_dash, short};
 use crate::spec_file::SpecFile;
 use crate::{data, logs, watch};
+use rebloom_core::chronicle::Chronicle;
 use rebloom_core::engine::{Answer, RunView};
 use rebloom_core::order::Stop;
 use rebloom_core::time::Instant;
@@ -80,6 +81,22 @@ pub(crate) async fn run(command: RunCommand, global: &Global) -> Result<(), Fail
             }
             let now = Wall::starting_at_least(Instant::ZERO).now();
             format::print_bytes(explain::story(&run, now).as_bytes());
+            Ok(())
+        }
+        RunCommand::Chronicle { run, format, file } => {
+            let run = target.connect().await?.meant(run.run.as_ref()).await?;
+            let now = Wall::starting_at_least(Instant::ZERO).now();
+            let chronicle = Chronicle::of(&run, now);
+            let text = match format {
+                ChronicleFormat::Md => chronicle.markdown(),
+                ChronicleFormat::Html => chronicle.html(),
+            };
+            match file {
+                None => format::print_bytes(text.as_bytes()),
+                Some(path) => std::fs::write(&path, text).map_err(|error| {
+                    Failure::Failed(format!("cannot write {}: {error}", path.display()))
+                })?,
+            }
             Ok(())
         }
     }
@@ -214,7 +231,26 @@ fn get(run: &RunView, output: Output) -> Result<(), Failure> {
         or_dash(crate::view::newest_sealed(run).map(|id| id.directory())),
     );
     field("incidents", run.incidents.len().to_string());
-    field("ETTR", ettr(&run.ledger));
+    let hour = or_dash(run.ettr_hour.map(|ratio| format!("{ratio:.3}")));
+    field(
+        "ETTR",
+        format!("{}, {hour} in the last hour", ettr(&run.ledger)),
+    );
+    let device_time = run.ledger.device_time();
+    let device_hours = device_time.as_secs_f64() / 3600.0;
+    let energy = run.tariff.of(device_time).map(|cost| {
+        format!(
+            ", {:.2} kWh, {:.2} kg CO2e",
+            cost.kilowatt_hours, cost.kilograms
+        )
+    });
+    field(
+        "cost",
+        format!(
+            "{device_hours:.2} device-hours{}",
+            energy.unwrap_or_default()
+        ),
+    );
     if !run.ranks.is_empty() {
         format::line("");
         ranks(run);

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use rebloom_core::engine::Limits;
+use rebloom_core::footprint::{REGIONS, Tariff, intensity};
 use rebloom_core::time::Duration;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -38,6 +39,15 @@ pub struct Args {
     /// Records of the journal between two snapshots
     #[arg(long, value_name = "RECORDS", default_value_t = 4096)]
     snapshot_every: u32,
+    /// Whose electricity it is, for the account of CO2: a country such as fr, or grams per kilowatt-hour
+    #[arg(long, value_name = "REGION", default_value = "world")]
+    region: String,
+    /// Watts of one device, where its name does not say it
+    #[arg(long, value_name = "WATTS")]
+    device_watts: Option<f64>,
+    /// Power usage effectiveness of the site: all its power by that of its machines
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0)]
+    pue: f64,
     /// Log lines as JSON objects
     #[arg(long)]
     pub log_json: bool,
@@ -105,6 +115,7 @@ impl TryFrom<Args> for Config {
                 lost.saturating_mul(2),
                 ", which is at least twice --silent-after-ms and --rejoin-within-ms",
             )?,
+            tariff: tariff(&args)?,
             ..Limits::default()
         };
         if !SNAPSHOT_EVERY.contains(&args.snapshot_every) {
@@ -145,6 +156,40 @@ impl TryFrom<Args> for Config {
             limits,
         })
     }
+}
+
+/// What energy costs where the cluster is.
+fn tariff(args: &Args) -> Result<Tariff, BadArgument> {
+    let bad = |argument, value: String, problem: &str| BadArgument {
+        argument,
+        value,
+        problem: problem.to_owned(),
+    };
+    let given = || {
+        args.region
+            .parse()
+            .ok()
+            .filter(|grams| (0.0..=2000.0).contains(grams))
+    };
+    let known: Vec<_> = REGIONS.iter().map(|(name, _)| *name).collect();
+    let problem = format!("use grams per kilowatt-hour or one of {}", known.join(", "));
+    let grams_per_kwh = intensity(&args.region)
+        .or_else(given)
+        .ok_or_else(|| bad("region", args.region.clone(), &problem))?;
+    if !(1.0..=5.0).contains(&args.pue) {
+        return Err(bad("pue", args.pue.to_string(), "use 1 to 5"));
+    }
+    if let Some(watts) = args
+        .device_watts
+        .filter(|watts| !(0.0..=10_000.0).contains(watts))
+    {
+        return Err(bad("device-watts", watts.to_string(), "use 0 to 10000"));
+    }
+    Ok(Tariff {
+        watts: args.device_watts,
+        effectiveness: args.pue,
+        grams_per_kwh,
+    })
 }
 
 #[cfg(test)]

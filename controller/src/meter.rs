@@ -48,6 +48,7 @@ impl Meter {
         page.cluster(seen)?;
         page.runs(&seen.runs)?;
         page.recovery(&seen.runs)?;
+        page.cost(&seen.runs)?;
         TextEncoder::new().encode_to_string(&page.0.gather())
     }
 }
@@ -165,6 +166,48 @@ impl Page {
                 norm.with_label_values(&name).set(value.into());
             }
             tokens.with_label_values(&name).set(tokens_per_second(run));
+        }
+        Ok(())
+    }
+
+    fn cost(&self, runs: &[RunView]) -> Outcome {
+        let hour = self.gauges(
+            "rebloom_run_ettr_hour",
+            "Effective training time ratio of the last hour",
+            &["run"],
+        )?;
+        let total =
+            |name: &str, help: &str| self.add(CounterVec::new(Opts::new(name, help), &["run"])?);
+        let devices = total(
+            "rebloom_run_device_seconds_total",
+            "Time of all devices of the run together",
+        )?;
+        let energy = total(
+            "rebloom_run_energy_joules_total",
+            "Energy of its devices, where their power is known",
+        )?;
+        let emitted = total(
+            "rebloom_run_co2_grams_total",
+            "CO2 equivalents of that energy",
+        )?;
+        let lost = total("rebloom_run_lost_steps_total", "Steps that were done again")?;
+        for run in runs {
+            let name = [run.spec.name.as_str()];
+            if let Some(ratio) = run.ettr_hour {
+                hour.with_label_values(&name).set(ratio);
+            }
+            let time = run.ledger.device_time();
+            devices.with_label_values(&name).inc_by(time.as_secs_f64());
+            if let Some(cost) = run.tariff.of(time) {
+                energy
+                    .with_label_values(&name)
+                    .inc_by(cost.kilowatt_hours * 3.6e6);
+                emitted
+                    .with_label_values(&name)
+                    .inc_by(cost.kilograms * 1000.0);
+            }
+            let steps: u64 = run.incidents.iter().map(|it| it.lost_steps).sum();
+            lost.with_label_values(&name).inc_by(steps as f64);
         }
         Ok(())
     }

@@ -31,10 +31,11 @@ pub use event::{Ask, Event, Ticket};
 pub use fact::{Fact, Record};
 pub use state::State;
 pub use view::{
-    CheckpointState, Incident, Ledger, NodeState, NodeView, Placement, RankView, RunState, RunView,
-    Rung, Seating, Spend,
+    CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, Placement, RankView,
+    RunState, RunView, Rung, Seating, Spend,
 };
 
+use crate::footprint::Tariff;
 use crate::id::{NodeId, RunId};
 use crate::time::{Duration, Instant};
 use hang::Watch;
@@ -55,6 +56,8 @@ pub struct Limits {
     /// Agents and workers that hear from nobody for this long fence themselves; only after it may
     /// a run none of whose nodes can be reached be started elsewhere (S1).
     pub orphan_after: Duration,
+    /// What energy costs where the devices are; their own power is known by their name.
+    pub tariff: Tariff,
     /// Largest share of the fleet that automatic verdicts may withdraw (S8), 0 to 1.
     pub withdraw_share: f64,
 }
@@ -66,6 +69,7 @@ impl Default for Limits {
             silent_after: Duration::from_secs(5),
             rejoin_within: Duration::from_secs(3),
             orphan_after: Duration::from_secs(300),
+            tariff: Tariff::default(),
             withdraw_share: 0.5,
         }
     }
@@ -157,7 +161,18 @@ impl Engine {
 
     /// Tells the engine something.
     pub fn handle(&mut self, now: Instant, event: Event) {
+        self.handle_all(now, [event]);
+    }
+
+    /// Tells the engine several things that came at the same moment, in order; it decides once, after
+    /// the last. For a driver that finds more than one waiting.
+    pub fn handle_all(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) {
         self.begin(now);
+        events.into_iter().for_each(|event| self.take_in(event));
+        self.settle();
+    }
+
+    fn take_in(&mut self, event: Event) {
         match event {
             Event::Ask { ticket, ask } => {
                 let answer = self.ask(ask);
@@ -180,7 +195,6 @@ impl Engine {
                 report,
             } => self.report(&node, session, report),
         }
-        self.settle();
     }
 
     /// Tells the engine that the moment it asked for has come.

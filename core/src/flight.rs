@@ -141,8 +141,8 @@ pub struct Page {
     pub grad_norm: f32,
     /// Nanoseconds the last step took.
     pub step_nanos: u64,
-    /// Grows every few milliseconds as long as the process runs at all, whatever it is doing; 0 where
-    /// nothing makes it grow.
+    /// When the process last ran, whatever it was doing, in nanoseconds on the node's monotonic clock;
+    /// it grows every few milliseconds. 0 where nothing makes it grow.
     pub pulse: u64,
     /// One counter a channel, in the order of [`Channel::ALL`].
     pub counters: [Counter; 8],

@@ -22,8 +22,10 @@
 pub mod blame;
 pub mod cause;
 pub mod checkpoint;
+pub mod chronicle;
 pub mod engine;
 pub mod flight;
+pub mod footprint;
 pub mod id;
 pub mod layout;
 pub mod member;

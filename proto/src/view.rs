@@ -6,9 +6,10 @@ use crate::check::{
 };
 use crate::wire;
 use rebloom_core::engine::{
-    CheckpointState, Incident, Ledger, NodeState, NodeView, RankView, RunState, RunView, Rung,
-    Seating, Spend,
+    CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, RunState, RunView,
+    Rung, Seating, Spend,
 };
+use rebloom_core::footprint::Tariff;
 use rebloom_core::id::{Generation, IncidentId, Rank, Slot, Step};
 use rebloom_core::report::NodeFacts;
 use rebloom_core::time::{Duration, Instant};
@@ -46,12 +47,16 @@ impl TryFrom<wire::Seating> for Seating {
 
 impl From<Ledger> for wire::Ledger {
     fn from(ledger: Ledger) -> Self {
+        let Ledger { spent, devices } = ledger;
         let entry = |(spend, time): (Spend, Duration)| wire::ledger::Entry {
             spend: wire::Spend::from(spend).into(),
             nanos: nanos(time),
+            device_micros: devices.get(&spend).map_or(0, |time| {
+                u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+            }),
         };
         Self {
-            spent: ledger.spent.into_iter().map(entry).collect(),
+            spent: spent.into_iter().map(entry).collect(),
         }
     }
 }
@@ -59,12 +64,16 @@ impl From<Ledger> for wire::Ledger {
 impl TryFrom<wire::Ledger> for Ledger {
     type Error = Malformed;
     fn try_from(ledger: wire::Ledger) -> Result<Self, Malformed> {
-        let entries: Vec<(Spend, Duration)> = list_by(ledger.spent, "spent", |entry| {
+        let entries: Vec<(Spend, Duration, Duration)> = list_by(ledger.spent, "spent", |entry| {
             let spend = code::<wire::Spend, Spend>(entry.spend, "spend")?;
-            Ok((spend, Duration::from_nanos(entry.nanos)))
+            let devices = Duration::from_micros(entry.device_micros);
+            Ok((spend, Duration::from_nanos(entry.nanos), devices))
         })?;
         let mut known = Self::default();
-        for (spend, time) in entries {
+        for (spend, time, devices) in entries {
+            if !devices.is_zero() {
+                known.devices.insert(spend, devices);
+            }
             if known.spent.insert(spend, time).is_some() {
                 return Err(Malformed::new("spent", "has the same kind of spend twice"));
             }
@@ -143,6 +152,64 @@ impl TryFrom<wire::RankView> for RankView {
     }
 }
 
+impl From<Tariff> for wire::Tariff {
+    fn from(tariff: Tariff) -> Self {
+        let Tariff {
+            watts,
+            effectiveness,
+            grams_per_kwh,
+        } = tariff;
+        Self {
+            watts,
+            effectiveness,
+            grams_per_kwh,
+        }
+    }
+}
+
+impl TryFrom<wire::Tariff> for Tariff {
+    type Error = Malformed;
+    fn try_from(tariff: wire::Tariff) -> Result<Self, Malformed> {
+        let wire::Tariff {
+            watts,
+            effectiveness,
+            grams_per_kwh,
+        } = tariff;
+        let is_sound = |value: f64| value.is_finite() && value >= 0.0;
+        if !(is_sound(effectiveness) && is_sound(grams_per_kwh) && watts.is_none_or(is_sound)) {
+            return Err(Malformed::new("tariff", "has a number that is none"));
+        }
+        Ok(Self {
+            watts,
+            effectiveness,
+            grams_per_kwh,
+        })
+    }
+}
+
+impl From<Milepost> for wire::Milepost {
+    fn from(post: Milepost) -> Self {
+        Self {
+            at: post.at.as_nanos(),
+            step: post.step.0,
+            loss: post.loss,
+            grad_norm: post.grad_norm,
+        }
+    }
+}
+
+impl TryFrom<wire::Milepost> for Milepost {
+    type Error = Malformed;
+    fn try_from(post: wire::Milepost) -> Result<Self, Malformed> {
+        Ok(Self {
+            at: Instant::from_nanos(post.at),
+            step: Step(post.step),
+            loss: post.loss,
+            grad_norm: post.grad_norm,
+        })
+    }
+}
+
 impl From<RunView> for wire::RunView {
     fn from(run: RunView) -> Self {
         let checkpoint = |(id, state)| wire::CheckpointView {
@@ -165,6 +232,9 @@ impl From<RunView> for wire::RunView {
             incidents: run.incidents.into_iter().map(Into::into).collect(),
             ledger: Some(run.ledger.into()),
             submitted: run.submitted.as_nanos(),
+            ettr_hour: run.ettr_hour,
+            tariff: Some(run.tariff.into()),
+            mileposts: run.mileposts.into_iter().map(Into::into).collect(),
             final_states: run
                 .final_states
                 .iter()
@@ -198,6 +268,9 @@ impl TryFrom<wire::RunView> for RunView {
             incidents: list(run.incidents, "incidents")?,
             ledger: part(run.ledger, "ledger")?,
             submitted: Instant::from_nanos(run.submitted),
+            ettr_hour: run.ettr_hour,
+            tariff: part(run.tariff, "tariff")?,
+            mileposts: list(run.mileposts, "mileposts")?,
             final_states: list_by(run.final_states, "final_states", |it| digest(&it, ""))?,
         })
     }

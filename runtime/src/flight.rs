@@ -10,13 +10,14 @@
 //! | 1 | worker | sequence: odd while the worker writes |
 //! | 2-8 | worker | generation, phase, deadline, step, samples, loss and gradient norm, step time |
 //! | 16-31 | worker | two words a channel: operations begun and finished |
-//! | 48 | worker | pulse, from a thread of its own: outside the sequence |
+//! | 48 | worker | pulse: monotonic nanoseconds, from a thread of its own, outside the sequence |
 //! | 64 | agent | fence: every generation below it is over |
 //! | 72 | agent | the generation that shall stop at a step boundary |
 //!
 //! The agent makes the file, so the page outlives the worker and the worker never needs the agent to
 //! write into it. Agent and worker words lie on cache lines of their own.
 
+use crate::clock::monotonic;
 use memmap2::{MmapOptions, MmapRaw};
 use rebloom_core::flight::{Channel, Counter, Page, Phase};
 use rebloom_core::id::{Generation, Step};
@@ -219,9 +220,10 @@ impl Recorder {
         self.count(channel, 1);
     }
 
-    /// Shows that the process runs. Call it every few milliseconds, from one thread.
+    /// Shows that the process runs, and when it last did. Call it every few milliseconds, from one
+    /// thread.
     pub fn pulse(&self) {
-        self.0.set(WORD_PULSE, self.0.get(WORD_PULSE) + 1);
+        self.0.set(WORD_PULSE, monotonic().as_nanos());
     }
 
     /// The lowest generation that is not fenced.
@@ -316,8 +318,10 @@ mod tests {
         recorder.done(Channel::BackwardOut);
         assert_eq!(tower.read().waits_in(), None);
         assert_eq!(tower.read().pulse, 0);
+        let before = monotonic().as_nanos();
         recorder.pulse();
-        assert_eq!(tower.read().pulse, 1);
+        let pulse = tower.read().pulse;
+        assert!((before..=monotonic().as_nanos()).contains(&pulse));
         recorder.begin(Generation(4));
         assert_eq!(
             tower.read().counter(Channel::BackwardOut),

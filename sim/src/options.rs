@@ -132,7 +132,7 @@ impl Options {
             silent_after: beat_every * 4 + r.millis(0, 3000),
             rejoin_within: r.millis(1000, 4000),
             orphan_after: r.millis(8000, 40_000),
-            withdraw_share: 0.5,
+            ..Limits::default()
         };
         let silent_after = limits.silent_after;
         Self {

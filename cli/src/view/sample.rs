@@ -28,9 +28,12 @@ fn node(number: u32) -> NodeId {
 
 fn ledger(spent: &[(Spend, u64)]) -> Ledger {
     let entry = |(spend, millis): &(Spend, u64)| (*spend, Duration::from_millis(*millis));
-    Ledger {
-        spent: spent.iter().map(entry).collect(),
-    }
+    let spent: std::collections::BTreeMap<_, _> = spent.iter().map(entry).collect();
+    let devices = spent
+        .iter()
+        .map(|(spend, time)| (*spend, *time * 8))
+        .collect();
+    Ledger { spent, devices }
 }
 
 pub(crate) fn checkpoint(step: u64) -> (CheckpointId, CheckpointState) {
@@ -70,6 +73,18 @@ pub(crate) fn run(step: u64) -> RunView {
         checkpoints: vec![checkpoint(40)],
         incidents: Vec::new(),
         ledger: ledger(&[(Spend::Starting, 5000), (Spend::Productive, 45_000)]),
+        ettr_hour: Some(0.9),
+        tariff: rebloom_core::footprint::Tariff {
+            watts: Some(400.0),
+            effectiveness: 1.0,
+            grams_per_kwh: 57.0,
+        },
+        mileposts: vec![rebloom_core::engine::Milepost {
+            at: Instant::from_nanos(25_000_000_000),
+            step: Step(40),
+            loss: 7.125,
+            grad_norm: Some(1.0),
+        }],
         submitted: Instant::ZERO,
         final_states: Vec::new(),
     }

@@ -74,6 +74,7 @@ impl State {
             | Fact::CheckpointSealed { run, .. }
             | Fact::CheckpointRejected { run, .. }
             | Fact::CheckpointsPruned { run, .. }
+            | Fact::MilepostPassed { run, .. }
             | Fact::RunEnded { run, .. } => {
                 if let Some(run) = self.runs.get_mut(run) {
                     run.apply(at, fact);
@@ -132,6 +133,7 @@ impl Run {
             incidents: VecDeque::new(),
             incidents_seen: 0,
             book: Book::open(at),
+            mileposts: Vec::new(),
             final_states: Vec::new(),
         }
     }
@@ -276,6 +278,12 @@ impl Run {
                 let surplus = self.pruned.len().saturating_sub(PRUNED);
                 self.pruned.drain(..surplus);
             }
+            Fact::MilepostPassed {
+                step,
+                loss,
+                grad_norm,
+                ..
+            } => self.passed(at, *step, *loss, *grad_norm),
             Fact::RunEnded { state, cause, .. } => self.ended(at, *state, cause),
             Fact::NodeEnrolled { .. }
             | Fact::NodeLost { .. }

@@ -272,6 +272,17 @@ pub enum Fact {
         /// Which.
         checkpoints: Vec<CheckpointId>,
     },
+    /// How training stood when a checkpoint was sealed, or when the run ended.
+    MilepostPassed {
+        /// Of which run.
+        run: RunId,
+        /// Steps done.
+        step: Step,
+        /// Loss of that step.
+        loss: f32,
+        /// Gradient norm of that step, where one is known.
+        grad_norm: Option<f32>,
+    },
     /// A run is over, for now or for good.
     RunEnded {
         /// Which.

@@ -46,7 +46,7 @@ impl Engine {
             .entry(node.clone())
             .or_insert_with(|| Link::down(self.now));
         link.previous = link.session.replace(session);
-        link.heard = self.now;
+        link.heard_before = std::mem::replace(&mut link.heard, self.now);
         self.desk.forget_strays(&node);
         let mentioned: Vec<_> = join
             .runs
@@ -183,14 +183,12 @@ impl Engine {
                 .map(|(rank, _)| rank)
         });
         let rank = lacks.unwrap_or(Rank(0));
-        self.fault(
-            id,
-            Cause::RanksMissing {
-                node: node.clone(),
-                rank,
-            },
-            self.now,
-        );
+        let began = self
+            .links
+            .get(node)
+            .map_or(self.now, |link| link.heard_before);
+        let node = node.clone();
+        self.fault(id, Cause::RanksMissing { node, rank }, began);
     }
 
     /// Takes in a sealed checkpoint that lies on storage and that the journal does not know.

@@ -17,6 +17,8 @@ pub(super) struct Link {
     /// The link that the present one replaced: what it still brings is true, only late.
     pub(super) previous: Option<Session>,
     pub(super) heard: Instant,
+    /// When the link before this one was last heard: what is missing now went missing since.
+    pub(super) heard_before: Instant,
     pub(super) down_since: Instant,
 }
 
@@ -26,6 +28,7 @@ impl Link {
             session: None,
             previous: None,
             heard: now,
+            heard_before: now,
             down_since: now,
         }
     }

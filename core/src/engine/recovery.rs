@@ -298,6 +298,7 @@ impl Engine {
     }
 
     pub(super) fn end(&mut self, id: &RunId, state: RunState, cause: Cause) {
+        self.pass_milepost(id);
         self.tell(Fact::RunEnded {
             run: id.clone(),
             state,

@@ -73,11 +73,14 @@ impl Engine {
             return self.count("stale_seal");
         };
         match error {
-            None => self.tell(Fact::CheckpointSealed {
-                run: id.clone(),
-                checkpoint,
-                samples,
-            }),
+            None => {
+                self.tell(Fact::CheckpointSealed {
+                    run: id.clone(),
+                    checkpoint,
+                    samples,
+                });
+                self.pass_milepost(id);
+            }
             Some(error) => self.save_failed(id, checkpoint, None, error),
         }
     }

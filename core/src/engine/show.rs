@@ -1,9 +1,10 @@
 //! Views: the state and what the pages say, put together for people.
 
 use super::state::{Gang, Run};
-use super::{Engine, NodeView, RankView, RunState, RunView};
+use super::{Engine, Fact, NodeView, RankView, RunState, RunView};
 use crate::flight::Page;
-use crate::id::{NodeId, RunId};
+use crate::footprint::{Tariff, watts};
+use crate::id::{NodeId, RunId, Step};
 use crate::time::{Duration, Instant};
 
 impl Engine {
@@ -57,12 +58,8 @@ impl Engine {
 
     fn view(&self, id: &RunId, run: &Run, now: Instant) -> RunView {
         let pages = self.pages(id, run);
-        // The page that is furthest on; not every rank sees a loss.
-        let furthest = pages.iter().map(|page| page.step).max().unwrap_or_default();
-        let seen = |value: fn(&Page) -> f32| {
-            let mut at_front = pages.iter().filter(|page| page.step == furthest);
-            at_front.find_map(|page| Some(value(page)).filter(|value| value.is_finite()))
-        };
+        let furthest = furthest(&pages);
+        let last = run.mileposts.last();
         let step = self.step(id);
         let samples = pages
             .iter()
@@ -96,8 +93,8 @@ impl Engine {
                 .unwrap_or_default(),
             step,
             samples: samples.max(saved.max().unwrap_or_default()),
-            loss: seen(|page| page.loss),
-            grad_norm: seen(|page| page.grad_norm),
+            loss: seen(&pages, |page| page.loss).or(last.map(|post| post.loss)),
+            grad_norm: seen(&pages, |page| page.grad_norm).or(last.and_then(|post| post.grad_norm)),
             step_time: nanos.map(Duration::from_nanos),
             checkpoints: run
                 .held
@@ -107,8 +104,43 @@ impl Engine {
                 .collect(),
             incidents: run.incidents.iter().cloned().collect(),
             ledger: run.book.at(now),
+            ettr_hour: run.book.last_hour(now),
+            tariff: self.tariff(run),
+            mileposts: run.mileposts.clone(),
             submitted: run.submitted,
             final_states: run.final_states.clone(),
+        }
+    }
+
+    /// Writes down how training stands, where a loss is known and it has moved on.
+    pub(super) fn pass_milepost(&mut self, id: &RunId) {
+        let Some(run) = self.state.runs.get(id) else {
+            return;
+        };
+        let pages = self.pages(id, run);
+        let (step, grad_norm) = (furthest(&pages), seen(&pages, |page| page.grad_norm));
+        let is_news = run.mileposts.last().is_none_or(|post| post.step != step);
+        if let Some(loss) = seen(&pages, |page| page.loss).filter(|_| is_news) {
+            self.tell(Fact::MilepostPassed {
+                run: id.clone(),
+                step,
+                loss,
+                grad_norm,
+            });
+        }
+    }
+
+    /// What an hour of a device of a run costs: by the name of its first, the others being alike.
+    fn tariff(&self, run: &Run) -> Tariff {
+        let seats = run.gang.iter().flat_map(|gang| &gang.placement.seats);
+        let mut names = seats
+            .filter_map(|seat| self.state.nodes.get(&seat.node))
+            .chain(self.state.nodes.values())
+            .filter_map(|node| node.facts.gpus.first());
+        let tariff = self.limits.tariff;
+        Tariff {
+            watts: tariff.watts.or_else(|| watts(names.next()?)),
+            ..tariff
         }
     }
 
@@ -137,4 +169,16 @@ impl Engine {
         });
         views.collect()
     }
+}
+
+/// Steps by the page that is furthest on.
+fn furthest(pages: &[&Page]) -> Step {
+    pages.iter().map(|page| page.step).max().unwrap_or_default()
+}
+
+/// A figure of the page that is furthest on; not every rank sees one.
+fn seen(pages: &[&Page], value: fn(&Page) -> f32) -> Option<f32> {
+    let furthest = furthest(pages);
+    let mut at_front = pages.iter().filter(|page| page.step == furthest);
+    at_front.find_map(|page| Some(value(page)).filter(|value| value.is_finite()))
 }

@@ -5,7 +5,7 @@
 //! give the same state as the whole journal.
 
 use super::ledger::Book;
-use super::{CheckpointState, Incident, Placement, RunState, Rung};
+use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
@@ -67,6 +67,8 @@ pub(super) struct Run {
     pub(super) incidents: VecDeque<Incident>,
     pub(super) incidents_seen: u64,
     pub(super) book: Book,
+    /// How training stood at checkpoints, oldest first.
+    pub(super) mileposts: Vec<Milepost>,
     pub(super) final_states: Vec<Digest>,
 }
 

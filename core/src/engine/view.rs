@@ -3,6 +3,7 @@
 use crate::cause::Cause;
 use crate::checkpoint::CheckpointId;
 use crate::flight::Phase;
+use crate::footprint::Tariff;
 use crate::id::{Digest, Generation, IncidentId, NodeId, Rank, RunId, Slot, Step};
 use crate::report::Milestone;
 use crate::spec::RunSpec;
@@ -142,9 +143,17 @@ pub enum Spend {
 pub struct Ledger {
     /// Time by what it was spent on.
     pub spent: std::collections::BTreeMap<Spend, Duration>,
+    /// Time of all devices of the gang together, by what it was spent on; a run that waits holds none.
+    #[serde(default)]
+    pub devices: std::collections::BTreeMap<Spend, Duration>,
 }
 
 impl Ledger {
+    /// Time of all devices together.
+    pub fn device_time(&self) -> Duration {
+        self.devices.values().sum()
+    }
+
     /// Effective training time ratio: productive time by all time but waiting; none before any.
     pub fn ettr(&self) -> Option<f64> {
         let all: Duration = self
@@ -214,6 +223,19 @@ pub struct RankView {
     pub step: Option<Step>,
 }
 
+/// How training stood at a checkpoint, or at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Milepost {
+    /// When.
+    pub at: Instant,
+    /// Steps done.
+    pub step: Step,
+    /// Loss of that step, in nats per token.
+    pub loss: f32,
+    /// Gradient norm of that step, where one is known.
+    pub grad_norm: Option<f32>,
+}
+
 /// One run, now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunView {
@@ -245,6 +267,12 @@ pub struct RunView {
     pub incidents: Vec<Incident>,
     /// Where its time went, up to now.
     pub ledger: Ledger,
+    /// ETTR of the last hour; none where it did nothing but wait in it.
+    pub ettr_hour: Option<f64>,
+    /// What an hour of one of its devices costs.
+    pub tariff: Tariff,
+    /// How training stood at its checkpoints, oldest first, thinned out where there are many.
+    pub mileposts: Vec<Milepost>,
     /// When it was submitted.
     pub submitted: Instant,
     /// SHA-256 over the final state of each rank, once completed, in rank order.

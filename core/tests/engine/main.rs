@@ -10,6 +10,7 @@ mod world;
 
 mod admin;
 mod checkpoints;
+mod chronicle;
 mod crash;
 mod generations;
 mod hangs;

@@ -217,6 +217,7 @@ fn a_ledger_has_each_entry_once() {
     let entry = wire::ledger::Entry {
         spend: wire::Spend::Detect.into(),
         nanos: 1,
+        device_micros: 8,
     };
     let ledger = wire::Ledger {
         spent: vec![entry; 2],

@@ -54,6 +54,8 @@ impl Run {
                 Spend::Starting
             }),
         );
+        self.book
+            .hold(u32::try_from(placement.seats.len()).unwrap_or(u32::MAX));
         self.drop_partial_saves();
         for seat in &placement.seats {
             self.owed.remove(&seat.node);

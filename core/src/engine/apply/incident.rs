@@ -3,13 +3,15 @@
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::engine::state::{Broken, Held, Run, Save};
-use crate::engine::{CheckpointState, Incident, Ledger, RunState, Rung, Spend};
+use crate::engine::{CheckpointState, Incident, Ledger, Milepost, RunState, Rung, Spend};
 use crate::id::{IncidentId, Step};
 use crate::time::Instant;
 use std::collections::BTreeMap;
 
 /// Incidents kept of one run; older ones stay in the ledger only.
 const INCIDENTS: usize = 2000;
+/// Mileposts kept of one run; odd, so that the newest stays when every other one goes.
+const MILEPOSTS: usize = 510;
 /// Further causes kept of one incident.
 const EVIDENCE: usize = 64;
 
@@ -128,15 +130,34 @@ impl Run {
 
     /// Turns the page of the ledger; what is not productive also counts for the open incident.
     pub(super) fn spend(&mut self, at: Instant, spend: Option<Spend>) {
-        let Some((spent, span)) = self.book.turn(at, spend) else {
+        let Some(booked) = self.book.turn(at, spend) else {
             return;
         };
         let open = self
             .incidents
             .back_mut()
             .filter(|incident| incident.closed.is_none());
-        if let Some(incident) = open.filter(|_| spent != Spend::Productive) {
-            *incident.spent.spent.entry(spent).or_default() += span;
+        if let Some(incident) = open.filter(|_| booked.spend != Spend::Productive) {
+            incident.spent.add(booked);
+        }
+    }
+
+    /// Notes how training stands. Of many, every other one is forgotten, so that the whole run stays in
+    /// sight.
+    pub(super) fn passed(&mut self, at: Instant, step: Step, loss: f32, grad_norm: Option<f32>) {
+        self.mileposts.retain(|post| post.step < step);
+        self.mileposts.push(Milepost {
+            at,
+            step,
+            loss,
+            grad_norm,
+        });
+        if self.mileposts.len() > MILEPOSTS {
+            let mut keep = false;
+            self.mileposts.retain(|_| {
+                keep = !keep;
+                keep
+            });
         }
     }
 

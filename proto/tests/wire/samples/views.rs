@@ -3,10 +3,11 @@
 use super::{causes, checkpoint, facts, node, run, spec};
 use rebloom_core::cause::Cause;
 use rebloom_core::engine::{
-    CheckpointState, Incident, Ledger, NodeState, NodeView, RankView, RunState, RunView, Rung,
-    Seating, Spend,
+    CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, RunState, RunView,
+    Rung, Seating, Spend,
 };
 use rebloom_core::flight::Phase;
+use rebloom_core::footprint::Tariff;
 use rebloom_core::id::{Digest, Generation, IncidentId, Rank, Slot, Step};
 use rebloom_core::report::Milestone;
 use rebloom_core::time::{Duration, Instant};
@@ -26,7 +27,8 @@ pub(crate) fn runs() -> Vec<RunView> {
         .into_iter()
         .zip((1..).map(Duration::from_millis))
         .collect();
-    let ledger = Ledger { spent };
+    let devices = [(Spend::Productive, Duration::from_millis(24))].into();
+    let ledger = Ledger { spent, devices };
     let incident = |rung: Option<Rung>, cause| Incident {
         id: IncidentId(1),
         cause,
@@ -94,6 +96,26 @@ pub(crate) fn runs() -> Vec<RunView> {
         ],
         incidents: rungs.map(|rung| incident(rung, Cause::Superseded)).to_vec(),
         ledger: ledger.clone(),
+        ettr_hour: Some(0.5),
+        tariff: Tariff {
+            watts: Some(400.0),
+            effectiveness: 1.25,
+            grams_per_kwh: 57.0,
+        },
+        mileposts: vec![
+            Milepost {
+                at: Instant::from_nanos(4),
+                step: Step(10),
+                loss: 6.75,
+                grad_norm: Some(1.5),
+            },
+            Milepost {
+                at: Instant::from_nanos(5),
+                step: Step(12),
+                loss: 6.5,
+                grad_norm: None,
+            },
+        ],
         submitted: Instant::from_nanos(1),
         final_states: vec![Digest([3; 32])],
     };
@@ -102,6 +124,9 @@ pub(crate) fn runs() -> Vec<RunView> {
         loss: None,
         grad_norm: None,
         step_time: None,
+        ettr_hour: None,
+        tariff: Tariff::default(),
+        mileposts: Vec::new(),
         ..view(RunState::Pending)
     });
     views
