@@ -11,6 +11,7 @@ mod faults;
 mod gang;
 mod options;
 mod random;
+pub mod replay;
 mod show;
 mod storage;
 mod trace;

@@ -10,6 +10,7 @@ const HELP: &str = "\
 Plays made-up worlds, each from its seed, with the real machines in them.
 
 Usage: rebloom-sim [--seed N | --seeds A..B] [--verbose] [--plant BUG]
+       rebloom-sim replay bloom|llama3|fleet|FILE ...   a recorded history; see replay --help
 
   --seed N      one world: its options, one line a transition, the verdict [default: 1]
   --seeds A..B  many worlds, A up to but without B: a line for each that is not sound
@@ -81,8 +82,24 @@ fn number(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("`{text}` is not a number; write 0 or more"))
 }
 
+/// `rebloom-sim replay ...`: a history instead of made-up worlds.
+fn replay(given: impl Iterator<Item = String>) -> ExitCode {
+    match rebloom_sim::replay::arguments::run(given, |text| say(text)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("rebloom-sim: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let arguments = match parse(std::env::args().skip(1)) {
+    let mut given = std::env::args().skip(1).peekable();
+    if given.next_if(|name| name == "replay").is_some() {
+        return replay(given);
+    }
+    let arguments = match parse(given) {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
             say(HELP);

@@ -57,7 +57,8 @@ const LAYERS: &[Layer] = &[
     layer("rebloom-agent", &[CORE, PROTO, RUNTIME]),
     layer("rebloom-worker", &[CORE, PROTO, RUNTIME, DATA]),
     layer("rebloom-cli", &[CORE, PROTO, RUNTIME, DATA]),
-    strict("rebloom-sim", &[CORE], &["serde"]),
+    // Histories and durations that the simulator replays are TOML files.
+    strict("rebloom-sim", &[CORE], &["serde", "toml"]),
     layer("xtask", &[]),
 ];
 

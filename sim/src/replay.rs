@@ -1,0 +1,217 @@
+//! Histories played again: what real clusters went through, under the real engine.
+//!
+//! A history says what broke and when; `durations.toml` says how long things take, each entry with
+//! its source; `core::Engine` decides, through the same four methods as everywhere. The baseline
+//! lives through the same faults as the operators of then did, and has to come out near what they
+//! published. Nothing here decides how to recover.
+
+pub mod arguments;
+mod baseline;
+pub mod chart;
+mod draw;
+pub mod durations;
+mod explain;
+mod fleet;
+mod machine;
+pub mod outcome;
+mod pace;
+pub mod report;
+pub mod scenario;
+
+use draw::{Fault, faults};
+use durations::Durations;
+use fleet::Fleet;
+use outcome::Outcome;
+use rebloom_core::engine::{RunView, Spend};
+use rebloom_core::spec::RunSpec;
+use rebloom_core::time::Instant;
+use scenario::{Kind, Scenario};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A history with its durations, ready to be played.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    /// The history.
+    pub scenario: Scenario,
+    /// How long things take.
+    pub durations: Durations,
+    /// How many times longer than by Young/Daly the interval between two saves is.
+    pub save_factor: f64,
+}
+
+/// One seed: what the engine made of it, and what the operators of then did.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// Under the engine.
+    pub rebloom: Outcome,
+    /// As it was then.
+    pub then: Outcome,
+}
+
+impl Replay {
+    /// A replay of a history by name, or of a scenario in a file's text.
+    pub fn new(scenario: &str, durations: Option<&str>) -> Result<Self, String> {
+        let scenario = Scenario::parse(scenario)?;
+        let durations =
+            Durations::parse(durations.unwrap_or(durations::BUILT_IN), scenario.gpus())?;
+        Ok(Self {
+            scenario,
+            durations,
+            save_factor: 1.0,
+        })
+    }
+
+    /// Plays seeds `0 .. seeds`, side by side.
+    pub fn play(&self, seeds: u64) -> Vec<Pair> {
+        let next = AtomicU64::new(0);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut pairs: Vec<(u64, Pair)> = std::thread::scope(|scope| {
+            let work = || {
+                let mut done = Vec::new();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds {
+                        return done;
+                    }
+                    done.push((seed, self.pair(seed)));
+                }
+            };
+            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let joined = handles
+                .into_iter()
+                .map(|handle| handle.join().expect("a replay does not panic"));
+            joined.flatten().collect()
+        });
+        pairs.sort_by_key(|(seed, _)| *seed);
+        pairs.into_iter().map(|(_, pair)| pair).collect()
+    }
+
+    /// Plays one seed both ways.
+    pub fn pair(&self, seed: u64) -> Pair {
+        let faults = faults(&self.scenario, seed);
+        Pair {
+            rebloom: self.rebloom(&faults, seed),
+            then: baseline::live(&self.scenario, &self.durations, &faults, seed),
+        }
+    }
+
+    /// Plays one seed under the engine and tells what was decided, and why.
+    pub fn explain(&self, seed: u64) -> String {
+        let faults = faults(&self.scenario, seed);
+        let spec = self.spec(&faults);
+        let mut fleet = Fleet::new(&self.scenario, &self.durations, (&faults, seed), spec, true);
+        let view = fleet.live();
+        explain::story(&fleet, &view)
+    }
+
+    fn rebloom(&self, faults: &[Fault], seed: u64) -> Outcome {
+        let spec = self.spec(faults);
+        let save_every = spec.checkpoint.every_steps;
+        let mut fleet = Fleet::new(&self.scenario, &self.durations, (faults, seed), spec, false);
+        let view = fleet.live();
+        let mut outcome = account(&fleet, &view);
+        let (steps, evaluations) = fleet.pace.worth(fleet.place());
+        let all: f64 = outcome.by_phase.values().sum();
+        let productive = outcome
+            .by_phase
+            .get(phase(Spend::Productive))
+            .copied()
+            .unwrap_or_default();
+        outcome.finish(&self.scenario, (steps, evaluations), productive / all);
+        outcome.save_every = save_every;
+        outcome
+    }
+
+    /// The run as it is submitted. Saves come as often as Young and Daly say, but never faster than
+    /// they can be written.
+    fn spec(&self, faults: &[Fault]) -> RunSpec {
+        let breaking = faults
+            .iter()
+            .filter(|fault| !matches!(fault.kind, Kind::Slow | Kind::Storage));
+        let mean_time = self.scenario.days * 86_400.0 / (breaking.count().max(1) as f64);
+        let (stall, write) = (
+            self.durations.median("save-stall"),
+            self.durations.median("save-write"),
+        );
+        let best = (2.0 * stall * mean_time).sqrt() * self.save_factor;
+        let step = self.scenario.work.step_seconds;
+        let every = (best.max(write) / step).ceil().max(1.0);
+        let layout = self.scenario.layout;
+        let factor = self.durations.median("deadline-factor");
+        let layers = layout.pipeline;
+        let text = format!(
+            "name = 'replay'\n\
+             model = {{ layers = {layers}, hidden = 64, heads = 4, vocab = 256, sequence = 32 }}\n\
+             layout = {{ tensor = {}, pipeline = {}, data = {} }}\n\
+             train = {{ steps = 1000000000, global_batch = {}, micro_batch = 1 }}\n\
+             data = {{ prefix = '/data/text' }}\n\
+             checkpoint = {{ directory = '/checkpoints', every_steps = {every}, keep = 2 }}\n\
+             deadlines = {{ step = {:.1}, save = 3600.0, load = 3600.0, init = 3600.0 }}\n\
+             recovery = {{ reform = 1, restart = 1, replace = 8 }}\n",
+            layout.tensor,
+            layout.pipeline,
+            layout.data,
+            layout.data,
+            step * factor,
+        );
+        toml::from_str(&text).expect("a run spec")
+    }
+}
+
+const fn phase(spend: Spend) -> &'static str {
+    match spend {
+        Spend::Waiting => "waiting",
+        Spend::Starting => "starting",
+        Spend::Productive => "productive",
+        Spend::Detect => "detect",
+        Spend::Decide => "decide",
+        Spend::Reform => "re-form",
+        Spend::Restore => "restore",
+        Spend::CatchUp => "catch-up",
+    }
+}
+
+/// Puts the engine's ledger and the faults as they struck together.
+fn account(fleet: &Fleet<'_>, view: &RunView) -> Outcome {
+    let mut outcome = Outcome {
+        events: fleet.told.events,
+        humans: fleet.told.humans.len() as u32,
+        avoidable: fleet.told.humans.len() as u32,
+        ..Outcome::default()
+    };
+    for (spend, time) in &view.ledger.spent {
+        *outcome.by_phase.entry(phase(*spend)).or_default() += time.as_secs_f64();
+    }
+    for (_, fault) in &fleet.told.struck {
+        let name = fleet.faults[*fault].name.clone();
+        outcome.by_cause.entry(name).or_default().0 += 1;
+    }
+    for incident in view
+        .incidents
+        .iter()
+        .filter(|incident| incident.rung.is_some())
+    {
+        outcome.incidents += 1;
+        outcome.lost_steps += incident.lost_steps;
+        let name = name_of(fleet, incident.opened);
+        let lost: f64 = incident
+            .spent
+            .spent
+            .values()
+            .map(std::time::Duration::as_secs_f64)
+            .sum();
+        outcome.by_cause.entry(name).or_default().1 += lost;
+    }
+    outcome
+}
+
+/// The fault that an incident came from: the last that struck before it was opened.
+fn name_of(fleet: &Fleet<'_>, opened: Instant) -> String {
+    let opened = opened.as_nanos() as f64 / 1e9;
+    let before = fleet.told.struck.partition_point(|(at, _)| *at <= opened);
+    let fault = before.checked_sub(1).map(|at| fleet.told.struck[at].1);
+    fault.map_or_else(
+        || "start".to_owned(),
+        |fault| fleet.faults[fault].name.clone(),
+    )
+}

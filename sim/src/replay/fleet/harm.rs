@@ -1,0 +1,337 @@
+//! What a fault of the history does to machines and ranks, and how that comes to be noticed.
+
+use super::{Fleet, Happening};
+use crate::replay::scenario::Kind;
+use rebloom_core::cause::Exit;
+use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::engine::{Ask, Event};
+use rebloom_core::flight::{Channel, Counter, Phase, Sighting};
+use rebloom_core::id::{Generation, Rank, Step};
+use rebloom_core::report::{RankEvent, Report};
+use std::collections::BTreeMap;
+
+/// A fault that needs a gang and finds none comes so much later.
+const LATER: f64 = 300.0;
+
+impl Fleet<'_> {
+    pub(super) fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Fault(fault) => self.fault(fault),
+            Happening::EvalHang(fault) => self.hang_in_evaluation(fault),
+            Happening::Report(at, session, report) => self.deliver(at, session, report),
+            Happening::LinkBroken(at, session) => {
+                let machine = &mut self.machines[at];
+                if machine.session == Some(session) {
+                    machine.session = None;
+                    let node = machine.id.clone();
+                    self.tell(Event::Left { node, session });
+                }
+            }
+            Happening::Back(at) => {
+                self.machines[at].is_up = true;
+                self.join(at);
+            }
+            Happening::Replaced(at, slot) => {
+                self.machines[at].broken.remove(&slot);
+            }
+            Happening::SlowFound(at, fault) => self.slow_found(at, fault),
+            Happening::Mended(at) => self.mended(at),
+            Happening::Reached(generation, milestone) => self.reached(generation, milestone),
+            Happening::CaughtUp(generation) => self.caught_up(generation),
+            Happening::Stopped(generation) => self.stopped_safely(generation),
+            Happening::Overdue(generation, rank, phase) => self.overdue(generation, rank, phase),
+            Happening::Human => self.human(),
+            Happening::Beats => {
+                self.all_beat();
+                self.queue_at(self.now + super::BEAT, Happening::Beats);
+            }
+        }
+    }
+
+    fn fault(&mut self, number: usize) {
+        let faults = self.faults;
+        let fault = &faults[number];
+        if fault.kind == Kind::Site {
+            self.told.struck.push((self.now, number));
+            return self.site_down(fault.hours);
+        }
+        let is_training = self
+            .gang
+            .as_ref()
+            .is_some_and(|gang| gang.is_whole && gang.since.is_some());
+        let Some((rank, at)) = self
+            .victim(number)
+            .filter(|_| is_training || hits_anything(fault.kind))
+        else {
+            // Steps and saves can only go wrong where there are some.
+            return self.queue_at(self.now + LATER, Happening::Fault(number));
+        };
+        match fault.kind {
+            Kind::Process | Kind::Gpu => {
+                self.about_to_break(number, at);
+                let process = self.machines[at].ranks.remove(&rank);
+                let Some(process) = process else { return };
+                if fault.kind == Kind::Gpu {
+                    self.machines[at].broken.insert(process.slot);
+                    self.queue_in("repair-gpu", Happening::Replaced(at, process.slot));
+                }
+                self.exited(at, rank, process.generation);
+            }
+            Kind::Node => {
+                self.about_to_break(number, at);
+                self.power_off(at);
+                self.queue_in("repair-node", Happening::Back(at));
+            }
+            Kind::Hang => self.hang(number, rank, Phase::Step),
+            Kind::EvalHang => self.queue_at(self.now, Happening::EvalHang(number)),
+            Kind::Slow => {
+                self.told.struck.push((self.now, number));
+                self.machines[at].slowdown = fault.slowdown;
+                self.set_pace();
+                self.queue_in("notice-slow", Happening::SlowFound(at, number));
+            }
+            Kind::Storage => self.save_fails(number, rank, at),
+            Kind::Planned => {
+                self.told.struck.push((self.now, number));
+                self.settle_progress();
+                self.caught_up(self.generation());
+                self.stop_safely();
+            }
+            Kind::Site => {}
+        }
+    }
+
+    fn all_beat(&mut self) {
+        let machines = 0..self.machines.len();
+        let beats = machines.filter_map(|at| self.sign_of_life(at, Vec::new()));
+        let beats: Vec<_> = beats.collect();
+        self.tell_all(beats);
+    }
+
+    fn generation(&self) -> Generation {
+        self.gang
+            .as_ref()
+            .map_or(Generation(0), |gang| gang.generation)
+    }
+
+    /// The rank that a fault hits, and where it is.
+    fn victim(&self, number: usize) -> Option<(Rank, usize)> {
+        let fault = &self.faults[number];
+        let gang = self.gang.as_ref()?;
+        let seats: Vec<(Rank, usize)> = gang
+            .seats
+            .iter()
+            .filter(|(rank, at)| {
+                self.machines[**at].is_up && self.machines[**at].ranks.contains_key(*rank)
+            })
+            .map(|(rank, at)| (*rank, *at))
+            .collect();
+        let lemons: Vec<_> = seats
+            .iter()
+            .filter(|(_, at)| fault.lemon && *at < self.scenario.lemons as usize)
+            .copied()
+            .collect();
+        let among = if lemons.is_empty() { seats } else { lemons };
+        let at = (fault.whom * among.len() as f64) as usize;
+        among.get(at.min(among.len().saturating_sub(1))).copied()
+    }
+
+    /// The gang did what it did until now; then something of it goes.
+    fn about_to_break(&mut self, number: usize, at: usize) {
+        self.told.struck.push((self.now, number));
+        self.settle_progress();
+        self.tell_saves();
+        let generation = self.generation();
+        let page = self.page(generation, Phase::Step);
+        let rank = self.machines[at].ranks.keys().next().copied();
+        let trains = self.gang.as_ref().is_some_and(|gang| gang.since.is_some());
+        let sightings = rank.filter(|_| trains).map(|rank| Sighting { rank, page });
+        self.beat(at, sightings.into_iter().collect());
+        if let Some(gang) = &mut self.gang {
+            gang.is_whole = false;
+            gang.last = gang.since.take().map(|(_, place)| place);
+        }
+    }
+
+    fn exited(&mut self, at: usize, rank: Rank, generation: Generation) {
+        let after = self.durations.seconds("notice-exit", &mut self.draw);
+        let event = RankEvent::Exited {
+            exit: Exit::Signal(6),
+            noticed_after_nanos: Some((after * 1e9) as u64),
+        };
+        let report = Report::Rank {
+            run: self.run.clone(),
+            generation,
+            rank,
+            event,
+        };
+        if let Some(session) = self.machines[at].session {
+            self.queue_at(self.now + after, Happening::Report(at, session, report));
+        }
+    }
+
+    fn power_off(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        machine.is_up = false;
+        machine.ranks.clear();
+        if let Some(session) = machine.session {
+            self.queue_in("notice-silence", Happening::LinkBroken(at, session));
+        }
+    }
+
+    fn site_down(&mut self, hours: f64) {
+        let first = self
+            .gang
+            .as_ref()
+            .and_then(|gang| gang.seats.values().next().copied());
+        if let Some(at) = first {
+            self.settle_progress();
+            self.tell_saves();
+            let generation = self.generation();
+            let page = self.page(generation, Phase::Step);
+            let rank = Rank(0);
+            self.beat(at, vec![Sighting { rank, page }]);
+        }
+        if let Some(gang) = &mut self.gang {
+            gang.is_whole = false;
+            gang.last = gang.since.take().map(|(_, place)| place);
+        }
+        self.all_beat();
+        for at in 0..self.machines.len() {
+            if self.machines[at].is_up {
+                self.power_off(at);
+                self.queue_at(self.now + hours * 3600.0, Happening::Back(at));
+            }
+        }
+    }
+
+    fn hang_in_evaluation(&mut self, number: usize) {
+        self.settle_progress();
+        let trains = self
+            .gang
+            .as_ref()
+            .and_then(|gang| gang.since.filter(|_| gang.is_whole));
+        let Some((_, place)) = trains else {
+            return self.queue_at(self.now + LATER, Happening::EvalHang(number));
+        };
+        if self.pace.evaluates(place) {
+            let rank = self.victim(number).map(|(rank, _)| rank);
+            return rank
+                .into_iter()
+                .for_each(|rank| self.hang(number, rank, Phase::Eval));
+        }
+        let Some(until) = self.pace.until_evaluation(place) else {
+            return;
+        };
+        let part = self.scenario.work.eval_seconds * self.faults[number].whom;
+        self.queue_at(self.now + until + part, Happening::EvalHang(number));
+    }
+
+    /// A rank stops; the others wait for it until a deadline passes.
+    fn hang(&mut self, number: usize, culprit: Rank, phase: Phase) {
+        let Some(at) = self
+            .gang
+            .as_ref()
+            .and_then(|gang| gang.seats.get(&culprit).copied())
+        else {
+            return;
+        };
+        self.about_to_break(number, at);
+        let usual = match phase {
+            Phase::Eval => self.scenario.work.eval_seconds,
+            Phase::Idle | Phase::Init | Phase::Load | Phase::Step | Phase::Save | Phase::Exit => {
+                self.scenario.work.step_seconds
+            }
+        };
+        let deadline = usual * self.durations.median("deadline-factor");
+        let generation = self.generation();
+        self.queue_at(
+            self.now + deadline,
+            Happening::Overdue(generation, culprit, phase),
+        );
+    }
+
+    /// The deadline of a phase passes: agents say so and show all pages.
+    fn overdue(&mut self, generation: Generation, culprit: Rank, phase: Phase) {
+        let Some(gang) = self
+            .gang
+            .as_ref()
+            .filter(|gang| gang.generation == generation)
+        else {
+            return;
+        };
+        let seats: Vec<_> = gang.seats.iter().map(|(rank, at)| (*rank, *at)).collect();
+        let Some((first, at)) = seats.iter().find(|(rank, _)| *rank != culprit).copied() else {
+            return;
+        };
+        let overdue = self.rank_reported(at, generation, first, RankEvent::Overdue { phase });
+        self.tell_all(overdue.into_iter().collect());
+        self.pass_a_moment();
+        let mut pages: BTreeMap<usize, Vec<Sighting>> = BTreeMap::new();
+        let world = Channel::ALL
+            .iter()
+            .position(|channel| *channel == Channel::World)
+            .unwrap_or_default();
+        for (rank, at) in seats {
+            let mut page = self.page(generation, phase);
+            // Everybody waits in the collective that the culprit has not come to.
+            let (entered, done) = if rank == culprit { (1, 1) } else { (2, 1) };
+            page.counters[world] = Counter { entered, done };
+            pages.entry(at).or_default().push(Sighting { rank, page });
+        }
+        let pages = pages.into_iter();
+        let beats = pages.filter_map(|(at, sightings)| self.sign_of_life(at, sightings));
+        let beats: Vec<_> = beats.collect();
+        self.tell_all(beats);
+    }
+
+    fn save_fails(&mut self, number: usize, rank: Rank, at: usize) {
+        self.told.struck.push((self.now, number));
+        self.settle_progress();
+        let every = self.pace.save_every;
+        let step = (self.whole_steps().0 / every + 1) * every;
+        let generation = self.generation();
+        if let Some(gang) = &mut self.gang {
+            gang.failed_saves.insert(step);
+        }
+        let report = Report::ShardFailed {
+            run: self.run.clone(),
+            checkpoint: CheckpointId {
+                step: Step(step),
+                generation,
+            },
+            rank,
+            error: "no space left on device".to_owned(),
+        };
+        let event = self.reported(at, report);
+        self.tell_all(event.into_iter().collect());
+    }
+
+    /// A slow node is known by name. Nothing in the engine moves a gang away from it by itself yet, so
+    /// an admin drains it, and that counts as an intervention.
+    fn slow_found(&mut self, at: usize, fault: usize) {
+        let (id, name) = (self.machines[at].id.clone(), &self.faults[fault].name);
+        self.told
+            .humans
+            .push((self.now, format!("{name}: drained {id}")));
+        self.settle_progress();
+        self.caught_up(self.generation());
+        self.ask(Ask::Drain {
+            node: id,
+            dry_run: false,
+        });
+        self.queue_in("repair-gpu", Happening::Mended(at));
+    }
+
+    fn mended(&mut self, at: usize) {
+        self.machines[at].slowdown = 0.0;
+        self.set_pace();
+        let node = self.machines[at].id.clone();
+        self.ask(Ask::Uncordon { node });
+    }
+}
+
+/// Whether a fault strikes also where nothing trains.
+const fn hits_anything(kind: Kind) -> bool {
+    matches!(kind, Kind::Process | Kind::Gpu | Kind::Node)
+}
