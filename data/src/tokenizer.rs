@@ -6,6 +6,7 @@
 use crate::aside::Aside;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::str::FromStr;
 use tokenizers::decoders::byte_level::ByteLevel;
@@ -25,6 +26,9 @@ pub const END_OF_DOCUMENT: u32 = 2;
 
 /// What tokenizers call the token that ends a document, the likeliest first.
 const ENDS: [&str; 5] = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]"];
+
+/// Ids of tokens are below this, as the rows of a model's embedding.
+const MOST_TOKENS: u32 = 1 << 22;
 
 /// The largest file that is taken for a tokenizer.
 const MOST_BYTES: u64 = 1 << 28;
@@ -96,16 +100,20 @@ impl Tokenizer {
                 "not UTF-8",
             )
         })?;
-        Self::of_json(text.to_owned()).map_err(|error| match error {
-            Error::Tokenizer(problem) => {
-                Error::format(path, "content", format!("`{problem}`"), "not a tokenizer")
-            }
-            other => other,
+        Self::of_json(text.to_owned()).map_err(|error| {
+            let Error::Tokenizer(problem) = error else {
+                return error;
+            };
+            Error::format(path, "content", format!("`{problem}`"), "not a tokenizer")
         })
     }
 
     fn of_json(json: String) -> Result<Self> {
-        let mut model = Model::from_str(&json).map_err(refused)?;
+        // Some of the library's readers take it for granted that what they get is JSON.
+        if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&json) {
+            return Err(Error::Tokenizer(error.to_string()));
+        }
+        let mut model = guarded(|| Model::from_str(&json).map_err(refused))?;
         let end = ENDS.iter().find_map(|end| model.token_to_id(end));
         let end = end.ok_or_else(|| {
             Error::Tokenizer(format!(
@@ -114,7 +122,12 @@ impl Tokenizer {
             ))
         })?;
         let largest = model.get_vocab(true).into_values().max();
-        let vocabulary = largest.map_or(0, |id| id.saturating_add(1));
+        if let Some(id) = largest.filter(|id| *id >= MOST_TOKENS) {
+            return Err(Error::Tokenizer(format!(
+                "a token has the id {id}; ids are below {MOST_TOKENS}"
+            )));
+        }
+        let vocabulary = largest.map_or(0, |id| id + 1);
         // `</s>` in a user's text is five characters and no end of a document.
         model.set_encode_special_tokens(true);
         Ok(Self {
@@ -152,12 +165,8 @@ impl Tokenizer {
     pub fn encode(&self, document: &str) -> Result<Vec<u32>> {
         let mut tokens = Vec::with_capacity(document.len() / 3 + 1);
         for piece in pieces(document) {
-            tokens.extend(
-                self.model
-                    .encode_fast(piece, false)
-                    .map_err(refused)?
-                    .get_ids(),
-            );
+            let encoded = guarded(|| self.model.encode_fast(piece, false).map_err(refused))?;
+            tokens.extend(encoded.get_ids());
         }
         tokens.push(self.end);
         Ok(tokens)
@@ -165,7 +174,7 @@ impl Tokenizer {
 
     /// The text of tokens; special ones have none.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.model.decode(tokens, true).map_err(refused)
+        guarded(|| self.model.decode(tokens, true).map_err(refused))
     }
 }
 
@@ -187,6 +196,17 @@ fn untrained() -> Result<Untrained> {
         .with_decoder(Some(bytes))
         .with_post_processor(Some(bytes));
     Ok(model)
+}
+
+/// Calls the library over somebody's tokenizer: where it gives up instead of saying what is wrong,
+/// as it does over parts that do not fit each other, that is an error like any other.
+fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+        let said = said.unwrap_or("its parts do not fit each other");
+        Err(Error::Tokenizer(said.to_owned()))
+    })
 }
 
 fn refused(error: tokenizers::Error) -> Error {

@@ -1,5 +1,6 @@
 //! Files that Megatron-DeepSpeed's own tests use (bigscience-workshop/Megatron-DeepSpeed, Apache-2.0,
 //! tests/data/gpt2): what is written is theirs to the byte, and so is the order of their samples.
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use rebloom_data::indexed::{Indexed, Width, Writer, bin_path, idx_path};
 use rebloom_data::order::{LAST_EPOCH, Order};

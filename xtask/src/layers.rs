@@ -59,6 +59,7 @@ const LAYERS: &[Layer] = &[
     layer("rebloom-cli", &[CORE, PROTO, RUNTIME, DATA]),
     // Histories and durations that the simulator replays are TOML files.
     strict("rebloom-sim", &[CORE], &["serde", "toml"]),
+    layer("rebloom-readers", &[CORE, PROTO, RUNTIME, DATA]),
     layer("xtask", &[]),
 ];
 

@@ -33,7 +33,8 @@ pub(crate) fn run(checkout: &Checkout) -> Result<ExitCode> {
     let sources = files(root, &["rs", "cpp", "hpp", "h"])?;
     let mut broken = short(&sources);
     broken.extend(finished(&sources));
-    broken.extend(reachable(&sources, &roots(&metadata, root)));
+    let roots = [roots(&metadata, root), targets(&sources)].concat();
+    broken.extend(reachable(&sources, &roots));
     broken.extend(linted(&metadata)?);
     broken.extend(explained(
         &read(root, "core/src/cause.rs")?,
@@ -112,6 +113,14 @@ fn roots(metadata: &Value, root: &Path) -> Vec<PathBuf> {
         })
         .map(Path::to_owned)
         .collect()
+}
+
+/// Where compilation begins in the workspace of the fuzz targets, which is one of its own.
+fn targets(sources: &[Source]) -> Vec<PathBuf> {
+    let targets = sources
+        .iter()
+        .filter(|source| source.path.starts_with("fuzz/fuzz_targets"));
+    targets.map(|source| source.path.clone()).collect()
 }
 
 /// Files that no `mod` leads to: they look like code and are not.

@@ -190,7 +190,7 @@ fn every_damage_is_found_and_named() {
     let whole = examine(&prefix, |done, all| heard = (done, all));
     assert_eq!(
         (whole.damage, whole.documents, whole.page),
-        (Vec::new(), 3, Some(meta.clone()))
+        (Vec::new(), 3, Some(meta))
     );
     assert!(heard.0 == heard.1 && heard.0 > 100);
     let (bin, idx) = (bin_path(&prefix), idx_path(&prefix));

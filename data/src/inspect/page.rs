@@ -72,8 +72,11 @@ pub fn page(title: &str, report: &Report) -> String {
     page + "</body></html>\n"
 }
 
-/// Bars from the left, one a row; each is a label, widths with their colours, and a note.
-fn bars(rows: &[(String, Vec<(f64, &str)>, String)]) -> String {
+/// A row of bars: its label, widths with their colours, and a note.
+type Row = (String, Vec<(f64, &'static str)>, String);
+
+/// Bars from the left, one row below the other.
+fn bars(rows: &[Row]) -> String {
     const ROW: usize = 22;
     let height = ROW * rows.len() + 6;
     let mut svg = format!("<svg viewBox=\"0 0 900 {height}\" role=\"img\">");

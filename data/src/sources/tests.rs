@@ -38,10 +38,11 @@ fn opened(folder: &TempDir, text: &str) -> Result<Corpus> {
 }
 
 fn problems(text: &str) -> Vec<String> {
-    match opened(&folder(), text).unwrap_err() {
-        Error::Sources { problems, .. } => problems,
-        other => panic!("{other}"),
-    }
+    let error = opened(&folder(), text).unwrap_err();
+    let Error::Sources { problems, .. } = error else {
+        panic!("{error}");
+    };
+    problems
 }
 
 #[test]

@@ -90,7 +90,13 @@ impl Examined {
                     format!("cannot be read ({action}): {source}"),
                 );
             }
-            other => self.note(file, "content", format!("cannot be used: {other}")),
+            Error::Order(_)
+            | Error::NoSuchSample { .. }
+            | Error::Corpus { .. }
+            | Error::Sources { .. }
+            | Error::Tokenizer(_) => {
+                self.note(file, "content", format!("cannot be used: {error}"));
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use rebloom_core::report::{
     Beat, Finish, Join, Milestone, NodeFacts, Pages, RankEvent, RankStatus, Remembered, Report,
 };
 use rebloom_core::spec::{
-    Checkpoint, Data, DataPart, Deadlines, Flaw, Model, Optimizer, Recovery, RunSpec, Train,
+    Checkpoint, Data, Deadlines, Flaw, Model, Optimizer, Recovery, RunSpec, Train,
 };
 use rebloom_core::time::{Duration, Instant};
 use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent, Verified, Welcome};
@@ -94,11 +94,7 @@ pub(crate) fn spec() -> RunSpec {
         },
         data: Data {
             prefix: "/data/roots".to_owned(),
-            blend: vec![DataPart {
-                prefix: "/data/sw".to_owned(),
-                weight: 0.25,
-                documents: [0.5, 0.75],
-            }],
+            blend: vec![words::data_part()],
         },
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),

@@ -85,3 +85,12 @@ pub(crate) fn from_rank() -> Vec<FromRank> {
         .map(|(word, sequence)| FromRank { sequence, word })
         .collect()
 }
+
+/// A part of a blend.
+pub(super) fn data_part() -> rebloom_core::spec::DataPart {
+    rebloom_core::spec::DataPart {
+        prefix: "/data/sw".to_owned(),
+        weight: 0.25,
+        documents: [0.5, 0.75],
+    }
+}
