@@ -241,10 +241,11 @@ impl Driver {
                 rank,
                 slot,
                 generation,
+                async_off,
                 cause,
             } => {
                 acting("start", &run, rank, generation, &cause);
-                let event = self.ranks.spawn(run, rank, slot);
+                let event = self.ranks.spawn(run, rank, slot, async_off);
                 if let Event::NotStarted { run, rank, error } = &event {
                     tracing::error!(%run, %rank, error, "cannot start a rank");
                 }

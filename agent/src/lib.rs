@@ -28,6 +28,7 @@ use link::{Connector, Link};
 use rank_link::RankLinkService;
 use ranks::{Launch, Ranks};
 use rebloom_core::id::NodeId;
+use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::NodeFacts;
 use rebloom_core::supervisor::{Config, Supervisor};
 use rebloom_proto::wire::rank_link_server::RankLinkServer;
@@ -62,6 +63,8 @@ pub struct Settings {
     pub slots: u32,
     /// Names of its GPUs, by slot.
     pub gpus: Vec<String>,
+    /// The version of NCCL that its workers use, where it is known.
+    pub nccl: Option<Nccl>,
     /// Where other agents reach its rendezvous stores.
     pub listen: SocketAddr,
     /// How workers are started.
@@ -86,7 +89,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> anyhow::Result<()> {
     let facts = probe::facts(
         settings.node.clone(),
         settings.slots,
-        settings.gpus,
+        (settings.gpus, settings.nccl),
         store_address,
     );
     tell(&facts);
@@ -140,9 +143,11 @@ fn tell(facts: &NodeFacts) {
         host,
         cores,
         memory,
+        nccl,
     } = facts;
     let gpus = gpus.len();
-    tracing::info!(%node, slots, gpus, store_address, host, cores, memory, "agent starts");
+    let nccl = nccl.map(|version| version.to_string());
+    tracing::info!(%node, slots, gpus, nccl, store_address, host, cores, memory, "agent starts");
 }
 
 /// The unix socket: words and rendezvous of this node's workers.

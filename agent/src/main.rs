@@ -6,6 +6,7 @@ use rebloom_agent::process::close_on_exec;
 use rebloom_agent::ranks::Launch;
 use rebloom_agent::{Settings, probe, run};
 use rebloom_core::id::NodeId;
+use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::supervisor::Config;
 use rebloom_runtime::priority;
 use rebloom_runtime::shutdown::Shutdown;
@@ -72,6 +73,10 @@ struct Arguments {
     /// start of a process and of libtorch in every recovery.
     #[arg(long)]
     no_standby: bool,
+    /// Version of NCCL that the workers use, as 2.27.5. Without it asynchronous kernel launches are
+    /// never turned off after a hang, since some versions hang by themselves then.
+    #[arg(long, value_name = "VERSION")]
+    nccl: Option<Nccl>,
     /// End the ranks with the agent, instead of leaving them to its next life.
     #[arg(long)]
     end_ranks_on_exit: bool,
@@ -138,6 +143,7 @@ impl Arguments {
             tls: self.tls,
             slots,
             gpus,
+            nccl: self.nccl,
             listen: self.listen,
             launch: Launch {
                 worker,

@@ -5,6 +5,7 @@
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use rebloom_core::id::NodeId;
+use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::NodeFacts;
 use std::ffi::OsStr;
 use sysinfo::System;
@@ -31,7 +32,12 @@ pub fn gpus(library: Option<&OsStr>) -> Vec<String> {
 }
 
 /// What a join says of the node.
-pub fn facts(node: NodeId, slots: u32, gpus: Vec<String>, store_address: String) -> NodeFacts {
+pub fn facts(
+    node: NodeId,
+    slots: u32,
+    (gpus, nccl): (Vec<String>, Option<Nccl>),
+    store_address: String,
+) -> NodeFacts {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     NodeFacts {
         node,
@@ -41,6 +47,7 @@ pub fn facts(node: NodeId, slots: u32, gpus: Vec<String>, store_address: String)
         host: System::host_name().unwrap_or_default(),
         cores: u32::try_from(cores).unwrap_or(u32::MAX),
         memory: memory(),
+        nccl,
     }
 }
 
@@ -72,7 +79,7 @@ mod tests {
             Vec::<String>::new()
         );
         let node = NodeId::new("n").unwrap();
-        let facts = facts(node, 2, Vec::new(), "127.0.0.1:1".to_owned());
+        let facts = facts(node, 2, (Vec::new(), None), "127.0.0.1:1".to_owned());
         assert!(
             facts.memory > 1 << 20 && facts.cores > 0 && !facts.host.is_empty(),
             "{facts:?}"

@@ -96,11 +96,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` in its own session, its output appended to `log`; with the other end of its
-    /// standard input, where that is a pipe. Needs a tokio runtime.
+    /// Starts `program` in its own session, its output appended to `log`, with these variables on top
+    /// of those it gets from the agent; with the other end of its standard input, where that is a pipe.
+    /// Needs a tokio runtime.
     pub fn spawn(
         program: &Path,
         arguments: &[OsString],
+        variables: &[(&str, &str)],
         log: File,
         stdin: Stdio,
     ) -> io::Result<(Self, Option<ChildStdin>)> {
@@ -109,6 +111,7 @@ impl Process {
             .args(arguments)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
+            .envs(variables.iter().copied())
             .stdin(stdin)
             .stdout(log.try_clone()?)
             .stderr(log);

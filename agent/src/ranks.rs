@@ -29,6 +29,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// Makes every kernel launch wait for its kernel; read by CUDA when a process first uses it.
+const BLOCKING: (&str, &str) = ("CUDA_LAUNCH_BLOCKING", "1");
+
 /// How workers are started.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -104,9 +107,10 @@ impl Ranks {
         }
     }
 
-    /// Starts the process of a rank with a fresh flight page.
-    pub fn spawn(&mut self, run: RunId, rank: Rank, slot: Slot) -> Event {
-        match self.try_spawn(&run, rank, slot) {
+    /// Starts the process of a rank with a fresh flight page; with `async_off` each of its kernel
+    /// launches blocks.
+    pub fn spawn(&mut self, run: RunId, rank: Rank, slot: Slot, async_off: bool) -> Event {
+        match self.try_spawn(&run, rank, slot, async_off) {
             Ok((process, tower)) => {
                 let (pid, started) = (process.pid, process.started);
                 self.keep(run.clone(), rank, process, tower);
@@ -124,7 +128,13 @@ impl Ranks {
         }
     }
 
-    fn try_spawn(&mut self, run: &RunId, rank: Rank, slot: Slot) -> io::Result<(Process, Tower)> {
+    fn try_spawn(
+        &mut self,
+        run: &RunId,
+        rank: Rank,
+        slot: Slot,
+        async_off: bool,
+    ) -> io::Result<(Process, Tower)> {
         let flight = self.state.page(run, rank);
         if let Some(folder) = flight.parent() {
             std::fs::create_dir_all(folder)?;
@@ -140,14 +150,23 @@ impl Ranks {
             log,
         };
         self.standby.hold_off();
-        let process = match self.standby.take(&assignment) {
+        // What waits warm was started with asynchronous launches.
+        let warm = (!async_off)
+            .then(|| self.standby.take(&assignment))
+            .flatten();
+        let process = match warm {
             Some(process) => process,
-            None => self.start_cold(assignment, file)?,
+            None => self.start_cold(assignment, file, async_off)?,
         };
         Ok((process, tower))
     }
 
-    fn start_cold(&self, assignment: Assignment, log: File) -> io::Result<Process> {
+    fn start_cold(
+        &self,
+        assignment: Assignment,
+        log: File,
+        async_off: bool,
+    ) -> io::Result<Process> {
         let pairs: [(&str, OsString); 4] = [
             ("--run", assignment.run.as_str().into()),
             ("--rank", assignment.rank.to_string().into()),
@@ -158,7 +177,9 @@ impl Ranks {
             .into_iter()
             .flat_map(|(name, value)| [name.into(), value]);
         let arguments: Vec<OsString> = own.chain(self.launch.common(&self.state)).collect();
-        let (process, _) = Process::spawn(&self.launch.worker, &arguments, log, Stdio::null())?;
+        let variables: &[(&str, &str)] = if async_off { &[BLOCKING] } else { &[] };
+        let worker = &self.launch.worker;
+        let (process, _) = Process::spawn(worker, &arguments, variables, log, Stdio::null())?;
         Ok(process)
     }
 

@@ -86,7 +86,8 @@ impl Standby {
             .chain(self.launch.common(&self.state))
             .collect();
         let log = logs::begin(&self.state.standby_log())?;
-        let (process, pipe) = Process::spawn(&self.launch.worker, &arguments, log, Stdio::piped())?;
+        let worker = &self.launch.worker;
+        let (process, pipe) = Process::spawn(worker, &arguments, &[], log, Stdio::piped())?;
         let pipe = pipe.ok_or_else(|| io::Error::other("it has no standard input"))?;
         tracing::debug!(pid = process.pid, "a warm standby waits");
         Ok(Waiting {

@@ -102,7 +102,12 @@ fn tell(incident: &Incident, run: &RunView, text: &mut String) {
         }
         None => say!(
             text,
-            "  doing     {} (generation {})",
+            "  {:<8}  {} (generation {})",
+            if incident.closed.is_some() {
+                "done"
+            } else {
+                "doing"
+            },
             rung(done),
             incident.generation
         ),

@@ -14,7 +14,8 @@ Exit codes:
   2  bad input: a command line or a run spec was refused, and nothing was started
   3  there is no such run, node, rank or checkpoint
   4  the controller cannot be reached
-  5  the run that was watched ended Failed or Parked";
+  5  the run that was watched ended Failed
+  93 the run that was watched is Parked: do not queue it again before somebody has looked at it";
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,9 @@ pub(crate) enum Failure {
     /// The run that was watched ended badly.
     #[error("{0}")]
     Ended(String),
+    /// The run that was watched is parked: trying again leads nowhere.
+    #[error("{0}")]
+    Parked(String),
 }
 
 impl Failure {
@@ -59,6 +63,7 @@ impl Failure {
             Self::NotFound(_) => 3,
             Self::NoController(_) | Self::Unreachable { .. } => 4,
             Self::Ended(_) => 5,
+            Self::Parked(_) => 93,
         }
     }
 

@@ -144,6 +144,9 @@ pub(crate) const fn rung(rung: Rung) -> &'static str {
         Rung::Reform => "survivors re-formed in place",
         Rung::Restart => "all ranks were restarted",
         Rung::Replace => "the node was replaced by a spare",
+        Rung::AsyncOff => "all ranks were relaunched with asynchronous launches off",
+        Rung::Shrink => "the run went on with fewer copies of the model",
+        Rung::Park => "the run was parked: no rung was left",
     }
 }
 

@@ -127,7 +127,8 @@ async fn submit(
             | Failure::NotFound(_)
             | Failure::NoController(_)
             | Failure::Unreachable { .. }
-            | Failure::Ended(_) => failure,
+            | Failure::Ended(_)
+            | Failure::Parked(_) => failure,
         })?;
     answer(&reply, global.output)?;
     Ok(name)

@@ -208,10 +208,8 @@ pub(crate) fn end(run: &RunView) -> Option<Result<(), Failure>> {
         return None;
     }
     Some(match run.state {
-        RunState::Failed | RunState::Parked => Err(Failure::Ended(format!(
-            "run {} is {}: {}; `rebloom run explain {0}` tells the story",
-            run.spec.name, run.state, run.why
-        ))),
+        RunState::Failed => Err(Failure::Ended(ended_badly(run))),
+        RunState::Parked => Err(Failure::Parked(ended_badly(run))),
         RunState::Pending
         | RunState::Starting
         | RunState::Running
@@ -220,6 +218,13 @@ pub(crate) fn end(run: &RunView) -> Option<Result<(), Failure>> {
         | RunState::Stopped
         | RunState::Completed => Ok(()),
     })
+}
+
+fn ended_badly(run: &RunView) -> String {
+    format!(
+        "run {} is {}: {}; `rebloom run explain {0}` tells the story",
+        run.spec.name, run.state, run.why
+    )
 }
 
 #[cfg(test)]
@@ -241,6 +246,6 @@ mod tests {
         assert_eq!(ended(RunState::Completed), Some(Ok(())));
         assert_eq!(ended(RunState::Stopped), Some(Ok(())));
         assert_eq!(ended(RunState::Failed), Some(Err(5)));
-        assert_eq!(ended(RunState::Parked), Some(Err(5)));
+        assert_eq!(ended(RunState::Parked), Some(Err(93)));
     }
 }

@@ -3,8 +3,11 @@
 //! Every acting command carries a cause (S9). Log lines, condition reasons, metric labels and
 //! `rebloom run explain` all render this enum, so they cannot disagree.
 
+mod sentence;
+
 use crate::flight::{Channel, Phase};
 use crate::id::{NodeId, Rank, Step};
+use crate::ladder::evict::Group;
 use crate::time::Duration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -153,6 +156,10 @@ pub enum Cause {
     GangHung {
         /// In which phase.
         phase: Phase,
+        /// The ranks that it may be, where those are few.
+        suspects: Vec<Rank>,
+        /// The parallel group that all suspects share, where they do.
+        group: Option<Group>,
     },
     /// An agent has been silent for too long.
     NodeLost {
@@ -177,6 +184,15 @@ pub enum Cause {
         /// What is wrong.
         unsound: Unsound,
     },
+    /// A node found one checkpoint after the other unsound, so it is its storage that is not sound.
+    StorageMisread {
+        /// Which node.
+        node: NodeId,
+        /// Which of its ranks.
+        rank: Rank,
+        /// What it found last.
+        unsound: Unsound,
+    },
     /// A shard or a manifest could not be written; training goes on.
     SaveFailed {
         /// Which step.
@@ -185,6 +201,16 @@ pub enum Cause {
         rank: Option<Rank>,
         /// What went wrong.
         error: String,
+    },
+    /// No hang came for a while with asynchronous launches off, so they are turned on again.
+    CleanSpell {
+        /// For how long.
+        lasted: Duration,
+    },
+    /// A run that shrank has room for more copies of its model again.
+    RoomToGrow {
+        /// How many it will have.
+        data: u32,
     },
     /// An older generation still ran somewhere.
     Superseded,
@@ -218,7 +244,10 @@ impl Cause {
             Self::NodeLost { .. } => "NodeLost",
             Self::RanksMissing { .. } => "RanksMissing",
             Self::CheckpointUnsound { .. } => "CheckpointUnsound",
+            Self::StorageMisread { .. } => "StorageMisread",
             Self::SaveFailed { .. } => "SaveFailed",
+            Self::CleanSpell { .. } => "CleanSpell",
+            Self::RoomToGrow { .. } => "RoomToGrow",
             Self::Superseded => "Superseded",
             Self::Completed => "Completed",
             Self::BudgetSpent { .. } => "BudgetSpent",
@@ -235,6 +264,7 @@ impl Cause {
             | Self::RankFailed { node, .. }
             | Self::RankHung { node, .. }
             | Self::NodeLost { node, .. }
+            | Self::StorageMisread { node, .. }
             | Self::RanksMissing { node, .. } => Some(node),
             Self::Submitted
             | Self::StopRequested
@@ -242,6 +272,8 @@ impl Cause {
             | Self::GangHung { .. }
             | Self::CheckpointUnsound { .. }
             | Self::SaveFailed { .. }
+            | Self::CleanSpell { .. }
+            | Self::RoomToGrow { .. }
             | Self::Superseded
             | Self::Completed
             | Self::BudgetSpent { .. }
@@ -250,7 +282,8 @@ impl Cause {
     }
 
     /// Whether a recovery from this cause that leads to no progress is followed by a higher rung of
-    /// the ladder (L4). An unsound checkpoint is followed by the next older one instead.
+    /// the ladder (L4). Exempt are an unsound checkpoint, which is followed by the next older one, a
+    /// node that is lost, which does not come back by itself, and what was planned.
     pub const fn climbs(&self) -> bool {
         matches!(
             self,
@@ -262,9 +295,24 @@ impl Cause {
                 }
                 | Self::RankHung { .. }
                 | Self::GangHung { .. }
-                | Self::NodeLost { .. }
                 | Self::RanksMissing { .. }
                 | Self::SaveFailed { .. }
+        )
+    }
+
+    /// Whether something took too long: then it may be the launches themselves that hang.
+    pub const fn is_hang(&self) -> bool {
+        matches!(self, Self::RankHung { .. } | Self::GangHung { .. })
+    }
+
+    /// Whether this is what becomes of a rank that is stopped by force; no fault then.
+    pub const fn is_an_end(&self) -> bool {
+        matches!(
+            self,
+            Self::RankExited { .. }
+                | Self::RankNotStarted { .. }
+                | Self::RankFailed { .. }
+                | Self::RanksMissing { .. }
         )
     }
 
@@ -277,104 +325,5 @@ impl Cause {
                 ..
             }
         )
-    }
-}
-
-/// One sentence without a full stop, for logs and `explain`.
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Submitted => f.write_str("the run was submitted"),
-            Self::StopRequested => f.write_str("an admin asked the run to stop"),
-            Self::ResumeRequested => f.write_str("an admin asked the run to go on"),
-            Self::NodeDrained { node } => write!(f, "an admin drained node {node}"),
-            Self::RankExited { rank, node, exit } => {
-                write!(f, "rank {rank} on {node} ended with {exit}")
-            }
-            Self::RankNotStarted { rank, node, error } => {
-                write!(f, "rank {rank} could not be started on {node}: {error}")
-            }
-            Self::RankFailed {
-                rank,
-                node,
-                phase,
-                error,
-                blamed: _,
-            } => {
-                write!(f, "rank {rank} on {node} failed in phase {phase}: {error}")
-            }
-            Self::RankHung {
-                rank,
-                node,
-                phase,
-                channel: Some(channel),
-            } => write!(
-                f,
-                "rank {rank} on {node} hung in phase {phase}: others waited for it in {}",
-                channel.name()
-            ),
-            Self::RankHung {
-                rank,
-                node,
-                phase,
-                channel: None,
-            } => {
-                write!(f, "rank {rank} on {node} hung in phase {phase}")
-            }
-            Self::GangHung { phase } => {
-                write!(
-                    f,
-                    "the gang hung in phase {phase} and no single rank stands out"
-                )
-            }
-            Self::NodeLost { node, silent_for } => {
-                write!(
-                    f,
-                    "node {node} was silent for {:.1} s",
-                    silent_for.as_secs_f64()
-                )
-            }
-            Self::RanksMissing { node, rank } => {
-                write!(f, "node {node} came back without rank {rank}")
-            }
-            Self::CheckpointUnsound {
-                step,
-                rank,
-                unsound,
-            } => {
-                write!(
-                    f,
-                    "the checkpoint at step {step} is unsound (rank {rank}): {unsound}"
-                )
-            }
-            Self::SaveFailed {
-                step,
-                rank: Some(rank),
-                error,
-            } => {
-                write!(f, "rank {rank} could not save step {step}: {error}")
-            }
-            Self::SaveFailed {
-                step,
-                rank: None,
-                error,
-            } => {
-                write!(
-                    f,
-                    "the checkpoint at step {step} could not be sealed: {error}"
-                )
-            }
-            Self::Superseded => f.write_str("a newer generation runs"),
-            Self::Completed => f.write_str("the run reached its last step"),
-            Self::BudgetSpent { restarts } => {
-                write!(
-                    f,
-                    "the run failed by itself more often than its {restarts} restarts allow"
-                )
-            }
-            Self::NoProgress { recoveries } => {
-                write!(f, "{recoveries} recoveries in a row led to no progress")
-            }
-        }
     }
 }

@@ -32,11 +32,12 @@ pub use fact::{Fact, Record};
 pub use state::State;
 pub use view::{
     CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, Placement, RankView,
-    RunState, RunView, Rung, Seating, Spend,
+    RunState, RunView, Seating, Spend,
 };
 
 use crate::footprint::Tariff;
 use crate::id::{NodeId, RunId};
+pub use crate::ladder::Rung;
 use crate::time::{Duration, Instant};
 use hang::Watch;
 use nodes::Link;

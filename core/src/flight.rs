@@ -141,6 +141,8 @@ pub struct Page {
     pub grad_norm: f32,
     /// Nanoseconds the last step took.
     pub step_nanos: u64,
+    /// Nanoseconds of it in which the rank waited in no channel; 0 where that is not measured.
+    pub busy_nanos: u64,
     /// When the process last ran, whatever it was doing, in nanoseconds on the node's monotonic clock;
     /// it grows every few milliseconds. 0 where nothing makes it grow.
     pub pulse: u64,

@@ -15,6 +15,8 @@
 //! - [`supervisor`]: the agent's machine, which keeps one node's ranks
 //! - [`member`]: the worker's machine, which lives through generations
 //!
+//! [`ladder`] holds decisions of recovery that need no fleet to be judged.
+//!
 //! The words that cross their borders are [`order`] (controller to agent), [`report`] (agent to
 //! controller), [`word`] (agent and worker) and [`flight`] (the page a worker writes while it
 //! trains). `ARCHITECTURE.md` numbers the invariants S1-S11, L1-L4 and T1 that the code cites.
@@ -27,6 +29,7 @@ pub mod engine;
 pub mod flight;
 pub mod footprint;
 pub mod id;
+pub mod ladder;
 pub mod layout;
 pub mod member;
 pub mod order;

@@ -35,6 +35,9 @@ pub struct Start {
     pub resume: Option<CheckpointId>,
     /// Whether processes that already run are ended first (rung 2) or re-form in place (rung 1).
     pub fresh_processes: bool,
+    /// Whether processes are started so that nothing is launched asynchronously; read by a process
+    /// when it first touches its device, so it only changes with fresh processes.
+    pub async_off: bool,
     /// Why.
     pub cause: Cause,
 }

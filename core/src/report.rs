@@ -7,6 +7,7 @@ use crate::cause::{Blamed, Exit, Unsound};
 use crate::checkpoint::{CheckpointId, Manifest, Shard};
 use crate::flight::{Phase, Sighting};
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
+use crate::ladder::gate::Nccl;
 use serde::{Deserialize, Serialize};
 
 /// What an agent knows of its node when it joins.
@@ -26,6 +27,8 @@ pub struct NodeFacts {
     pub cores: u32,
     /// Bytes of memory.
     pub memory: u64,
+    /// The version of NCCL that its workers use, where it is known.
+    pub nccl: Option<Nccl>,
 }
 
 /// One rank's process on a node, as its agent sees it.

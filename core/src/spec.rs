@@ -27,6 +27,9 @@ pub struct RunSpec {
     /// How often to try again.
     #[serde(default)]
     pub recovery: Recovery,
+    /// Whether and how far it may shrink; none means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elastic: Option<Elastic>,
 }
 
 /// Shape of a BLOOM model.
@@ -185,6 +188,22 @@ impl Default for Deadlines {
     }
 }
 
+/// How far a run may shrink when there is no room for all of it. Only whole copies of the model leave;
+/// the global batch, the order of samples and the samples consumed stay the same.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Elastic {
+    /// Fewest copies of the model (DP) to go on with.
+    pub min_data: u32,
+    /// Seconds to wait for room before it shrinks, and to train before it grows back.
+    #[serde(default = "default_wait")]
+    pub wait: f64,
+}
+
+const fn default_wait() -> f64 {
+    120.0
+}
+
 /// How often to try again, and when to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -196,8 +215,22 @@ pub struct Recovery {
     pub reform: u32,
     /// Times in a row without progress that all ranks are restarted, before the next rung.
     pub restart: u32,
-    /// Times in a row without progress that a node is replaced, before the run is parked (L4).
+    /// Times in a row without progress that a node is replaced, before the next rung.
     pub replace: u32,
+    /// Times in a row without progress that ranks are relaunched with asynchronous launches off after
+    /// a hang, before the next rung.
+    pub async_off: u32,
+    /// Times in a row without progress that a copy of the model is left out, where `elastic` allows
+    /// it, before the run is parked (L4).
+    pub shrink: u32,
+    /// Recoveries, with or without progress, after which a run that sealed no checkpoint in between
+    /// is parked (L4).
+    pub unsealed: u32,
+    /// Hangs within a clean spell that are recovered from as such; the next one turns asynchronous
+    /// launches off.
+    pub hangs: u32,
+    /// Seconds without a hang after which asynchronous launches are turned on again.
+    pub clean_spell: u64,
 }
 
 impl Default for Recovery {
@@ -207,6 +240,11 @@ impl Default for Recovery {
             reform: 4,
             restart: 3,
             replace: 3,
+            async_off: 1,
+            shrink: 2,
+            unsealed: 24,
+            hangs: 2,
+            clean_spell: 21_600,
         }
     }
 }
@@ -255,7 +293,8 @@ impl RunSpec {
             data,
             checkpoint,
             deadlines,
-            recovery: _,
+            recovery,
+            elastic,
         } = self;
         for (field, value, most) in [
             ("model.layers", model.layers, 1024),
@@ -273,6 +312,13 @@ impl RunSpec {
             flaws.within(field, f64::from(value), 1.0, f64::from(most));
         }
         flaws.whole("train.steps", train.steps, 1_000_000_000);
+        flaws.whole("recovery.clean_spell", recovery.clean_spell, 31_536_000);
+        flaws.whole("recovery.unsealed", recovery.unsealed.into(), 1_000_000);
+        if let Some(elastic) = elastic {
+            let most = f64::from(layout.data.max(1));
+            flaws.within("elastic.min_data", elastic.min_data.into(), 1.0, most);
+            flaws.within("elastic.wait", elastic.wait, 0.0, 86_400.0);
+        }
         flaws.whole(
             "checkpoint.every_steps",
             checkpoint.every_steps,

@@ -5,6 +5,7 @@
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::flight::{Channel, Phase};
 use rebloom_core::id::{NodeId, Rank, Step};
+use rebloom_core::ladder::evict::Group;
 use rebloom_core::time::Duration;
 
 fn all() -> Vec<Cause> {
@@ -47,7 +48,11 @@ fn all() -> Vec<Cause> {
         failed(Blamed::Infrastructure),
         hung(Some(Channel::Data)),
         hung(None),
-        Cause::GangHung { phase: Phase::Exit },
+        Cause::GangHung {
+            phase: Phase::Exit,
+            suspects: Vec::new(),
+            group: None,
+        },
         Cause::NodeLost {
             node: node.clone(),
             silent_for: Duration::from_millis(3100),
@@ -75,6 +80,22 @@ fn all() -> Vec<Cause> {
         Cause::Completed,
         Cause::BudgetSpent { restarts: 3 },
         Cause::NoProgress { recoveries: 10 },
+        Cause::GangHung {
+            phase: Phase::Exit,
+            suspects: vec![Rank(2), Rank(3)],
+            group: Some(Group::Tensor),
+        },
+        Cause::StorageMisread {
+            node: node.clone(),
+            rank,
+            unsound: Unsound::Hash {
+                file: "a".to_owned(),
+            },
+        },
+        Cause::CleanSpell {
+            lasted: Duration::from_secs(60),
+        },
+        Cause::RoomToGrow { data: 8 },
     ]
 }
 

@@ -41,6 +41,7 @@ fn small() -> RunSpec {
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
+        elastic: None,
     }
 }
 

@@ -1,14 +1,16 @@
 //! Causes: why something is done.
 
-use crate::check::{Malformed, code, maybe_code, nanos, node_id, part, same_names, text};
+use crate::check::{Malformed, code, list_by, maybe_code, nanos, node_id, part, same_names, text};
 use crate::wire;
 use crate::wire::cause as w;
 use crate::wire::{exit, unsound};
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::id::{Rank, Step};
+use rebloom_core::ladder::evict::Group;
 use rebloom_core::time::Duration;
 
 same_names!(Blamed <=> Blamed { Run, Infrastructure });
+same_names!(Group <=> Group { Tensor, Pipeline, Data });
 
 impl From<Exit> for wire::Exit {
     fn from(exit: Exit) -> Self {
@@ -133,9 +135,28 @@ impl From<Cause> for wire::Cause {
                 phase: wire::Phase::from(phase).into(),
                 channel: channel.map(|channel| wire::Channel::from(channel).into()),
             }),
-            Cause::GangHung { phase } => w::Kind::GangHung(w::GangHung {
+            Cause::GangHung {
+                phase,
+                suspects,
+                group,
+            } => w::Kind::GangHung(w::GangHung {
                 phase: wire::Phase::from(phase).into(),
+                suspects: suspects.into_iter().map(|rank| rank.0).collect(),
+                group: group.map(|group| wire::Group::from(group).into()),
             }),
+            Cause::StorageMisread {
+                node,
+                rank,
+                unsound,
+            } => w::Kind::StorageMisread(w::StorageMisread {
+                node: node.into(),
+                rank: rank.0,
+                unsound: Some(unsound.into()),
+            }),
+            Cause::CleanSpell { lasted } => w::Kind::CleanSpell(w::CleanSpell {
+                lasted_nanos: nanos(lasted),
+            }),
+            Cause::RoomToGrow { data } => w::Kind::RoomToGrow(w::RoomToGrow { data }),
             Cause::NodeLost { node, silent_for } => w::Kind::NodeLost(w::NodeLost {
                 node: node.into(),
                 silent_nanos: nanos(silent_for),
@@ -203,7 +224,18 @@ impl TryFrom<wire::Cause> for Cause {
                 },
                 w::Kind::GangHung(it) => Self::GangHung {
                     phase: code::<wire::Phase, _>(it.phase, "gang_hung.phase")?,
+                    suspects: list_by(it.suspects, "gang_hung.suspects", |it| Ok(Rank(it)))?,
+                    group: maybe_code::<wire::Group, _>(it.group, "gang_hung.group")?,
                 },
+                w::Kind::StorageMisread(it) => Self::StorageMisread {
+                    node: node_id(it.node, "storage_misread.node")?,
+                    rank: Rank(it.rank),
+                    unsound: part(it.unsound, "storage_misread.unsound")?,
+                },
+                w::Kind::CleanSpell(it) => Self::CleanSpell {
+                    lasted: Duration::from_nanos(it.lasted_nanos),
+                },
+                w::Kind::RoomToGrow(it) => Self::RoomToGrow { data: it.data },
                 w::Kind::NodeLost(it) => Self::NodeLost {
                     node: node_id(it.node, "node_lost.node")?,
                     silent_for: Duration::from_nanos(it.silent_nanos),

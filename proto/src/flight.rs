@@ -43,6 +43,7 @@ impl From<Page> for wire::Page {
             step_nanos: page.step_nanos,
             counters: page.counters.into_iter().map(Into::into).collect(),
             pulse: page.pulse,
+            busy_nanos: page.busy_nanos,
         }
     }
 }
@@ -61,6 +62,7 @@ impl TryFrom<wire::Page> for Page {
             grad_norm: page.grad_norm,
             step_nanos: page.step_nanos,
             pulse: page.pulse,
+            busy_nanos: page.busy_nanos,
             counters: counters.try_into().map_err(|counters: Vec<Counter>| {
                 Malformed::new("counters", format!("has {} entries, not 8", counters.len()))
             })?,

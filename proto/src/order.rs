@@ -40,6 +40,7 @@ impl From<Start> for w::Start {
             resume: start.resume.map(Into::into),
             fresh_processes: start.fresh_processes,
             cause: Some(start.cause.into()),
+            async_off: start.async_off,
         }
     }
 }
@@ -56,6 +57,7 @@ impl TryFrom<w::Start> for Start {
             resume: maybe(start.resume, "resume")?,
             fresh_processes: start.fresh_processes,
             cause: part(start.cause, "cause")?,
+            async_off: start.async_off,
         })
     }
 }

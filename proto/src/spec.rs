@@ -1,9 +1,9 @@
 //! Run specs. Their numbers are judged by `RunSpec::flaws`, not here.
 
-use crate::check::{Malformed, list, part, run_id, text};
+use crate::check::{Malformed, list, maybe, part, run_id, text};
 use crate::wire;
 use rebloom_core::spec::{
-    Checkpoint, Data, DataPart, Deadlines, Model, Optimizer, Recovery, RunSpec, Train,
+    Checkpoint, Data, DataPart, Deadlines, Elastic, Model, Optimizer, Recovery, RunSpec, Train,
 };
 
 /// Both ways between a message and a struct of core whose fields have the same names and types.
@@ -30,7 +30,10 @@ same_fields!(OptimizerSpec <=> Optimizer {
     beta1, beta2, epsilon, weight_decay, clip,
 });
 same_fields!(DeadlineSpec <=> Deadlines { init, load, step, save, exit });
-same_fields!(RecoverySpec <=> Recovery { restarts, reform, restart, replace });
+same_fields!(RecoverySpec <=> Recovery {
+    restarts, reform, restart, replace, async_off, shrink, unsealed, hangs, clean_spell,
+});
+same_fields!(ElasticSpec <=> Elastic { min_data, wait });
 
 impl From<Train> for wire::TrainSpec {
     fn from(
@@ -148,6 +151,7 @@ impl From<RunSpec> for wire::RunSpec {
             checkpoint,
             deadlines,
             recovery,
+            elastic,
         } = spec;
         Self {
             name: name.into(),
@@ -158,6 +162,7 @@ impl From<RunSpec> for wire::RunSpec {
             checkpoint: Some(checkpoint.into()),
             deadlines: Some(deadlines.into()),
             recovery: Some(recovery.into()),
+            elastic: elastic.map(Into::into),
         }
     }
 }
@@ -174,6 +179,7 @@ impl TryFrom<wire::RunSpec> for RunSpec {
             checkpoint: part(spec.checkpoint, "checkpoint")?,
             deadlines: part(spec.deadlines, "deadlines")?,
             recovery: part(spec.recovery, "recovery")?,
+            elastic: maybe(spec.elastic, "elastic")?,
         })
     }
 }

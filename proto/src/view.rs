@@ -18,7 +18,7 @@ same_names!(RunState <=> RunState {
     Pending, Starting, Running, Recovering, Stopping, Stopped, Completed, Failed, Parked,
 });
 same_names!(NodeState <=> NodeState { Ready, Unreachable, Lost });
-same_names!(Rung <=> Rung { Reform, Restart, Replace });
+same_names!(Rung <=> Rung { Reform, Restart, Replace, AsyncOff, Shrink, Park });
 same_names!(Spend <=> Spend {
     Waiting, Starting, Productive, Detect, Decide, Reform, Restore, CatchUp,
 });
@@ -286,6 +286,7 @@ impl From<NodeFacts> for wire::NodeFacts {
             host,
             cores,
             memory,
+            nccl,
         } = facts;
         Self {
             node: node.into(),
@@ -295,6 +296,7 @@ impl From<NodeFacts> for wire::NodeFacts {
             host,
             cores,
             memory,
+            nccl: nccl.map(|version| version.to_string()).unwrap_or_default(),
         }
     }
 }
@@ -308,6 +310,10 @@ impl TryFrom<wire::NodeFacts> for NodeFacts {
                 format!("{} is absurd", facts.slots),
             ));
         }
+        let version = (!facts.nccl.is_empty()).then(|| facts.nccl.parse());
+        let nccl = version
+            .transpose()
+            .map_err(|error| Malformed::new("nccl", error))?;
         Ok(Self {
             node: node_id(facts.node, "node")?,
             slots: facts.slots,
@@ -316,6 +322,7 @@ impl TryFrom<wire::NodeFacts> for NodeFacts {
             host: text(facts.host, "host")?,
             cores: facts.cores,
             memory: facts.memory,
+            nccl,
         })
     }
 }

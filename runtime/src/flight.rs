@@ -40,6 +40,7 @@ const WORD_STEP: usize = 5;
 const WORD_SAMPLES: usize = 6;
 const WORD_LOSS_NORM: usize = 7;
 const WORD_STEP_NANOS: usize = 8;
+const WORD_BUSY_NANOS: usize = 9;
 const WORD_COUNTERS: usize = 16;
 const WORD_PULSE: usize = 48;
 const WORD_FENCE: usize = 64;
@@ -141,6 +142,7 @@ impl Tower {
             loss,
             grad_norm,
             step_nanos: word(WORD_STEP_NANOS),
+            busy_nanos: word(WORD_BUSY_NANOS),
             pulse: word(WORD_PULSE),
             counters: std::array::from_fn(counter),
         }
@@ -159,20 +161,59 @@ impl Tower {
     }
 }
 
+/// How long the rank waited for others since the last step; only the thread that trains writes it.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Operations that are begun and not done.
+    open: AtomicU64,
+    /// Since when any is.
+    since: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Waiting {
+    fn begin(&self, now: Instant) {
+        if self.open.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.since.store(now.as_nanos(), Ordering::Relaxed);
+        }
+    }
+
+    fn end(&self, now: Instant) {
+        let open = self.open.load(Ordering::Relaxed).saturating_sub(1);
+        self.open.store(open, Ordering::Relaxed);
+        if open == 0 {
+            let since = Instant::from_nanos(self.since.load(Ordering::Relaxed));
+            let span = u64::try_from(now.since(since).as_nanos()).unwrap_or(u64::MAX);
+            self.total.fetch_add(span, Ordering::Relaxed);
+        }
+    }
+
+    /// What was waited since the last call.
+    fn take(&self) -> u64 {
+        self.total.swap(0, Ordering::Relaxed)
+    }
+
+    fn clear(&self) {
+        self.open.store(0, Ordering::Relaxed);
+        self.total.store(0, Ordering::Relaxed);
+    }
+}
+
 /// The worker's side of a page: writes where it is, reads fence and stop.
 #[derive(Debug)]
-pub struct Recorder(Words);
+pub struct Recorder(Words, Waiting);
 
 impl Recorder {
     /// Opens the page that the agent made.
     pub fn open(path: &Path) -> io::Result<Self> {
         let words = Words::map(&OpenOptions::new().read(true).write(true).open(path)?)?;
         check_magic(&words)?;
-        Ok(Self(words))
+        Ok(Self(words, Waiting::default()))
     }
 
     /// Begins a generation: counters and figures of the old one go, the phase is `Idle`.
     pub fn begin(&self, generation: Generation) {
+        self.1.clear();
         self.write(|words| {
             for word in WORD_GENERATION..WORD_COUNTERS + 2 * Channel::ALL.len() {
                 words.set(word, 0);
@@ -204,20 +245,24 @@ impl Recorder {
 
     /// Records the figures of the last step.
     pub fn figures(&self, loss: f32, grad_norm: f32, step_nanos: u64) {
+        let busy = step_nanos.saturating_sub(self.1.take());
         self.write(|words| {
             words.set(WORD_LOSS_NORM, join(loss, grad_norm));
             words.set(WORD_STEP_NANOS, step_nanos);
+            words.set(WORD_BUSY_NANOS, busy);
         });
     }
 
     /// Counts one operation begun in a channel.
     pub fn entered(&self, channel: Channel) {
+        self.1.begin(monotonic());
         self.count(channel, 0);
     }
 
     /// Counts one operation finished in a channel.
     pub fn done(&self, channel: Channel) {
         self.count(channel, 1);
+        self.1.end(monotonic());
     }
 
     /// Shows that the process runs, and when it last did. Call it every few milliseconds, from one

@@ -9,11 +9,15 @@ use crate::wire::Side;
 use crate::world::{Happening, World};
 use rebloom_core::cause::Exit;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId};
+use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::{Join, NodeFacts};
 use rebloom_core::supervisor::{Command, Config, Event, Memory, Supervisor};
 use rebloom_core::time::{Duration, Instant};
 use rebloom_core::word::ToWorker;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What every node's workers use: one that may be told to launch nothing asynchronously.
+const NCCL: Nccl = Nccl(2, 10, 3);
 
 /// One machine.
 #[derive(Debug)]
@@ -106,11 +110,12 @@ impl Node {
         let facts = NodeFacts {
             node: self.id.clone(),
             slots: self.slots,
-            gpus: Vec::new(),
+            gpus: vec!["A100".to_owned(); self.slots as usize],
             store_address: self.address(),
             host: self.name(),
             cores: 8,
             memory: 1 << 34,
+            nccl: Some(NCCL),
         };
         let mut runs = self
             .agent

@@ -9,7 +9,7 @@ use crate::training;
 use crate::world::World;
 use rebloom_core::cause::Cause;
 use rebloom_core::checkpoint::Manifest;
-use rebloom_core::engine::{Engine, Fact, Placement, Record, judge};
+use rebloom_core::engine::{Engine, Fact, Placement, Record, Rung, judge};
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Slot, Step};
 use rebloom_core::spec::RunSpec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -330,7 +330,8 @@ impl World {
             seen.fruitless += 1;
             let recovery = seen.spec.recovery;
             // Each rung may be climbed again after a lower one's budget came back.
-            let most = 4 * (recovery.reform + recovery.restart + recovery.replace) + 8;
+            let budgets = Rung::ALL.map(|rung| rung.budget(&recovery));
+            let most = 4 * budgets[..5].iter().sum::<u32>() + 8;
             if seen.fruitless > most {
                 let fruitless = seen.fruitless;
                 violations.push(format!(

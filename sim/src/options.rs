@@ -222,7 +222,9 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             reform: r.small(1, 4),
             restart: r.small(1, 3),
             replace: r.small(1, 3),
+            ..Recovery::default()
         },
+        elastic: None,
     }
 }
 

@@ -250,7 +250,8 @@ impl World {
             let steps = self.options.step_time.as_secs_f64() * 2.0 + 0.1;
             // A round for every rung and every checkpoint that may have rotted, twice the training.
             let r = &run.recovery;
-            let rounds = f64::from(r.reform + r.restart + r.replace + run.checkpoint.keep + 4);
+            let budgets = r.reform + r.restart + r.replace + r.async_off + r.shrink;
+            let rounds = f64::from(budgets + run.checkpoint.keep + 4);
             round * rounds + steps * 2.0 * f64::from(u32::try_from(run.train.steps).unwrap_or(0))
         };
         let work: f64 = self.options.runs.iter().map(of_run).sum();

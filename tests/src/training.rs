@@ -54,6 +54,7 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             exit: 20.0,
         },
         recovery: Recovery::default(),
+        elastic: None,
     })
 }
 

@@ -296,6 +296,7 @@ impl Cluster {
             store_address: store.facts.store_address.clone(),
             resume: None,
             fresh_processes: false,
+            async_off: false,
             cause: Cause::Submitted,
         }
     }

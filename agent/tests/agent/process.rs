@@ -19,7 +19,7 @@ fn shell(folder: &TempDir, script: &str) -> Process {
         .open(log(folder))
         .unwrap();
     let (process, _) =
-        Process::spawn(Path::new("/bin/sh"), &arguments, log, Stdio::null()).unwrap();
+        Process::spawn(Path::new("/bin/sh"), &arguments, &[], log, Stdio::null()).unwrap();
     process
 }
 
@@ -142,5 +142,5 @@ async fn only_the_very_same_process_is_adopted() {
 async fn a_program_that_is_not_there_is_an_error() {
     let folder = TempDir::new().unwrap();
     let log = File::create(log(&folder)).unwrap();
-    assert!(Process::spawn(Path::new("/nowhere/worker"), &[], log, Stdio::null()).is_err());
+    assert!(Process::spawn(Path::new("/nowhere/worker"), &[], &[], log, Stdio::null()).is_err());
 }

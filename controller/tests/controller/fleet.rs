@@ -225,6 +225,7 @@ impl Agent {
             host: "localhost".to_owned(),
             cores: 2,
             memory: 1 << 30,
+            nccl: None,
         }
     }
 
@@ -371,6 +372,7 @@ pub(crate) fn spec(name: &str) -> RunSpec {
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
+        elastic: None,
     }
 }
 

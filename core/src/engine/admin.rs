@@ -40,7 +40,7 @@ impl Engine {
             return Err(Refusal::RunExists(name, run.state));
         }
         if dry_run {
-            let placement = place(spec.layout, self.rooms(&name, None), None);
+            let placement = place(spec.layout, self.rooms(&name, &[]), None);
             let seating = placement
                 .map(|placement| placement.seats)
                 .unwrap_or_default();
@@ -215,7 +215,7 @@ impl Engine {
             else {
                 continue;
             };
-            let rooms = self.rooms(id, Some(&node));
+            let rooms = self.rooms(id, std::slice::from_ref(&node));
             let placement = place(run.spec.layout, rooms, Some(&gang.placement))
                 .ok_or_else(|| Refusal::NoRoom(id.clone()))?;
             seating.extend(placement.seats);

@@ -6,7 +6,7 @@ mod incident;
 
 use super::ledger::Book;
 use super::state::{Ladder, Moving, Node, Overdue, Run, StopAsked};
-use super::{CheckpointState, Fact, RunState, Spend, State};
+use super::{Fact, RunState, Spend, State};
 use crate::cause::Cause;
 use crate::id::{Digest, Generation, NodeId, RunId};
 use crate::report::{Milestone, NodeFacts};
@@ -56,6 +56,7 @@ impl State {
             Fact::StopAsked { run, .. }
             | Fact::ResumeAsked { run }
             | Fact::MoveAsked { run, .. }
+            | Fact::TurnAsked { run, .. }
             | Fact::Placed { run, .. }
             | Fact::Unplaced { run }
             | Fact::RankReached { run, .. }
@@ -73,6 +74,7 @@ impl State {
             | Fact::CheckpointFailed { run, .. }
             | Fact::CheckpointSealed { run, .. }
             | Fact::CheckpointRejected { run, .. }
+            | Fact::StorageBlamed { run, .. }
             | Fact::CheckpointsPruned { run, .. }
             | Fact::MilepostPassed { run, .. }
             | Fact::RunEnded { run, .. } => {
@@ -130,6 +132,9 @@ impl Run {
             garbage: Vec::new(),
             pruned: VecDeque::new(),
             ladder: Ladder::default(),
+            full: None,
+            async_off: false,
+            misread: BTreeMap::new(),
             incidents: VecDeque::new(),
             incidents_seen: 0,
             book: Book::open(at),
@@ -151,10 +156,12 @@ impl Run {
             }
             Fact::ResumeAsked { .. } => self.resumed(at),
             Fact::MoveAsked { node, .. } => {
-                self.moving = Some(Moving {
-                    node: node.clone(),
-                    at,
-                });
+                let cause = Cause::NodeDrained { node: node.clone() };
+                self.moving = Some(Moving { cause, at });
+            }
+            Fact::TurnAsked { cause, .. } => {
+                let cause = cause.clone();
+                self.moving = Some(Moving { cause, at });
             }
             Fact::Placed { .. } => self.placed(at, fact),
             Fact::Unplaced { .. } => {
@@ -242,7 +249,7 @@ impl Run {
                 Some(rung) => {
                     self.broke(at, cause, (*began, *heard), *step, *rung);
                 }
-                None => self.record_incident(at, cause, Some(at)),
+                None => self.record_incident(at, cause, Some(at), None),
             },
             Fact::EvidenceAdded { cause, .. } => self.evidence(cause),
             Fact::IncidentClosed { step, .. } => self.caught_up(at, *step),
@@ -265,12 +272,10 @@ impl Run {
             } => {
                 self.sealed(*checkpoint, *samples);
             }
-            Fact::CheckpointRejected { checkpoint, .. } => {
-                let held = self.held.iter_mut().find(|held| held.id == *checkpoint);
-                if let Some(held) = held {
-                    held.state = CheckpointState::Rejected;
-                }
-            }
+            Fact::CheckpointRejected {
+                checkpoint, node, ..
+            } => self.rejected(*checkpoint, node),
+            Fact::StorageBlamed { node, .. } => self.storage_blamed(node),
             Fact::CheckpointsPruned { checkpoints, .. } => {
                 self.held.retain(|held| !checkpoints.contains(&held.id));
                 self.garbage.retain(|id| !checkpoints.contains(id));
@@ -299,6 +304,7 @@ impl Run {
     fn resumed(&mut self, at: Instant) {
         (self.state, self.why) = (RunState::Pending, Cause::ResumeRequested);
         (self.stop, self.broken) = (None, None);
+        self.misread.clear();
         let Ladder { best, sealed, .. } = self.ladder;
         self.ladder = Ladder {
             best,

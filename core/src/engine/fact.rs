@@ -8,6 +8,7 @@ use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
+use crate::layout::Layout;
 use crate::order::Stop;
 use crate::report::{Finish, Milestone, NodeFacts};
 use crate::spec::RunSpec;
@@ -87,6 +88,13 @@ pub enum Fact {
         /// The node it leaves.
         node: NodeId,
     },
+    /// A run is to stop safely and be placed anew, for a reason of its own.
+    TurnAsked {
+        /// Which.
+        run: RunId,
+        /// Why.
+        cause: Cause,
+    },
     /// An agent remembers this generation of a run (S5).
     GenerationSeen {
         /// Of which run.
@@ -104,8 +112,12 @@ pub enum Fact {
         run: RunId,
         /// Its number.
         generation: Generation,
+        /// How its gang looks.
+        layout: Layout,
         /// Where it runs.
         placement: Placement,
+        /// Whether nothing is launched asynchronously.
+        async_off: bool,
         /// The rung of the ladder; none for a start.
         rung: Option<Rung>,
         /// What it begins with.
@@ -264,6 +276,16 @@ pub enum Fact {
         run: RunId,
         /// Which.
         checkpoint: CheckpointId,
+        /// The node that found it so.
+        node: NodeId,
+    },
+    /// A node refused one checkpoint after the other: those that it alone refused count as sealed
+    /// again, until another node says the same (S6).
+    StorageBlamed {
+        /// Of which run.
+        run: RunId,
+        /// Which node.
+        node: NodeId,
     },
     /// Checkpoints are removed.
     CheckpointsPruned {

@@ -9,10 +9,23 @@ use crate::blame::blame;
 use crate::cause::Cause;
 use crate::flight::{Page, Phase};
 use crate::id::{Generation, NodeId, Rank, RunId, Step};
+use crate::ladder::{self, evict};
 use crate::report::Milestone;
 use crate::spec::seconds;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// More suspects than this name nobody.
+const SUSPECTS: usize = 16;
+
+/// A gang that stands still without a rank that stands out.
+const fn nobody_knows(phase: Phase) -> Cause {
+    Cause::GangHung {
+        phase,
+        suspects: Vec::new(),
+        group: None,
+    }
+}
 
 /// What this life of the engine sees of one run; none of it is journaled.
 #[derive(Debug, Default)]
@@ -113,17 +126,14 @@ impl Engine {
             let since = at.max(watch.lit_at);
             let shown = |node: &NodeId| watch.beats.get(node).is_some_and(|at| *at > since);
             if gang.nodes.iter().all(shown) && self.now >= since + patience {
-                self.broke(id, Cause::GangHung { phase }, (at, at), Rung::Reform);
+                let cause = nobody_knows(phase);
+                self.broke(id, cause, (at, at), Rung::Reform);
             }
         } else if let Some((phase, by)) = self.milestone_due(id)
             && by <= self.now
         {
-            self.broke(
-                id,
-                Cause::GangHung { phase },
-                (self.now, self.now),
-                Rung::Restart,
-            );
+            let now = self.now;
+            self.broke(id, nobody_knows(phase), (now, now), Rung::Restart);
         }
     }
 
@@ -174,7 +184,19 @@ impl Engine {
                 };
                 self.broke(id, cause, (began, heard), Rung::Reform);
             }
-            None => self.broke(id, Cause::GangHung { phase }, (began, heard), Rung::Restart),
+            None => {
+                let ranks: Vec<_> = suspects.iter().map(|suspect| suspect.rank).collect();
+                let few = ranks.len() <= SUSPECTS;
+                let suspects = if few { ranks } else { Vec::new() };
+                let group = evict::shared(run.spec.layout, &suspects).map(|(group, _)| group);
+                let cause = Cause::GangHung {
+                    phase,
+                    suspects,
+                    group,
+                };
+                let rung = ladder::first(&cause, &run.ladder.tries);
+                self.broke(id, cause, (began, heard), rung);
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use super::state::{Gang, Run};
 use super::{CheckpointState, Engine, Fact, NodeState, RunState, Rung};
 use crate::cause::{Cause, Exit};
 use crate::id::{RunId, Step};
+use crate::ladder;
 use crate::order::Stop;
 use crate::spec::seconds;
 use crate::time::Instant;
@@ -73,6 +74,7 @@ impl Engine {
                 step,
             });
         }
+        self.plan_turn(id);
     }
 
     /// Every rank has done the last step, and its checkpoint is sealed.
@@ -120,10 +122,9 @@ impl Engine {
             let is_saved = run.saves.is_empty() || self.now >= seal_by(run, gang);
             let is_over = has_stopped && is_gone(gang) && is_saved;
             if is_over || self.now >= stop_by(run, moving.at) + self.slack() {
-                let cause = Cause::NodeDrained {
-                    node: moving.node.clone(),
-                };
-                self.broke(id, cause, (self.now, self.now), Rung::Reform);
+                let cause = moving.cause.clone();
+                let rung = ladder::first(&cause, &run.ladder.tries);
+                self.broke(id, cause, (self.now, self.now), rung);
             }
         } else if let Some(node) =
             gang.fenced
@@ -230,6 +231,7 @@ impl Engine {
                     .values()
                     .map(|owed| owed.since + seconds(run.spec.deadlines.exit)),
             );
+            at.extend(Self::turn_deadlines(run));
             at.extend(self.watch_deadlines(id));
             let Some(gang) = &run.gang else { continue };
             let asked = run.stop.as_ref().map(|stop| stop.at);

@@ -158,9 +158,7 @@ impl Engine {
                     Some(Run {
                         moving: Some(moving),
                         ..
-                    }) => Cause::NodeDrained {
-                        node: moving.node.clone(),
-                    },
+                    }) => moving.cause.clone(),
                     Some(run) if !run.is_live() => run.why.clone(),
                     Some(_) | None => Cause::Superseded,
                 };
@@ -207,6 +205,7 @@ impl Engine {
             store_node,
             resume: gang.resume,
             fresh_processes: gang.fresh,
+            async_off: run.async_off,
             cause: gang.cause.clone(),
         };
         kills.chain([Order::Start(Box::new(start))]).collect()

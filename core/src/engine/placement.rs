@@ -124,7 +124,7 @@ pub(super) fn fits(layout: Layout, slots: impl Iterator<Item = u32>) -> bool {
 impl Engine {
     /// Where ranks of `run` may go now: nodes that can be reached and that nobody holds back (S3),
     /// less the slots that other runs have or may still have (S2).
-    pub(super) fn rooms(&self, run: &RunId, without: Option<&NodeId>) -> Vec<Room> {
+    pub(super) fn rooms(&self, run: &RunId, without: &[NodeId]) -> Vec<Room> {
         let mut taken: BTreeMap<&NodeId, BTreeSet<Slot>> = BTreeMap::new();
         for (id, other) in &self.state.runs {
             if id == run {
@@ -142,7 +142,7 @@ impl Engine {
         let usable = self.state.nodes.iter().filter(|(id, node)| {
             !node.cordoned
                 && self.node_state(id) == NodeState::Ready
-                && Some(*id) != without
+                && !without.contains(id)
                 && !self.desk.has_strays(id, run)
         });
         let rooms = usable.map(|(id, node)| {

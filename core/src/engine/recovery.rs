@@ -5,47 +5,27 @@
 //! What was decided is a fact before anything is sent, so a recovery that is cut in two goes on.
 
 use super::placement::place;
-use super::state::Run;
+use super::state::{Broken, Gang, Run};
 use super::{Engine, Fact, NodeState, Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::id::{Generation, NodeId, RunId};
-use crate::spec::Recovery;
-use crate::time::Instant;
+use crate::ladder::gate::{self, Shut, Site};
+use crate::ladder::{self, Standing, shape};
+use crate::layout::Layout;
+use crate::order::Stop;
+use crate::spec::seconds;
+use crate::time::{Duration, Instant};
 
 /// More generations than a journal can lose in its last moments.
 const FORGOTTEN: u64 = 16;
 
-/// Where recovery begins for a root cause.
-const fn first_rung(cause: &Cause) -> Rung {
-    if matches!(cause, Cause::NodeLost { .. }) {
-        Rung::Replace
-    } else {
-        Rung::Reform
-    }
-}
-
-/// The rung to take: the first from `rung` on whose budget is not spent.
-fn climb(run: &Run, rung: Rung) -> Option<Rung> {
-    let Recovery {
-        restarts: _,
-        reform,
-        restart,
-        replace,
-    } = run.spec.recovery;
-    let budgets = [
-        (Rung::Reform, reform),
-        (Rung::Restart, restart),
-        (Rung::Replace, replace),
-    ];
-    let mut left = budgets.into_iter().filter(|(at, _)| *at >= rung);
-    left.find(|(at, budget)| run.ladder.spent(*at) < *budget)
-        .map(|(at, _)| at)
-}
-
 impl Engine {
     /// Takes in a root cause that was heard of now and began at `began`.
     pub(super) fn fault(&mut self, id: &RunId, cause: Cause, began: Instant) {
-        let rung = first_rung(&cause);
+        let Some(run) = self.state.runs.get(id) else {
+            return;
+        };
+        let rung = ladder::first(&cause, &run.ladder.tries);
         self.broke(id, cause, (began, self.now), rung);
     }
 
@@ -70,6 +50,11 @@ impl Engine {
             | RunState::Failed
             | RunState::Parked => None,
         };
+        let is_forced = run.stop.as_ref().is_some_and(|stop| stop.how == Stop::Now);
+        if run.state == RunState::Stopping && is_forced && cause.is_an_end() {
+            // That is what was ordered.
+            return self.count("ended_by_order");
+        }
         let (run, step) = (id.clone(), self.step(id));
         self.tell(Fact::IncidentOpened {
             run,
@@ -130,15 +115,16 @@ impl Engine {
             let restarts = run.spec.recovery.restarts;
             return self.end(id, RunState::Failed, Cause::BudgetSpent { restarts });
         }
-        let rung = if broken.cause.climbs() {
-            climb(run, broken.rung)
-        } else {
-            Some(broken.rung)
-        };
-        let Some(rung) = rung else {
+        let rung = ladder::climb(
+            &broken.cause,
+            broken.rung,
+            &run.spec.recovery,
+            &self.standing(run),
+        );
+        if rung == Rung::Park {
             let recoveries = run.ladder.recoveries();
             return self.end(id, RunState::Parked, Cause::NoProgress { recoveries });
-        };
+        }
         let waits = run.gang.as_ref().is_some_and(|gang| {
             gang.nodes
                 .iter()
@@ -147,26 +133,132 @@ impl Engine {
         if waits || self.doubts_until().is_some() {
             return;
         }
-        let fresh = rung == Rung::Restart || (rung == Rung::Replace && broken.rung < rung);
-        let (cause, kill) = (broken.cause.clone(), broken.kill.clone());
-        let avoid = broken.avoid.clone().filter(|_| rung == Rung::Replace);
-        match self.find_place(id, avoid.as_ref()) {
-            Some(placement) => {
-                let fact = self.placed(id, placement, Some(rung), cause);
-                let Some(mut fact) = fact else { return };
-                if let Fact::Placed {
-                    fresh: is_fresh,
-                    kill: kills,
-                    ..
-                } = &mut fact
-                {
-                    (*is_fresh, *kills) = (fresh, kill);
-                }
-                self.tell(fact);
-            }
+        match self.next_placed(id, run, broken, rung) {
+            Some(fact) => self.tell(fact),
             None if run.gang.is_some() => self.tell(Fact::Unplaced { run: id.clone() }),
             None => {}
         }
+    }
+
+    fn standing<'a>(&self, run: &'a Run) -> Standing<'a> {
+        Standing {
+            tries: &run.ladder.tries,
+            unsealed: run.ladder.unsealed,
+            hangs: run.ladder.hangs,
+            may_async_off: !run.async_off && self.async_gate(run).is_ok(),
+            may_shrink: !shape::smaller(&run.spec, run.spec.layout).is_empty(),
+        }
+    }
+
+    /// Whether asynchronous launches can be turned off on the nodes of the gang.
+    fn async_gate(&self, run: &Run) -> Result<(), Shut> {
+        let gang = run.gang.iter();
+        let sites = gang.flat_map(|gang| {
+            gang.nodes.iter().filter_map(|node| {
+                let facts = &self.state.nodes.get(node)?.facts;
+                Some(Site {
+                    node,
+                    devices: facts.gpus.len(),
+                    processes: gang.on(node).count(),
+                    nccl: facts.nccl,
+                })
+            })
+        });
+        gate::check(sites)
+    }
+
+    /// The next generation of a broken run, if there is a place for it.
+    fn next_placed(&self, id: &RunId, run: &Run, broken: &Broken, rung: Rung) -> Option<Fact> {
+        let avoid: &[NodeId] = if rung >= Rung::Replace {
+            &broken.avoid
+        } else {
+            &[]
+        };
+        let (rung, layout, placement) = self
+            .wanted_layouts(run, broken, rung)
+            .into_iter()
+            .find_map(|(rung, layout)| Some((rung, layout, self.find_place(id, layout, avoid)?)))?;
+        let is_clean = self.now >= clean_at(run);
+        let is_known_loss = rung == Rung::Replace && broken.rung == rung && !broken.cause.is_hang();
+        let async_off = rung == Rung::AsyncOff || (run.async_off && !is_clean);
+        let is_same = (layout, async_off) == (run.spec.layout, run.async_off);
+        let fresh = !is_same || !(rung == Rung::Reform || is_known_loss);
+        Some(Fact::Placed {
+            run: id.clone(),
+            generation: self.next_generation(run.floor),
+            layout,
+            placement,
+            async_off,
+            rung: Some(rung),
+            resume: run.newest_sealed(),
+            fresh,
+            kill: broken.kill.clone(),
+            cause: broken.cause.clone(),
+        })
+    }
+
+    /// Layouts to try, the best first, and the rung that each of them is.
+    fn wanted_layouts(&self, run: &Run, broken: &Broken, rung: Rung) -> Vec<(Rung, Layout)> {
+        let (spec, now) = (&run.spec, run.spec.layout);
+        let smaller = || {
+            let smaller = shape::smaller(spec, now).into_iter();
+            smaller.map(|layout| (Rung::Shrink, layout))
+        };
+        if rung == Rung::Shrink {
+            return smaller().collect();
+        }
+        // A restart that comes anyway is the cheapest moment to grow back.
+        let above = run
+            .full
+            .into_iter()
+            .flat_map(|full| shape::larger(spec, now, full));
+        let mut wanted: Vec<_> = above.map(|layout| (rung, layout)).collect();
+        wanted.push((rung, now));
+        if shrinks_at(run, broken).is_some_and(|at| at <= self.now) {
+            wanted.extend(smaller());
+        }
+        wanted
+    }
+
+    /// Plans a restart at a step boundary where something is to change that a running gang cannot.
+    pub(super) fn plan_turn(&mut self, id: &RunId) {
+        let Some(run) = self.state.runs.get(id) else {
+            return;
+        };
+        let Some(gang) = run.gang.as_ref().filter(|_| run.moving.is_none()) else {
+            return;
+        };
+        if run.state != RunState::Running || run.open_incident().is_some() {
+            return;
+        }
+        let cause = if run.async_off && self.now >= clean_at(run) {
+            Cause::CleanSpell {
+                lasted: self.now.since(run.ladder.calm_since),
+            }
+        } else if let Some(full) = run.full
+            && self.now >= grows_at(run, gang)
+            && let Some(layout) = shape::larger(&run.spec, run.spec.layout, full)
+                .into_iter()
+                .find(|layout| self.find_place(id, *layout, &[]).is_some())
+        {
+            Cause::RoomToGrow { data: layout.data }
+        } else {
+            return;
+        };
+        self.tell(Fact::TurnAsked {
+            run: id.clone(),
+            cause,
+        });
+    }
+
+    /// When [`Self::plan_turn`] or a run that waits for room may come to something by time alone.
+    pub(super) fn turn_deadlines(run: &Run) -> impl Iterator<Item = Instant> {
+        let clean = run.async_off.then(|| clean_at(run));
+        let gang = run.gang.as_ref().filter(|_| run.full.is_some());
+        let grows = gang.map(|gang| grows_at(run, gang));
+        let broken = run.broken.as_ref();
+        let shrinks = broken.and_then(|broken| shrinks_at(run, broken));
+        clean.into_iter().chain(grows).chain(shrinks)
     }
 
     /// Places runs that wait, the oldest first. One that would fit into the fleet as it is, were it
@@ -190,9 +282,19 @@ impl Engine {
             };
             if run.broken.is_some() {
                 self.recover(&id);
-            } else if let Some(placement) = self.find_place(&id, None) {
-                let fact = self.placed(&id, placement, None, run.why.clone());
-                fact.into_iter().for_each(|fact| self.tell(fact));
+            } else if let Some(placement) = self.find_place(&id, run.spec.layout, &[]) {
+                self.tell(Fact::Placed {
+                    run: id.clone(),
+                    generation: self.next_generation(run.floor),
+                    layout: run.spec.layout,
+                    placement,
+                    async_off: run.async_off,
+                    rung: None,
+                    resume: run.newest_sealed(),
+                    fresh: false,
+                    kill: Vec::new(),
+                    cause: run.why.clone(),
+                });
             }
             let is_waiting = |run: &Run| run.state == RunState::Pending;
             if self.state.runs.get(&id).is_some_and(is_waiting) && self.wants_room(&id) {
@@ -201,35 +303,16 @@ impl Engine {
         }
     }
 
-    fn find_place(&self, id: &RunId, avoid: Option<&NodeId>) -> Option<Placement> {
+    /// Where a gang of this layout can go now, off these nodes or, where there is no room without
+    /// them, off as many of them as there is room for; the first are the surest.
+    fn find_place(&self, id: &RunId, layout: Layout, avoid: &[NodeId]) -> Option<Placement> {
         let run = self.state.runs.get(id)?;
-        let current = run.gang.as_ref().map(|gang| &gang.placement);
-        let keeps_s1 = |placement: &Placement| {
-            self.tears_older(id, &placement.seats.iter().map(|seat| &seat.node).collect())
-        };
-        let found = |avoid| place(run.spec.layout, self.rooms(id, avoid), current);
-        found(avoid)
-            .filter(keeps_s1)
-            .or_else(|| avoid.and_then(|_| found(None)).filter(keeps_s1))
-    }
-
-    fn placed(
-        &self,
-        id: &RunId,
-        placement: Placement,
-        rung: Option<Rung>,
-        cause: Cause,
-    ) -> Option<Fact> {
-        let run = self.state.runs.get(id)?;
-        Some(Fact::Placed {
-            run: id.clone(),
-            generation: self.next_generation(run.floor),
-            placement,
-            rung,
-            resume: run.newest_sealed(),
-            fresh: false,
-            kill: Vec::new(),
-            cause,
+        let current = run.gang.as_ref().filter(|_| run.spec.layout == layout);
+        let current = current.map(|gang| &gang.placement);
+        (0..=avoid.len()).rev().find_map(|many| {
+            let placement = place(layout, self.rooms(id, &avoid[..many]), current)?;
+            let nodes = placement.seats.iter().map(|seat| &seat.node).collect();
+            self.tears_older(id, &nodes).then_some(placement)
         })
     }
 
@@ -267,7 +350,7 @@ impl Engine {
         };
         let layout = run.spec.layout;
         if let Some(old) = run.older.first()
-            && place(layout, self.rooms(id, None), None).is_some()
+            && place(layout, self.rooms(id, &[]), None).is_some()
         {
             let nodes: Vec<_> = old.nodes.iter().map(NodeId::as_str).collect();
             return format!(
@@ -277,11 +360,7 @@ impl Engine {
                 nodes.join(", ")
             );
         }
-        let free: usize = self
-            .rooms(id, None)
-            .iter()
-            .map(|room| room.free.len())
-            .sum();
+        let free: usize = self.rooms(id, &[]).iter().map(|room| room.free.len()).sum();
         let usable: u32 = self.usable_slots().sum();
         let (world, tensor) = (layout.world(), layout.tensor);
         if super::placement::fits(layout, self.usable_slots()) {
@@ -305,4 +384,24 @@ impl Engine {
             cause,
         });
     }
+}
+
+/// When launches that were made to block have been calm for long enough.
+fn clean_at(run: &Run) -> Instant {
+    run.ladder.calm_since + Duration::from_secs(run.spec.recovery.clean_spell)
+}
+
+/// When a broken run has waited long enough for room to go on with less.
+fn shrinks_at(run: &Run, broken: &Broken) -> Option<Instant> {
+    let elastic = run.spec.elastic.filter(|_| run.gang.is_none())?;
+    Some(broken.at + seconds(elastic.wait))
+}
+
+/// When a gang has trained long enough to stop for growing.
+fn grows_at(run: &Run, gang: &Gang) -> Instant {
+    gang.reached_at
+        + run
+            .spec
+            .elastic
+            .map_or(Duration::MAX, |elastic| seconds(elastic.wait))
 }

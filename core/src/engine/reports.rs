@@ -4,7 +4,8 @@
 //! nothing; what is stale is counted and never acted on (S10).
 
 use super::{CheckpointState, Engine, Fact, RunState};
-use crate::cause::Cause;
+use crate::cause::{Cause, Unsound};
+use crate::checkpoint::CheckpointId;
 use crate::flight::Phase;
 use crate::id::{Generation, NodeId, Rank, RunId, Session};
 use crate::report::{RankEvent, Report};
@@ -201,24 +202,55 @@ impl Engine {
         let Some(cause) = cause_of(node, rank, &event) else {
             return;
         };
-        if let RankEvent::LoadRefused { checkpoint, .. } = event {
-            self.reject(id, checkpoint);
-        }
+        let cause = match event {
+            RankEvent::LoadRefused {
+                checkpoint,
+                unsound,
+            } => self
+                .refused(id, (node, rank), checkpoint, unsound)
+                .unwrap_or(cause),
+            RankEvent::Reached { .. }
+            | RankEvent::Finished { .. }
+            | RankEvent::Exited { .. }
+            | RankEvent::NotStarted { .. }
+            | RankEvent::Failed { .. }
+            | RankEvent::PeerLost { .. }
+            | RankEvent::Overdue { .. } => cause,
+        };
         self.fault(id, cause, began);
     }
 
-    fn reject(&mut self, id: &RunId, checkpoint: crate::checkpoint::CheckpointId) {
-        let state = self
-            .state
-            .runs
-            .get(id)
-            .and_then(|run| run.checkpoint_state(checkpoint));
-        if state == Some(CheckpointState::Sealed) {
-            self.tell(Fact::CheckpointRejected {
-                run: id.clone(),
-                checkpoint,
+    /// A checkpoint that a node cannot load is rejected; one that finds the next one unsound as well
+    /// is at fault itself, once.
+    fn refused(
+        &mut self,
+        id: &RunId,
+        (node, rank): (&NodeId, Rank),
+        checkpoint: CheckpointId,
+        unsound: Unsound,
+    ) -> Option<Cause> {
+        let run = self.state.runs.get(id)?;
+        if run.checkpoint_state(checkpoint) != Some(CheckpointState::Sealed) {
+            return None;
+        }
+        let misread = run.misread.get(node);
+        let is_second = misread.is_some_and(|it| !it.blamed && !it.refused.is_empty());
+        let (run, node) = (id.clone(), node.clone());
+        if is_second {
+            let blamed = node.clone();
+            self.tell(Fact::StorageBlamed { run, node });
+            return Some(Cause::StorageMisread {
+                node: blamed,
+                rank,
+                unsound,
             });
         }
+        self.tell(Fact::CheckpointRejected {
+            run,
+            checkpoint,
+            node,
+        });
+        None
     }
 
     /// An event of a generation that is not in force: it may still say that an older gang cannot

@@ -66,10 +66,7 @@ impl Engine {
             return self.count("unknown_run");
         };
         let save = run.saves.iter().find(|save| save.id == checkpoint);
-        let Some(samples) = save
-            .filter(|save| run.is_whole(save))
-            .map(|save| save.samples)
-        else {
+        let Some(samples) = save.filter(|save| save.is_whole()).map(|save| save.samples) else {
             return self.count("stale_seal");
         };
         match error {
@@ -135,8 +132,8 @@ impl Engine {
             return;
         };
         let directory = run.spec.checkpoint.directory.clone();
-        let whole = run.saves.iter().filter(|save| run.is_whole(save));
-        let manifests: Vec<_> = whole.map(|save| manifest(id, run, save)).collect();
+        let whole = run.saves.iter().filter(|save| save.is_whole());
+        let manifests: Vec<_> = whole.map(|save| manifest(id, save)).collect();
         let old = prunable(run);
         for manifest in manifests {
             self.order_seal(&keeper, &directory, manifest);
@@ -161,12 +158,12 @@ fn is_saving(run: &Run, node: &NodeId, checkpoint: CheckpointId, rank: Rank) -> 
         && !run.pruned.contains(&checkpoint)
 }
 
-fn manifest(id: &RunId, run: &Run, save: &Save) -> Manifest {
+fn manifest(id: &RunId, save: &Save) -> Manifest {
     Manifest {
         version: MANIFEST_VERSION,
         run: id.clone(),
         id: save.id,
-        layout: run.spec.layout,
+        layout: save.layout,
         samples: save.samples,
         shards: save.shards.values().cloned().collect(),
     }

@@ -10,10 +10,11 @@ use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
+use crate::layout::Layout;
 use crate::order::Stop;
 use crate::report::{Finish, Milestone, NodeFacts};
 use crate::spec::RunSpec;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -64,6 +65,12 @@ pub(super) struct Run {
     /// What was removed last, so that it can be asked for again.
     pub(super) pruned: VecDeque<CheckpointId>,
     pub(super) ladder: Ladder,
+    /// The layout that it had before it shrank; none where it has the one it was given.
+    pub(super) full: Option<Layout>,
+    /// Whether its ranks launch nothing asynchronously.
+    pub(super) async_off: bool,
+    /// What each node refused to load since a gang last loaded.
+    pub(super) misread: BTreeMap<NodeId, Misread>,
     pub(super) incidents: VecDeque<Incident>,
     pub(super) incidents_seen: u64,
     pub(super) book: Book,
@@ -122,10 +129,13 @@ pub(super) struct Overdue {
 pub(super) struct Broken {
     pub(super) cause: Cause,
     pub(super) rung: Rung,
-    pub(super) avoid: Option<NodeId>,
+    /// Nodes that the next placement leaves where it can, the surest first.
+    pub(super) avoid: Vec<NodeId>,
     pub(super) kill: Vec<Rank>,
     /// Steps done by then.
     pub(super) step: Step,
+    /// When it broke down.
+    pub(super) at: Instant,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,8 +147,16 @@ pub(super) struct StopAsked {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Moving {
-    pub(super) node: NodeId,
+    pub(super) cause: Cause,
     pub(super) at: Instant,
+}
+
+/// Checkpoints that one node refused in a row.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct Misread {
+    pub(super) refused: Vec<CheckpointId>,
+    /// Whether its storage was already blamed for it; from then on its word counts again.
+    pub(super) blamed: bool,
 }
 
 /// What a node has yet to confirm: that nothing up to this generation runs there.
@@ -161,6 +179,8 @@ pub(super) struct OldGang {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Save {
     pub(super) id: CheckpointId,
+    /// The layout of the gang that writes it.
+    pub(super) layout: Layout,
     pub(super) samples: u64,
     pub(super) shards: BTreeMap<Rank, Shard>,
 }
@@ -175,9 +195,13 @@ pub(super) struct Held {
 /// What was tried without progress, and what progress would be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Ladder {
-    pub(super) reform: u32,
-    pub(super) restart: u32,
-    pub(super) replace: u32,
+    /// Tries of each rung since the last progress.
+    pub(super) tries: BTreeMap<Rung, u32>,
+    /// Recoveries since the newest checkpoint was sealed, progress or not.
+    pub(super) unsealed: u32,
+    /// Hangs since the last clean spell, and when the last one came or launches were changed.
+    pub(super) hangs: u32,
+    pub(super) calm_since: Instant,
     /// Restarts after failures of the run's own; progress does not give them back (S7).
     pub(super) own: u32,
     /// Most steps ever done.
@@ -188,22 +212,27 @@ pub(super) struct Ladder {
     pub(super) blamed: BTreeMap<NodeId, u32>,
 }
 
+impl Save {
+    pub(super) fn is_whole(&self) -> bool {
+        self.shards.len() == self.layout.world() as usize
+    }
+}
+
 impl Ladder {
     pub(super) fn progress(&mut self) {
-        (self.reform, self.restart, self.replace) = (0, 0, 0);
+        self.tries.clear();
         self.blamed.clear();
     }
 
-    pub(super) const fn spent(&self, rung: Rung) -> u32 {
-        match rung {
-            Rung::Reform => self.reform,
-            Rung::Restart => self.restart,
-            Rung::Replace => self.replace,
-        }
+    pub(super) fn recoveries(&self) -> u32 {
+        self.tries.values().sum()
     }
 
-    pub(super) const fn recoveries(&self) -> u32 {
-        self.reform + self.restart + self.replace
+    /// Counts a hang; those before a clean spell are forgotten.
+    pub(super) fn hung(&mut self, at: Instant, clean_spell: Duration) {
+        let is_clean = at.since(self.calm_since) >= clean_spell;
+        self.hangs = if is_clean { 1 } else { self.hangs + 1 };
+        self.calm_since = at;
     }
 }
 
@@ -275,9 +304,5 @@ impl Run {
             | RunState::Stopping => true,
             RunState::Stopped | RunState::Completed | RunState::Failed | RunState::Parked => false,
         }
-    }
-
-    pub(super) fn is_whole(&self, save: &Save) -> bool {
-        save.shards.len() == self.spec.layout.world() as usize
     }
 }

@@ -5,6 +5,7 @@ use crate::checkpoint::CheckpointId;
 use crate::flight::Phase;
 use crate::footprint::Tariff;
 use crate::id::{Digest, Generation, IncidentId, NodeId, Rank, RunId, Slot, Step};
+use crate::ladder::Rung;
 use crate::report::Milestone;
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
@@ -102,18 +103,6 @@ pub struct Placement {
     pub seats: Vec<Seating>,
     /// The node whose agent hosts the rendezvous store.
     pub store_node: NodeId,
-}
-
-/// A rung of the recovery ladder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rung {
-    /// Survivors keep their process; only lost ranks are started anew.
-    Reform,
-    /// Every rank is started anew on the same nodes.
-    Restart,
-    /// The node is replaced by a spare.
-    Replace,
 }
 
 /// What a second of a run was spent on.

@@ -24,6 +24,8 @@ pub enum Command {
         slot: Slot,
         /// For which generation.
         generation: Generation,
+        /// Whether nothing is to be launched asynchronously.
+        async_off: bool,
         /// Why.
         cause: Cause,
     },

@@ -38,6 +38,7 @@ pub(crate) fn spec() -> RunSpec {
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
+        elastic: None,
     }
 }
 

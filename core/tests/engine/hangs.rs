@@ -27,6 +27,14 @@ fn hang_rank_3(world: &mut World, run: &RunId) {
     });
 }
 
+fn gang_hung(phase: Phase, suspects: &[u32]) -> Cause {
+    Cause::GangHung {
+        phase,
+        suspects: suspects.iter().copied().map(Rank).collect(),
+        group: None,
+    }
+}
+
 fn kills(world: &World) -> Vec<(Rank, Generation)> {
     let kills = world.orders.iter().filter_map(|(_, order)| match order {
         Order::Kill {
@@ -95,7 +103,7 @@ fn without_a_single_odd_one_out_all_ranks_are_restarted() {
     assert_eq!(view.generation, Generation(2));
     assert_eq!(
         view.incidents[0].cause,
-        Cause::GangHung { phase: Phase::Step }
+        gang_hung(Phase::Step, &[0, 1, 2, 3])
     );
     assert_eq!(view.incidents[0].rung, Some(Rung::Restart));
     assert!(world.starts_since(0).pop().unwrap().1.fresh_processes);
@@ -187,5 +195,5 @@ fn a_start_that_leads_nowhere_is_a_hang_even_if_no_agent_says_so() {
     assert_eq!(world.generation(&run), Generation(1));
     world.pass(Duration::from_secs(2));
     assert_eq!(world.generation(&run), Generation(2));
-    assert_eq!(world.view(&run).why, Cause::GangHung { phase: Phase::Init });
+    assert_eq!(world.view(&run).why, gang_hung(Phase::Init, &[]));
 }

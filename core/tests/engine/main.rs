@@ -18,4 +18,5 @@ mod ladder;
 mod ledger;
 mod nodes;
 mod placement;
+mod rungs;
 mod scale;

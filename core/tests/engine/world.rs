@@ -8,6 +8,7 @@ mod ranks;
 pub(crate) use agents::{Agent, Process};
 pub(crate) use ranks::count;
 
+use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::Manifest;
 use rebloom_core::engine::{
     Answer, Ask, Command, Engine, Event, Limits, Record, Refusal, RunState, RunView, State, Ticket,
@@ -63,6 +64,8 @@ pub(crate) struct World {
     pub(crate) refused: Vec<(Session, Refusal)>,
     /// Whether agents obey orders and ranks come to life by themselves.
     pub(crate) obedient: bool,
+    /// A node whose ranks refuse every checkpoint, and how.
+    pub(crate) rots: Option<(NodeId, Unsound)>,
     /// Whether seals succeed.
     pub(crate) disk_full: bool,
     next_session: u64,
@@ -83,6 +86,7 @@ impl World {
             answers: Vec::new(),
             refused: Vec::new(),
             obedient: true,
+            rots: None,
             disk_full: false,
             next_session: 1,
             next_pid: 100,
@@ -90,6 +94,8 @@ impl World {
         for (at, slots) in slots.iter().enumerate() {
             let agent = Agent {
                 slots: *slots,
+                gpus: 0,
+                nccl: None,
                 identity: digest(u8::try_from(at).unwrap()),
                 session: None,
                 runs: BTreeMap::new(),
@@ -131,11 +137,12 @@ impl World {
         NodeFacts {
             node: name.clone(),
             slots: self.agents[name].slots,
-            gpus: Vec::new(),
+            gpus: vec!["A100".to_owned(); self.agents[name].gpus],
             store_address: format!("{name}:1"),
             host: name.to_string(),
             cores: 8,
             memory: 1 << 30,
+            nccl: self.agents[name].nccl,
         }
     }
 

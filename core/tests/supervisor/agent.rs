@@ -176,6 +176,7 @@ pub(crate) fn start(generation: u64, ranks: &[u32]) -> Start {
         store_address: "127.0.0.1:1".into(),
         resume: None,
         fresh_processes: false,
+        async_off: false,
         cause: Cause::Submitted,
     }
 }

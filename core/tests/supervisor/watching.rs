@@ -117,7 +117,14 @@ fn an_adopted_rank_that_says_nothing_is_overdue() {
 fn a_blamed_rank_is_killed_once() {
     let mut agent = Agent::running();
     let kill = || {
-        let (generation, cause) = (Generation(1), Cause::GangHung { phase: Phase::Step });
+        let (generation, cause) = (
+            Generation(1),
+            Cause::GangHung {
+                phase: Phase::Step,
+                suspects: Vec::new(),
+                group: None,
+            },
+        );
         Event::Order(Order::Kill {
             run: run(),
             generation,

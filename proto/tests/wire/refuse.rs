@@ -103,11 +103,14 @@ fn unknown_and_unspecified_values_are_refused() {
     };
     assert_eq!(kill(None), "kill.cause.kind");
     for phase in [0, 99, -1] {
-        let hung = wire::cause::GangHung { phase };
+        let hung = wire::cause::GangHung {
+            phase,
+            ..Default::default()
+        };
         let kind = wire::cause::Kind::GangHung(hung);
         assert_eq!(kill(Some(kind)), "kill.cause.gang_hung.phase");
     }
-    let unspecified = wire::cause::GangHung { phase: 0 };
+    let unspecified = wire::cause::GangHung::default();
     let cause = wire::Cause {
         kind: Some(wire::cause::Kind::GangHung(unspecified)),
     };

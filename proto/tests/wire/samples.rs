@@ -1,23 +1,26 @@
 //! One sample at least of every variant that crosses the wire, for the tests beside this file.
 
+mod causes;
 mod views;
 mod words;
 
+pub(crate) use causes::causes;
 pub(crate) use views::{nodes, runs};
 pub(crate) use words::{from_rank, to_rank};
 
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::engine::{Refusal, RunState};
-use rebloom_core::flight::{Channel, Counter, Page, Phase, Sighting};
+use rebloom_core::flight::{Counter, Page, Phase, Sighting};
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
+use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Seat, Start, Stop};
 use rebloom_core::report::{
     Beat, Finish, Join, Milestone, NodeFacts, Pages, RankEvent, RankStatus, Remembered, Report,
 };
 use rebloom_core::spec::{
-    Checkpoint, Data, Deadlines, Flaw, Model, Optimizer, Recovery, RunSpec, Train,
+    Checkpoint, Data, Deadlines, Elastic, Flaw, Model, Optimizer, Recovery, RunSpec, Train,
 };
 use rebloom_core::time::{Duration, Instant};
 use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent, Verified, Welcome};
@@ -113,7 +116,16 @@ pub(crate) fn spec() -> RunSpec {
             reform: 2,
             restart: 3,
             replace: 4,
+            async_off: 1,
+            shrink: 2,
+            unsealed: 24,
+            hangs: 2,
+            clean_spell: 21_600,
         },
+        elastic: Some(Elastic {
+            min_data: 2,
+            wait: 120.5,
+        }),
     }
 }
 
@@ -134,82 +146,6 @@ fn unsounds() -> Vec<Unsound> {
     ]
 }
 
-pub(crate) fn causes() -> Vec<Cause> {
-    let (rank, phase, error) = (Rank(5), Phase::Step, || "no".to_owned());
-    let mut causes = vec![
-        Cause::Submitted,
-        Cause::StopRequested,
-        Cause::ResumeRequested,
-        Cause::NodeDrained { node: node() },
-        Cause::RankNotStarted {
-            rank,
-            node: node(),
-            error: error(),
-        },
-        Cause::RankHung {
-            rank,
-            node: node(),
-            phase,
-            channel: None,
-        },
-        Cause::GangHung { phase },
-        Cause::NodeLost {
-            node: node(),
-            silent_for: Duration::from_millis(5200),
-        },
-        Cause::RanksMissing { node: node(), rank },
-        Cause::SaveFailed {
-            step: Step(9),
-            rank: Some(rank),
-            error: error(),
-        },
-        Cause::SaveFailed {
-            step: Step(9),
-            rank: None,
-            error: error(),
-        },
-        Cause::Superseded,
-        Cause::Completed,
-        Cause::BudgetSpent { restarts: 3 },
-        Cause::NoProgress { recoveries: 10 },
-    ];
-    for exit in [Exit::Code(-1), Exit::Signal(9), Exit::Unknown] {
-        causes.push(Cause::RankExited {
-            rank,
-            node: node(),
-            exit,
-        });
-    }
-    for blamed in [Blamed::Run, Blamed::Infrastructure] {
-        causes.push(Cause::RankFailed {
-            rank,
-            node: node(),
-            phase,
-            error: error(),
-            blamed,
-        });
-    }
-    for phase in Phase::ALL {
-        causes.push(Cause::GangHung { phase });
-    }
-    for channel in Channel::ALL {
-        causes.push(Cause::RankHung {
-            rank,
-            node: node(),
-            phase,
-            channel: Some(channel),
-        });
-    }
-    for unsound in unsounds() {
-        causes.push(Cause::CheckpointUnsound {
-            step: Step(120),
-            rank,
-            unsound,
-        });
-    }
-    causes
-}
-
 fn facts() -> NodeFacts {
     NodeFacts {
         node: node(),
@@ -219,6 +155,7 @@ fn facts() -> NodeFacts {
         host: "machine".to_owned(),
         cores: 2,
         memory: 8 << 30,
+        nccl: Some(Nccl(2, 27, 5)),
     }
 }
 
@@ -233,6 +170,7 @@ fn page() -> Page {
         grad_norm: 0.5,
         step_nanos: 350_000_000,
         pulse: 41,
+        busy_nanos: 300_000_000,
         counters: std::array::from_fn(|at| Counter {
             entered: at as u64 + 1,
             done: at as u64,
@@ -403,6 +341,7 @@ fn orders() -> Vec<Order> {
         store_address: "127.0.0.1:4100".to_owned(),
         resume: Some(checkpoint()),
         fresh_processes: true,
+        async_off: true,
         cause: Cause::Submitted,
     };
     let first = Start {

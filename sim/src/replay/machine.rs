@@ -80,6 +80,7 @@ impl Machine {
                 host: self.id.to_string(),
                 cores: 64,
                 memory: 1 << 39,
+                nccl: None,
             },
             runs: (self.generation > Generation(0))
                 .then_some(remembered)

@@ -4,6 +4,7 @@ use crate::cause::Cause;
 use crate::engine::state::{Broken, Gang, Member, OldGang, Owed, Run};
 use crate::engine::{Fact, RunState, Rung, Spend};
 use crate::id::{Generation, NodeId, Rank, Slot};
+use crate::layout::Layout;
 use crate::report::Milestone;
 use crate::time::Instant;
 use std::collections::BTreeSet;
@@ -12,7 +13,9 @@ impl Run {
     pub(super) fn placed(&mut self, at: Instant, fact: &Fact) {
         let Fact::Placed {
             generation,
+            layout,
             placement,
+            async_off,
             rung,
             resume,
             fresh,
@@ -24,6 +27,11 @@ impl Run {
             return;
         };
         self.retire(at, false);
+        self.resized(*layout);
+        if self.async_off != *async_off {
+            self.async_off = *async_off;
+            self.ladder.calm_since = at;
+        }
         let broken = self.broken.take();
         if let Some(rung) = rung {
             self.climbed(*rung, cause, broken.as_ref());
@@ -89,14 +97,20 @@ impl Run {
         if cause.spends_budget() {
             self.ladder.own += 1;
         } else if cause.climbs() {
-            *match rung {
-                Rung::Reform => &mut self.ladder.reform,
-                Rung::Restart => &mut self.ladder.restart,
-                Rung::Replace => &mut self.ladder.replace,
-            } += 1;
+            *self.ladder.tries.entry(rung).or_default() += 1;
+            self.ladder.unsealed += 1;
         }
-        if let Some(node) = broken.and_then(|broken| broken.avoid.clone()) {
-            *self.ladder.blamed.entry(node).or_default() += 1;
+        for node in broken.into_iter().flat_map(|broken| &broken.avoid) {
+            *self.ladder.blamed.entry(node.clone()).or_default() += 1;
+        }
+    }
+
+    /// From now on the gangs of the run look like this.
+    fn resized(&mut self, layout: Layout) {
+        let before = std::mem::replace(&mut self.spec.layout, layout);
+        let full = *self.full.get_or_insert(before);
+        if full == layout {
+            self.full = None;
         }
     }
 
@@ -251,6 +265,9 @@ impl Run {
         if passes(Milestone::Formed) && recovers {
             self.spend(at, Some(Spend::Restore));
         }
+        if passes(Milestone::Loaded) {
+            self.misread.clear();
+        }
         if passes(Milestone::Loaded) && self.state != RunState::Stopping {
             self.spend(
                 at,
@@ -277,6 +294,11 @@ impl Run {
             self.final_states = states.map(|(_, state)| state).collect();
         }
         let leaving = finished.is_some();
+        if state == RunState::Parked
+            && let Some(incident) = self.incidents.back_mut().filter(|i| i.closed.is_none())
+        {
+            incident.rung = Some(Rung::Park);
+        }
         self.spend(at, (!is_completed).then_some(Spend::Waiting));
         self.close_incident(at);
         self.retire(at, leaving);

@@ -4,8 +4,9 @@ use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::engine::state::{Broken, Held, Run, Save};
 use crate::engine::{CheckpointState, Incident, Ledger, Milepost, RunState, Rung, Spend};
-use crate::id::{IncidentId, Step};
-use crate::time::Instant;
+use crate::id::{IncidentId, NodeId, Step};
+use crate::ladder::evict;
+use crate::time::{Duration, Instant};
 use std::collections::BTreeMap;
 
 /// Incidents kept of one run; older ones stay in the ledger only.
@@ -37,10 +38,19 @@ impl Run {
         if self.state == RunState::Running {
             self.close_incident(at);
         }
-        if self.open_incident().is_some() {
-            self.evidence(cause);
-        } else {
-            self.record_incident(at, cause, None);
+        if cause.is_hang() {
+            let spell = Duration::from_secs(self.spec.recovery.clean_spell);
+            self.ladder.hung(at, spell);
+        }
+        let is_storage = matches!(
+            cause,
+            Cause::CheckpointUnsound { .. } | Cause::StorageMisread { .. }
+        );
+        match self.open_incident() {
+            // That the run goes back further than it had to has a record of its own.
+            Some(_) if is_storage => self.record_incident(at, cause, Some(at), Some(rung)),
+            Some(_) => self.evidence(cause),
+            None => self.record_incident(at, cause, None, None),
         }
         self.spend(heard, Some(Spend::Decide));
         self.came_to(step);
@@ -50,11 +60,13 @@ impl Run {
         } else {
             None
         };
-        let avoid = cause.node().cloned();
+        let avoid = self.at_fault(cause);
         match &mut self.broken {
             Some(broken) => {
                 broken.rung = broken.rung.max(rung);
-                broken.avoid = broken.avoid.take().or(avoid);
+                let news = avoid.iter().filter(|node| !broken.avoid.contains(node));
+                let news: Vec<_> = news.cloned().collect();
+                broken.avoid.extend(news);
                 broken.kill.extend(hung);
             }
             None => {
@@ -65,12 +77,70 @@ impl Run {
                     avoid,
                     kill,
                     step,
+                    at,
                 });
             }
         }
     }
 
-    pub(super) fn record_incident(&mut self, at: Instant, cause: &Cause, closed: Option<Instant>) {
+    /// The nodes that a cause speaks against, the surest first: the one it names, or those of the
+    /// suspects and then of the group that they share.
+    fn at_fault(&self, cause: &Cause) -> Vec<NodeId> {
+        let Cause::GangHung { suspects, .. } = cause else {
+            return cause.node().cloned().into_iter().collect();
+        };
+        let Some(gang) = &self.gang else {
+            return Vec::new();
+        };
+        let group = evict::shared(self.spec.layout, suspects).map(|(_, ranks)| ranks);
+        let ranks = group.into_iter().flat_map(|ranks| {
+            let rest: Vec<_> = ranks
+                .into_iter()
+                .filter(|r| !suspects.contains(r))
+                .collect();
+            suspects.iter().copied().chain(rest)
+        });
+        let mut nodes = Vec::new();
+        for node in ranks.filter_map(|rank| gang.node_of(rank)) {
+            if !nodes.contains(node) {
+                nodes.push(node.clone());
+            }
+        }
+        nodes
+    }
+
+    /// A checkpoint is unsound as far as one node can tell.
+    pub(super) fn rejected(&mut self, id: CheckpointId, node: &NodeId) {
+        if let Some(held) = self.held.iter_mut().find(|held| held.id == id) {
+            held.state = CheckpointState::Rejected;
+        }
+        self.misread
+            .entry(node.clone())
+            .or_default()
+            .refused
+            .push(id);
+    }
+
+    /// What only this node refused counts as sealed again.
+    pub(super) fn storage_blamed(&mut self, node: &NodeId) {
+        let misread = self.misread.entry(node.clone()).or_default();
+        misread.blamed = true;
+        let mine = misread.refused.clone();
+        let others = || self.misread.iter().filter(|(other, _)| *other != node);
+        let alone = |id: &CheckpointId| others().all(|(_, theirs)| !theirs.refused.contains(id));
+        let alone: Vec<_> = mine.into_iter().filter(alone).collect();
+        for held in self.held.iter_mut().filter(|held| alone.contains(&held.id)) {
+            held.state = CheckpointState::Sealed;
+        }
+    }
+
+    pub(super) fn record_incident(
+        &mut self,
+        at: Instant,
+        cause: &Cause,
+        closed: Option<Instant>,
+        rung: Option<Rung>,
+    ) {
         self.incidents_seen += 1;
         let incident = Incident {
             id: IncidentId(self.incidents_seen),
@@ -78,7 +148,7 @@ impl Run {
             evidence: Vec::new(),
             opened: at,
             closed,
-            rung: None,
+            rung,
             generation: self.generation,
             recovered_by: None,
             resumed_from: None,
@@ -162,11 +232,13 @@ impl Run {
     }
 
     pub(super) fn shard_saved(&mut self, id: CheckpointId, samples: u64, shard: &Shard) {
+        let layout = self.spec.layout;
         let save = match self.saves.iter().position(|save| save.id == id) {
             Some(at) => &mut self.saves[at],
             None => {
                 self.saves.push(Save {
                     id,
+                    layout,
                     samples,
                     shards: BTreeMap::new(),
                 });
@@ -177,8 +249,7 @@ impl Run {
     }
 
     pub(super) fn drop_partial_saves(&mut self) {
-        let world = self.spec.layout.world() as usize;
-        let partial = self.saves.extract_if(.., |save| save.shards.len() < world);
+        let partial = self.saves.extract_if(.., |save| !save.is_whole());
         let partial: Vec<_> = partial.map(|save| save.id).collect();
         partial.into_iter().for_each(|id| self.throw_away(id));
     }
@@ -199,6 +270,7 @@ impl Run {
         }
         if id.step > self.ladder.sealed {
             self.ladder.sealed = id.step;
+            self.ladder.unsealed = 0;
             self.ladder.progress();
         }
         self.came_to(id.step);

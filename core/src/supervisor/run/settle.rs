@@ -144,6 +144,7 @@ impl Run {
             rank: seat.rank,
             slot: seat.slot,
             generation: start.generation,
+            async_off: start.async_off,
             cause: start.cause.clone(),
         });
     }

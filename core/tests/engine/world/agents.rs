@@ -5,6 +5,7 @@ use rebloom_core::cause::Exit;
 use rebloom_core::checkpoint::MANIFEST_VERSION;
 use rebloom_core::flight::{Page, Phase};
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
+use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::order::{Order, Start, Stop};
 use rebloom_core::report::{Milestone, RankEvent, Report};
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,8 @@ pub(crate) struct Local {
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) slots: u32,
+    pub(crate) gpus: usize,
+    pub(crate) nccl: Option<Nccl>,
     pub(crate) identity: Digest,
     pub(crate) session: Option<Session>,
     pub(crate) runs: BTreeMap<RunId, Local>,
@@ -173,12 +176,28 @@ impl World {
             if going.count() < spec.layout.world() as usize {
                 continue;
             }
-            for agent in self.agents.values_mut() {
+            for (name, agent) in &mut self.agents {
+                let rots = self.rots.as_ref().filter(|(node, _)| node == name);
                 let Some(local) = agent.runs.get_mut(&run) else {
                     continue;
                 };
                 for (rank, process) in &mut local.ranks {
                     if process.generation != newest || process.milestone != Milestone::Going {
+                        continue;
+                    }
+                    let resume = local.start.as_ref().and_then(|start| start.resume);
+                    if let Some((checkpoint, (_, unsound))) = resume.zip(rots) {
+                        process.milestone = Milestone::Formed;
+                        let unsound = unsound.clone();
+                        agent.unsent.push_back(Report::Rank {
+                            run: run.clone(),
+                            generation: newest,
+                            rank: *rank,
+                            event: RankEvent::LoadRefused {
+                                checkpoint,
+                                unsound,
+                            },
+                        });
                         continue;
                     }
                     process.milestone = Milestone::Stepped;

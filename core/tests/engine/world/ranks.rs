@@ -123,6 +123,11 @@ impl World {
         );
     }
 
+    /// Every rank stops where it was told to, with this step done and saved.
+    pub(crate) fn finish_turn(&mut self, run: &RunId, step: u64) {
+        self.finish(run, Finish::Stopped, step);
+    }
+
     pub(crate) fn finish(&mut self, run: &RunId, why: Finish, step: u64) {
         let world = self.view(run).spec.layout.world();
         for rank in 0..world {

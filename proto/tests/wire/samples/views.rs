@@ -47,6 +47,9 @@ pub(crate) fn runs() -> Vec<RunView> {
         Some(Rung::Reform),
         Some(Rung::Restart),
         Some(Rung::Replace),
+        Some(Rung::AsyncOff),
+        Some(Rung::Shrink),
+        Some(Rung::Park),
     ];
     let seating = Seating {
         rank: Rank(0),

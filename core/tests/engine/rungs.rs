@@ -1,0 +1,245 @@
+//! The upper rungs: over-eviction, launches that block, shrinking and growing back, a bad mount.
+
+use crate::world::*;
+use rebloom_core::cause::{Cause, Unsound};
+use rebloom_core::engine::{Ask, CheckpointState, RunState, Rung};
+use rebloom_core::flight::{Channel, Phase};
+use rebloom_core::id::{Generation, Rank, RunId};
+use rebloom_core::ladder::evict::Group;
+use rebloom_core::ladder::gate::Nccl;
+use rebloom_core::order::Stop;
+use rebloom_core::report::RankEvent;
+use rebloom_core::spec::Elastic;
+use rebloom_core::time::Duration;
+
+fn last_rung(world: &World, run: &RunId) -> Option<Rung> {
+    world.view(run).incidents.last().unwrap().rung
+}
+
+/// Ranks 2 and 3 are both busy with nobody knows what; the others wait for them.
+fn hang_a_group(world: &mut World, run: &RunId) {
+    world.for_each_process(run, |rank, process| {
+        if rank.0 < 2 {
+            count(&mut process.page, Channel::Data, 2, 1);
+        } else {
+            count(&mut process.page, Channel::Data, 1, 1);
+        }
+    });
+    world.rank_event(run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.pass(millis(1500));
+}
+
+fn equip(world: &mut World, nccl: Option<Nccl>) {
+    let names: Vec<_> = world.agents.keys().cloned().collect();
+    for name in names {
+        let agent = world.agents.get_mut(&name).unwrap();
+        (agent.gpus, agent.nccl) = (2, nccl);
+        world.cut(&name);
+        world.join(&name);
+    }
+}
+
+#[test]
+fn where_blame_is_not_sharp_the_group_that_the_suspects_share_leaves() {
+    let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
+    let home = world.node_of(&run, 2);
+    hang_a_group(&mut world, &run);
+    let cause = Cause::GangHung {
+        phase: Phase::Step,
+        suspects: vec![Rank(2), Rank(3)],
+        group: Some(Group::Tensor),
+    };
+    assert_eq!(world.view(&run).incidents[0].cause, cause);
+    assert_eq!(last_rung(&world, &run), Some(Rung::Restart));
+    assert_eq!(world.node_of(&run, 2), home);
+    hang_a_group(&mut world, &run);
+    assert_eq!(last_rung(&world, &run), Some(Rung::Replace));
+    assert_ne!(world.node_of(&run, 2), home, "both suspects have left");
+    assert!(world.starts_since(0).pop().unwrap().1.fresh_processes);
+}
+
+#[test]
+fn hangs_that_come_back_turn_asynchronous_launches_off_until_a_clean_spell() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    (spec.recovery.hangs, spec.recovery.clean_spell) = (1, 600);
+    let (mut world, run) = World::running(&[2, 2, 2], spec);
+    equip(&mut world, Some(Nccl(2, 10, 3)));
+    let mut done = 0;
+    let mut train = |world: &mut World| {
+        done += 10;
+        world.train(&run, done);
+        world.save(&run, done);
+    };
+    train(&mut world);
+    hang_a_group(&mut world, &run);
+    assert_eq!(last_rung(&world, &run), Some(Rung::Restart));
+    train(&mut world);
+    let mark = world.orders.len();
+    hang_a_group(&mut world, &run);
+    assert_eq!(last_rung(&world, &run), Some(Rung::AsyncOff));
+    let blocks =
+        |(_, start): &(_, rebloom_core::order::Start)| start.async_off && start.fresh_processes;
+    assert!(world.starts_since(mark).iter().all(blocks));
+    train(&mut world);
+    let mark = world.orders.len();
+    world.kill(&run, &[0]);
+    assert!(
+        world
+            .starts_since(mark)
+            .iter()
+            .all(|(_, start)| start.async_off)
+    );
+    train(&mut world);
+    let before = world.generation(&run);
+    world.pass(Duration::from_secs(590));
+    assert_eq!(world.generation(&run), before);
+    world.pass(Duration::from_secs(15));
+    world.finish_turn(&run, done);
+    let view = world.view(&run);
+    assert!(matches!(view.why, Cause::CleanSpell { .. }), "{}", view.why);
+    let start = world.starts_since(mark).pop().unwrap().1;
+    assert!(!start.async_off && start.fresh_processes);
+    assert_eq!(start.resume.unwrap().step.0, done);
+}
+
+#[test]
+fn the_gate_keeps_launches_asynchronous_where_blocking_ones_would_hang() {
+    for nccl in [None, Some(Nccl(2, 14, 3))] {
+        let mut spec = spec("bloom", 2, 1, 2);
+        spec.recovery.hangs = 0;
+        let (mut world, run) = World::running(&[2, 2], spec);
+        equip(&mut world, nccl);
+        hang_a_group(&mut world, &run);
+        assert_eq!(last_rung(&world, &run), Some(Rung::Restart), "{nccl:?}");
+    }
+}
+
+fn elastic() -> rebloom_core::spec::RunSpec {
+    let mut spec = spec("bloom", 2, 1, 4);
+    spec.elastic = Some(Elastic {
+        min_data: 2,
+        wait: 30.0,
+    });
+    spec
+}
+
+#[test]
+fn a_run_without_room_shrinks_after_a_while_and_grows_back() {
+    let (mut world, run) = World::running(&[2, 2, 2, 2], elastic());
+    world.train(&run, 10);
+    let id = world.save(&run, 10);
+    world.destroy(&node("n3"));
+    world.pass(Duration::from_secs(10));
+    assert_eq!(
+        world.state(&run),
+        RunState::Pending,
+        "it waits for room first"
+    );
+    world.pass(Duration::from_secs(31));
+    let view = world.view(&run);
+    assert_eq!(view.state, RunState::Running);
+    // 3 copies do not divide the batch of 32.
+    assert_eq!((view.spec.layout.data, view.ranks.len()), (2, 4));
+    assert_eq!(last_rung(&world, &run), Some(Rung::Shrink));
+    let start = world.starts_since(0).pop().unwrap().1;
+    assert_eq!((start.spec.layout.data, start.resume), (2, Some(id)));
+    world.train(&run, 20);
+    let small = world.save(&run, 20);
+    world.join(&node("n3"));
+    world.pass(Duration::from_secs(31));
+    world.finish_turn(&run, 20);
+    let view = world.view(&run);
+    assert_eq!(view.spec.layout.data, 4);
+    assert_eq!(view.why, Cause::RoomToGrow { data: 4 });
+    assert!(small <= world.starts_since(0).pop().unwrap().1.resume.unwrap());
+    world.restart(world.journal.clone());
+    assert_eq!(world.view(&run).spec.layout.data, 4);
+}
+
+#[test]
+fn a_run_that_may_not_shrink_waits() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.destroy(&node("n1"));
+    world.pass(Duration::from_secs(1000));
+    assert_eq!(world.state(&run), RunState::Pending);
+}
+
+#[test]
+fn the_last_rung_is_written_into_the_incident() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    let recovery = &mut spec.recovery;
+    (recovery.reform, recovery.restart, recovery.replace) = (1, 0, 0);
+    let (mut world, run) = World::running(&[2, 2], spec);
+    world.kill(&run, &[0]);
+    world.kill(&run, &[0]);
+    assert_eq!(world.state(&run), RunState::Parked);
+    assert_eq!(last_rung(&world, &run), Some(Rung::Park));
+}
+
+#[test]
+fn a_run_that_never_seals_anything_is_parked_however_many_steps_it_does() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.recovery.unsealed = 5;
+    let (mut world, run) = World::running(&[2, 2], spec);
+    for step in 1..=6 {
+        assert_eq!(world.state(&run), RunState::Running, "step {step}");
+        world.train(&run, step);
+        world.kill(&run, &[0]);
+    }
+    assert_eq!(world.state(&run), RunState::Parked);
+}
+
+#[test]
+fn lost_nodes_spend_no_budget() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.recovery.replace = 1;
+    let (mut world, run) = World::running(&[2, 2, 2, 2, 2], spec);
+    for _ in 0..3 {
+        let node = world.node_of(&run, 2);
+        world.destroy(&node);
+        world.pass(Duration::from_secs(4));
+        assert_eq!(world.state(&run), RunState::Running);
+    }
+}
+
+#[test]
+fn what_ends_because_it_was_told_to_is_no_incident() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.ask(Ask::Stop {
+        run: run.clone(),
+        how: Stop::Now,
+    });
+    let view = world.view(&run);
+    assert_eq!((view.state, view.incidents.len()), (RunState::Stopped, 0));
+    assert!(world.engine.refusals()["ended_by_order"] > 0);
+}
+
+#[test]
+fn a_node_that_refuses_two_checkpoints_in_a_row_is_at_fault_itself() {
+    let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
+    for step in [10, 20] {
+        world.train(&run, step);
+        world.save(&run, step);
+    }
+    let home = world.node_of(&run, 2);
+    world.rots = Some((
+        home.clone(),
+        Unsound::Missing {
+            file: "rank-00002".to_owned(),
+        },
+    ));
+    world.kill(&run, &[0]);
+    let view = world.view(&run);
+    assert_eq!(view.state, RunState::Running);
+    assert_ne!(world.node_of(&run, 2), home);
+    let sealed = |(_, state): &(_, CheckpointState)| *state == CheckpointState::Sealed;
+    assert!(
+        view.checkpoints.iter().all(sealed),
+        "what it alone refused is sound"
+    );
+    let resume = world.starts_since(0).pop().unwrap().1.resume.unwrap();
+    assert_eq!(resume.step.0, 20);
+    assert_eq!(view.generation, Generation(4));
+    let labels: Vec<_> = view.incidents.iter().map(|i| i.cause.label()).collect();
+    assert!(labels.contains(&"StorageMisread") && labels.contains(&"CheckpointUnsound"));
+}

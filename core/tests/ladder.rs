@@ -1,0 +1,182 @@
+//! The ladder without a fleet: rungs and budgets, the gate of blocking launches, groups, shapes.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+#[path = "common/spec.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod spec;
+
+use rebloom_core::cause::{Cause, Exit};
+use rebloom_core::flight::Phase;
+use rebloom_core::id::{NodeId, Rank};
+use rebloom_core::ladder::evict::{self, Group};
+use rebloom_core::ladder::gate::{self, Nccl, Shut, Site};
+use rebloom_core::ladder::{Rung, Standing, climb, first, shape};
+use rebloom_core::layout::Layout;
+use rebloom_core::spec::{Elastic, Recovery};
+use std::collections::BTreeMap;
+
+fn node() -> NodeId {
+    NodeId::new("n1").unwrap()
+}
+
+fn exited() -> Cause {
+    Cause::RankExited {
+        rank: Rank(1),
+        node: node(),
+        exit: Exit::Signal(9),
+    }
+}
+
+fn hung(group: Option<Group>) -> Cause {
+    Cause::GangHung {
+        phase: Phase::Step,
+        suspects: vec![Rank(0), Rank(1)],
+        group,
+    }
+}
+
+/// The rungs that are taken one after the other, without any progress.
+fn climbed(cause: &Cause, may_async_off: bool, may_shrink: bool) -> Vec<(Rung, u32)> {
+    let recovery = Recovery {
+        unsealed: 1000,
+        hangs: 1000,
+        ..Recovery::default()
+    };
+    let mut tries = BTreeMap::new();
+    loop {
+        let standing = Standing {
+            tries: &tries,
+            unsealed: 0,
+            hangs: 0,
+            may_async_off,
+            may_shrink,
+        };
+        let rung = climb(cause, first(cause, &tries), &recovery, &standing);
+        if rung == Rung::Park {
+            return tries.into_iter().collect();
+        }
+        *tries.entry(rung).or_default() += 1;
+    }
+}
+
+#[test]
+fn every_rung_is_climbed_to_its_budget_and_the_special_ones_only_where_they_can_be() {
+    use Rung::*;
+    assert_eq!(
+        climbed(&exited(), true, true),
+        [(Reform, 4), (Restart, 3), (Replace, 3), (Shrink, 2)],
+        "a crash is no reason to make launches block"
+    );
+    assert_eq!(
+        climbed(&hung(None), true, true),
+        [(Restart, 3), (Replace, 3), (AsyncOff, 1), (Shrink, 2)]
+    );
+    assert_eq!(
+        climbed(&hung(Some(Group::Tensor)), false, false),
+        [(Restart, 1), (Replace, 3)],
+        "the group leaves after one restart"
+    );
+}
+
+#[test]
+fn hangs_that_come_back_after_progress_turn_launches_off_and_unsealed_runs_are_parked() {
+    let (recovery, tries) = (Recovery::default(), BTreeMap::new());
+    let standing = |hangs, unsealed| Standing {
+        tries: &tries,
+        unsealed,
+        hangs,
+        may_async_off: true,
+        may_shrink: false,
+    };
+    let from = first(&hung(None), &tries);
+    let rung = |standing| climb(&hung(None), from, &recovery, &standing);
+    assert_eq!(rung(standing(2, 0)), Rung::Restart);
+    assert_eq!(rung(standing(3, 0)), Rung::AsyncOff);
+    assert_eq!(rung(standing(0, 24)), Rung::Park);
+    let drained = Cause::NodeDrained { node: node() };
+    let exempt = climb(&drained, Rung::Reform, &recovery, &standing(9, 99));
+    assert_eq!(exempt, Rung::Reform);
+}
+
+#[test]
+fn the_gate_is_open_only_for_versions_that_are_known_not_to_hang() {
+    let name = node();
+    let check = |devices, processes, nccl| {
+        gate::check([Site {
+            node: &name,
+            devices,
+            processes,
+            nccl,
+        }])
+    };
+    let version = |text: &str| Some(text.parse::<Nccl>().unwrap());
+    for open in ["2.10.3", "2.12.12", "2.17.1", "2.27.5+cuda12.9"] {
+        assert_eq!(check(8, 8, version(open)), Ok(()), "{open}");
+    }
+    for shut in ["2.13.0", "2.14.3", "2.16.5"] {
+        assert!(
+            matches!(check(8, 8, version(shut)), Err(Shut::Hangs { .. })),
+            "{shut}"
+        );
+    }
+    assert_eq!(check(8, 8, None), Err(Shut::Unknown(node())));
+    assert_eq!(check(0, 8, version("2.27.5")), Err(Shut::NoDevice(node())));
+    assert_eq!(
+        check(4, 8, version("2.27.5")),
+        Err(Shut::SharedDevice(node()))
+    );
+    for bad in ["", "2.27", "2.x.1", "2.1.2.3"] {
+        assert!(bad.parse::<Nccl>().is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn suspects_share_the_smallest_group_that_holds_them_all() {
+    let bloom = Layout {
+        tensor: 4,
+        pipeline: 12,
+        data: 8,
+    };
+    let shared = |ranks: &[u32]| {
+        let ranks: Vec<_> = ranks.iter().copied().map(Rank).collect();
+        evict::shared(bloom, &ranks).map(|(group, ranks)| (group, ranks.len()))
+    };
+    assert_eq!(shared(&[5, 6]), Some((Group::Tensor, 4)));
+    assert_eq!(shared(&[1, 5]), Some((Group::Data, 8)));
+    assert_eq!(shared(&[1, 33, 353]), Some((Group::Pipeline, 12)));
+    assert_eq!(shared(&[1, 34]), None, "another copy, another stage");
+    assert_eq!(shared(&[1]), None);
+    let alone = Layout {
+        tensor: 2,
+        pipeline: 1,
+        data: 1,
+    };
+    assert_eq!(
+        evict::shared(alone, &[Rank(0), Rank(1)]),
+        None,
+        "that is everybody"
+    );
+}
+
+#[test]
+fn a_run_shrinks_to_copies_that_keep_its_batch_and_grows_back_to_what_it_had() {
+    let mut spec = spec::spec();
+    spec.layout.data = 8;
+    (spec.train.global_batch, spec.train.micro_batch) = (48, 2);
+    let copies = |layouts: Vec<Layout>| layouts.iter().map(|l| l.data).collect::<Vec<_>>();
+    assert_eq!(
+        copies(shape::smaller(&spec, spec.layout)),
+        [0; 0],
+        "not allowed"
+    );
+    spec.elastic = Some(Elastic {
+        min_data: 2,
+        wait: 1.0,
+    });
+    assert_eq!(copies(shape::smaller(&spec, spec.layout)), [6, 4, 3, 2]);
+    let full = spec.layout;
+    let now = Layout { data: 3, ..full };
+    assert_eq!(copies(shape::larger(&spec, now, full)), [8, 6, 4]);
+    assert_eq!(copies(shape::smaller(&spec, now)), [2]);
+}

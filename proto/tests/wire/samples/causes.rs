@@ -1,0 +1,106 @@
+//! One cause of each kind.
+
+use super::{node, unsounds};
+use rebloom_core::cause::{Blamed, Cause, Exit};
+use rebloom_core::flight::{Channel, Phase};
+use rebloom_core::id::{Rank, Step};
+use rebloom_core::ladder::evict::Group;
+use rebloom_core::time::Duration;
+
+pub(crate) fn causes() -> Vec<Cause> {
+    let (rank, phase, error) = (Rank(5), Phase::Step, || "no".to_owned());
+    let mut causes = vec![
+        Cause::Submitted,
+        Cause::StopRequested,
+        Cause::ResumeRequested,
+        Cause::NodeDrained { node: node() },
+        Cause::RankNotStarted {
+            rank,
+            node: node(),
+            error: error(),
+        },
+        Cause::RankHung {
+            rank,
+            node: node(),
+            phase,
+            channel: None,
+        },
+        gang_hung(phase),
+        Cause::GangHung {
+            phase,
+            suspects: vec![Rank(4), Rank(5)],
+            group: Some(Group::Pipeline),
+        },
+        Cause::CleanSpell {
+            lasted: Duration::from_secs(21_600),
+        },
+        Cause::RoomToGrow { data: 8 },
+        Cause::NodeLost {
+            node: node(),
+            silent_for: Duration::from_millis(5200),
+        },
+        Cause::RanksMissing { node: node(), rank },
+        Cause::SaveFailed {
+            step: Step(9),
+            rank: Some(rank),
+            error: error(),
+        },
+        Cause::SaveFailed {
+            step: Step(9),
+            rank: None,
+            error: error(),
+        },
+        Cause::Superseded,
+        Cause::Completed,
+        Cause::BudgetSpent { restarts: 3 },
+        Cause::NoProgress { recoveries: 10 },
+    ];
+    for exit in [Exit::Code(-1), Exit::Signal(9), Exit::Unknown] {
+        causes.push(Cause::RankExited {
+            rank,
+            node: node(),
+            exit,
+        });
+    }
+    for blamed in [Blamed::Run, Blamed::Infrastructure] {
+        causes.push(Cause::RankFailed {
+            rank,
+            node: node(),
+            phase,
+            error: error(),
+            blamed,
+        });
+    }
+    for phase in Phase::ALL {
+        causes.push(gang_hung(phase));
+    }
+    for channel in Channel::ALL {
+        causes.push(Cause::RankHung {
+            rank,
+            node: node(),
+            phase,
+            channel: Some(channel),
+        });
+    }
+    for unsound in unsounds() {
+        causes.push(Cause::StorageMisread {
+            node: node(),
+            rank,
+            unsound: unsound.clone(),
+        });
+        causes.push(Cause::CheckpointUnsound {
+            step: Step(120),
+            rank,
+            unsound,
+        });
+    }
+    causes
+}
+
+fn gang_hung(phase: Phase) -> Cause {
+    Cause::GangHung {
+        phase,
+        suspects: Vec::new(),
+        group: None,
+    }
+}
