@@ -38,6 +38,7 @@ use rebloom_runtime::telemetry::Seldom;
 use rebloom_runtime::tls::{self, ClientTls, Role, ServerTls};
 use roster::Roster;
 use state::State;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub gpus: Vec<String>,
     /// The version of NCCL that its workers use, where it is known.
     pub nccl: Option<Nccl>,
+    /// What its admin says of it: `rack`, `fabric`, ...
+    pub labels: BTreeMap<String, String>,
     /// Where other agents reach its rendezvous stores.
     pub listen: SocketAddr,
     /// How workers are started.
@@ -91,6 +94,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> anyhow::Result<()> {
         settings.slots,
         (settings.gpus, settings.nccl),
         store_address,
+        settings.labels,
     );
     tell(&facts);
 
@@ -144,10 +148,14 @@ fn tell(facts: &NodeFacts) {
         cores,
         memory,
         nccl,
+        labels,
     } = facts;
     let gpus = gpus.len();
     let nccl = nccl.map(|version| version.to_string());
-    tracing::info!(%node, slots, gpus, nccl, store_address, host, cores, memory, "agent starts");
+    tracing::info!(
+        %node, slots, gpus, nccl, store_address, host, cores, memory, ?labels,
+        "agent starts"
+    );
 }
 
 /// The unix socket: words and rendezvous of this node's workers.

@@ -46,6 +46,9 @@ struct Arguments {
     /// Ranks this node holds, on its CPU; without it, one for each GPU.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     slots: Option<u32>,
+    /// What is to be known of this node; `rack` and `fabric` tell placement what is near.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
     /// Where other agents reach the rendezvous stores of this one; port 0 takes a free one.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
@@ -90,6 +93,15 @@ fn host_and_port(text: &str) -> Result<String, String> {
     match port.parse::<u16>() {
         Ok(1..) if !host.is_empty() => Ok(text.to_owned()),
         Ok(_) | Err(_) => Err("needs a host, and a port from 1 to 65535".to_owned()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let fits = |part: &str| (1..=63).contains(&part.len()) && part.is_ascii();
+    match text.split_once('=') {
+        Some((key, value)) if fits(key) && fits(value) => Ok((key.to_owned(), value.to_owned())),
+        Some(_) => Err("needs a key and a value of 1 to 63 ASCII characters".to_owned()),
+        None => Err("has no `=`".to_owned()),
     }
 }
 
@@ -144,6 +156,7 @@ impl Arguments {
             slots,
             gpus,
             nccl: self.nccl,
+            labels: self.labels.into_iter().collect(),
             listen: self.listen,
             launch: Launch {
                 worker,

@@ -7,6 +7,7 @@ use nvml_wrapper::error::NvmlError;
 use rebloom_core::id::NodeId;
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::NodeFacts;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use sysinfo::System;
 
@@ -37,6 +38,7 @@ pub fn facts(
     slots: u32,
     (gpus, nccl): (Vec<String>, Option<Nccl>),
     store_address: String,
+    labels: BTreeMap<String, String>,
 ) -> NodeFacts {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     NodeFacts {
@@ -48,6 +50,7 @@ pub fn facts(
         cores: u32::try_from(cores).unwrap_or(u32::MAX),
         memory: memory(),
         nccl,
+        labels,
     }
 }
 
@@ -79,7 +82,13 @@ mod tests {
             Vec::<String>::new()
         );
         let node = NodeId::new("n").unwrap();
-        let facts = facts(node, 2, (Vec::new(), None), "127.0.0.1:1".to_owned());
+        let facts = facts(
+            node,
+            2,
+            (Vec::new(), None),
+            "127.0.0.1:1".to_owned(),
+            BTreeMap::new(),
+        );
         assert!(
             facts.memory > 1 << 20 && facts.cores > 0 && !facts.host.is_empty(),
             "{facts:?}"

@@ -37,7 +37,7 @@ fn list(nodes: &[NodeView], output: Output) -> Result<(), Failure> {
     let wide = output == Output::Wide;
     let mut header = vec!["NAME", "STATE", "SLOTS", "RANKS", "HEARD"];
     if wide {
-        header.extend(["HOST", "CORES", "MEMORY", "GPUS", "STORE"]);
+        header.extend(["HOST", "CORES", "MEMORY", "GPUS", "STORE", "LABELS"]);
     }
     let row = |node: &NodeView| {
         let facts = &node.facts;
@@ -66,6 +66,11 @@ fn list(nodes: &[NodeView], output: Output) -> Result<(), Failure> {
                 (!facts.gpus.is_empty()).then(|| facts.gpus.join(",")),
             ));
             row.push(facts.store_address.clone());
+            let labels = facts.labels.iter();
+            let labels: Vec<_> = labels
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            row.push(or_dash((!labels.is_empty()).then(|| labels.join(","))));
         }
         row
     };

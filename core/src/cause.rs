@@ -6,7 +6,7 @@
 mod sentence;
 
 use crate::flight::{Channel, Phase};
-use crate::id::{NodeId, Rank, Step};
+use crate::id::{NodeId, Rank, RunId, Step};
 use crate::ladder::evict::Group;
 use crate::time::Duration;
 use serde::{Deserialize, Serialize};
@@ -212,6 +212,11 @@ pub enum Cause {
         /// How many it will have.
         data: u32,
     },
+    /// A run of a higher priority needs the place.
+    Preempted {
+        /// Which.
+        by: RunId,
+    },
     /// An older generation still ran somewhere.
     Superseded,
     /// The run reached its last step.
@@ -248,6 +253,7 @@ impl Cause {
             Self::SaveFailed { .. } => "SaveFailed",
             Self::CleanSpell { .. } => "CleanSpell",
             Self::RoomToGrow { .. } => "RoomToGrow",
+            Self::Preempted { .. } => "Preempted",
             Self::Superseded => "Superseded",
             Self::Completed => "Completed",
             Self::BudgetSpent { .. } => "BudgetSpent",
@@ -274,6 +280,7 @@ impl Cause {
             | Self::SaveFailed { .. }
             | Self::CleanSpell { .. }
             | Self::RoomToGrow { .. }
+            | Self::Preempted { .. }
             | Self::Superseded
             | Self::Completed
             | Self::BudgetSpent { .. }

@@ -6,18 +6,22 @@
 //! after it brings back what was going on. Beats and links are not journaled.
 
 mod admin;
+mod agenda;
 mod apply;
 mod audit;
 mod command;
 mod event;
+mod explain;
 mod fact;
 mod hang;
 mod join;
 mod ledger;
 mod lifecycle;
+mod links;
 mod nodes;
 mod orders;
 mod placement;
+mod queue;
 mod recovery;
 mod reports;
 mod seal;
@@ -36,13 +40,15 @@ pub use view::{
 };
 
 use crate::footprint::Tariff;
-use crate::id::{NodeId, RunId};
+use crate::id::RunId;
 pub use crate::ladder::Rung;
+use crate::placement::Floor;
 use crate::time::{Duration, Instant};
+use agenda::Agenda;
 use hang::Watch;
-use nodes::Link;
+use links::Links;
 use orders::Desk;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What an admin configured for the whole cluster.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +67,13 @@ pub struct Limits {
     pub tariff: Tariff,
     /// Largest share of the fleet that automatic verdicts may withdraw (S8), 0 to 1.
     pub withdraw_share: f64,
+    /// A run that waited for so long is placed before all others, and then has its place for as long
+    /// before it can be preempted (L3).
+    pub starve_after: Duration,
+    /// What a broken gang had to leave is held for it for so long, while a node of it may come back.
+    pub hold_for: Duration,
+    /// Whether new runs leave as many whole nodes free as faults will take within a repair time.
+    pub keep_spares: bool,
 }
 
 impl Default for Limits {
@@ -72,6 +85,9 @@ impl Default for Limits {
             orphan_after: Duration::from_secs(300),
             tariff: Tariff::default(),
             withdraw_share: 0.5,
+            starve_after: Duration::from_secs(6 * 3600),
+            hold_for: Duration::from_secs(600),
+            keep_spares: true,
         }
     }
 }
@@ -87,8 +103,13 @@ pub struct Engine {
     began: Option<Instant>,
     /// Whether its journal may lack its last moments.
     doubts: bool,
-    links: BTreeMap<NodeId, Link>,
+    links: Links,
+    /// Who holds what, and where there is room: derived from the state.
+    floor: Floor,
+    agenda: Agenda,
     watches: BTreeMap<RunId, Watch>,
+    /// Runs that will be judged once all their nodes have shown their pages.
+    judging: BTreeSet<RunId>,
     /// Runs that the last event placed, for the audit.
     placed: Vec<RunId>,
     desk: Desk,
@@ -121,8 +142,11 @@ impl Engine {
             now: Instant::ZERO,
             began: None,
             doubts: false,
-            links: BTreeMap::new(),
+            links: Links::default(),
+            floor: Floor::default(),
+            agenda: Agenda::default(),
             watches: BTreeMap::new(),
+            judging: BTreeSet::new(),
             placed: Vec::new(),
             desk: Desk::default(),
             out: VecDeque::new(),
@@ -220,24 +244,14 @@ impl Engine {
         self.placed.clear();
         if self.began.is_none() {
             self.began = Some(self.now);
-            let nodes = self.state.nodes.keys();
-            self.links = nodes
-                .map(|node| (node.clone(), Link::down(self.now)))
-                .collect();
+            self.take_stock();
         }
-    }
-
-    /// Brings what is in line with what shall be, until nothing is left to decide.
-    fn settle(&mut self) {
-        self.check_nodes();
-        self.decide();
-        self.write_orders();
-        self.wake = self.next_deadline();
     }
 
     /// Makes a fact so and has it written down.
     fn tell(&mut self, fact: Fact) {
         self.state.apply(self.now, &fact);
+        self.note(&fact);
         if let Fact::Placed { run, .. } = &fact {
             self.placed.push(run.clone());
         }

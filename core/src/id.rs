@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,7 +14,7 @@ pub struct BadName {
     pub name: String,
 }
 
-fn parse_name(name: &str) -> Result<String, BadName> {
+fn parse_name(name: &str) -> Result<(), BadName> {
     let bytes = name.as_bytes();
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let fits = (1..=63).contains(&bytes.len())
@@ -21,7 +22,7 @@ fn parse_name(name: &str) -> Result<String, BadName> {
         && bytes.first().is_some_and(plain)
         && bytes.last().is_some_and(plain);
     if fits {
-        Ok(name.to_owned())
+        Ok(())
     } else {
         Err(BadName {
             name: name.chars().take(80).collect(),
@@ -32,14 +33,15 @@ fn parse_name(name: &str) -> Result<String, BadName> {
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
+        /// A copy shares its text.
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// Parses a name: 1 to 63 of `a-z`, `0-9` and `-`, as Kubernetes names objects.
             pub fn new(name: &str) -> Result<Self, BadName> {
-                parse_name(name).map(Self)
+                parse_name(name).map(|()| Self(name.into()))
             }
             /// The name as text.
             pub fn as_str(&self) -> &str {
@@ -59,7 +61,7 @@ macro_rules! name {
         }
         impl From<$type> for String {
             fn from(name: $type) -> Self {
-                name.0
+                name.as_str().to_owned()
             }
         }
     };

@@ -36,6 +36,11 @@ impl Layout {
         self.tensor * self.pipeline * self.data
     }
 
+    /// Number of its tensor groups.
+    pub const fn groups(self) -> u64 {
+        self.pipeline as u64 * self.data as u64
+    }
+
     /// Every rank, in order.
     pub fn ranks(self) -> impl Iterator<Item = Rank> {
         (0..self.world()).map(Rank)

@@ -33,6 +33,7 @@ pub mod ladder;
 pub mod layout;
 pub mod member;
 pub mod order;
+pub mod placement;
 pub mod report;
 pub mod skips;
 pub mod spec;

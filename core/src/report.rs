@@ -9,6 +9,7 @@ use crate::flight::{Phase, Sighting};
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use crate::ladder::gate::Nccl;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What an agent knows of its node when it joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +30,15 @@ pub struct NodeFacts {
     pub memory: u64,
     /// The version of NCCL that its workers use, where it is known.
     pub nccl: Option<Nccl>,
+    /// What else its admin says of it; [`RACK`] and [`FABRIC`] tell placement what is near.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
+
+/// Label of the rack a node is in: nodes that share a switch and a power feed.
+pub const RACK: &str = "rack";
+/// Label of the fabric a node is on: racks that reach each other over one high-speed network.
+pub const FABRIC: &str = "fabric";
 
 /// One rank's process on a node, as its agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

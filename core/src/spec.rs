@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub struct RunSpec {
     /// Name of the run.
     pub name: RunId,
+    /// Runs of a higher priority are placed first, and may take the place of lower ones, which
+    /// stop at a step boundary and wait; 0 unless given.
+    #[serde(default)]
+    pub priority: i32,
     /// Shape of the model.
     pub model: Model,
     /// Shape of the gang.
@@ -287,6 +291,7 @@ impl RunSpec {
     fn check_numbers(&self, flaws: &mut Flaws) {
         let Self {
             name: _,
+            priority: _,
             model,
             layout,
             train,

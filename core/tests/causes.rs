@@ -4,7 +4,7 @@
 
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::flight::{Channel, Phase};
-use rebloom_core::id::{NodeId, Rank, Step};
+use rebloom_core::id::{NodeId, Rank, RunId, Step};
 use rebloom_core::ladder::evict::Group;
 use rebloom_core::time::Duration;
 
@@ -75,6 +75,9 @@ fn all() -> Vec<Cause> {
             step: Step(10),
             rank: None,
             error: error(),
+        },
+        Cause::Preempted {
+            by: RunId::new("urgent").unwrap(),
         },
         Cause::Superseded,
         Cause::Completed,

@@ -11,6 +11,7 @@ use rebloom_core::spec::{
 fn small() -> RunSpec {
     RunSpec {
         name: RunId::new("bloom").unwrap(),
+        priority: 0,
         model: Model {
             layers: 4,
             hidden: 64,

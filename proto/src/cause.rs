@@ -1,6 +1,8 @@
 //! Causes: why something is done.
 
-use crate::check::{Malformed, code, list_by, maybe_code, nanos, node_id, part, same_names, text};
+use crate::check::{
+    Malformed, code, list_by, maybe_code, nanos, node_id, part, run_id, same_names, text,
+};
 use crate::wire;
 use crate::wire::cause as w;
 use crate::wire::{exit, unsound};
@@ -95,6 +97,7 @@ impl From<Cause> for wire::Cause {
             Cause::StopRequested => w::Kind::StopRequested(Nothing {}),
             Cause::ResumeRequested => w::Kind::ResumeRequested(Nothing {}),
             Cause::Superseded => w::Kind::Superseded(Nothing {}),
+            Cause::Preempted { by } => w::Kind::Preempted(w::Preempted { by: by.into() }),
             Cause::Completed => w::Kind::Completed(Nothing {}),
             Cause::NodeDrained { node } => {
                 w::Kind::NodeDrained(w::NodeDrained { node: node.into() })
@@ -195,6 +198,9 @@ impl TryFrom<wire::Cause> for Cause {
                 w::Kind::StopRequested(wire::Nothing {}) => Self::StopRequested,
                 w::Kind::ResumeRequested(wire::Nothing {}) => Self::ResumeRequested,
                 w::Kind::Superseded(wire::Nothing {}) => Self::Superseded,
+                w::Kind::Preempted(it) => Self::Preempted {
+                    by: run_id(it.by, "preempted.by")?,
+                },
                 w::Kind::Completed(wire::Nothing {}) => Self::Completed,
                 w::Kind::NodeDrained(it) => Self::NodeDrained {
                     node: node_id(it.node, "node_drained.node")?,

@@ -144,6 +144,7 @@ impl From<RunSpec> for wire::RunSpec {
     fn from(spec: RunSpec) -> Self {
         let RunSpec {
             name,
+            priority,
             model,
             layout,
             train,
@@ -155,6 +156,7 @@ impl From<RunSpec> for wire::RunSpec {
         } = spec;
         Self {
             name: name.into(),
+            priority,
             model: Some(model.into()),
             layout: Some(layout.into()),
             train: Some(train.into()),
@@ -172,6 +174,7 @@ impl TryFrom<wire::RunSpec> for RunSpec {
     fn try_from(spec: wire::RunSpec) -> Result<Self, Malformed> {
         Ok(Self {
             name: run_id(spec.name, "name")?,
+            priority: spec.priority,
             model: part(spec.model, "model")?,
             layout: part(spec.layout, "layout")?,
             train: part(spec.train, "train")?,

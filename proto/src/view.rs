@@ -287,6 +287,7 @@ impl From<NodeFacts> for wire::NodeFacts {
             cores,
             memory,
             nccl,
+            labels,
         } = facts;
         Self {
             node: node.into(),
@@ -297,6 +298,7 @@ impl From<NodeFacts> for wire::NodeFacts {
             cores,
             memory,
             nccl: nccl.map(|version| version.to_string()).unwrap_or_default(),
+            labels: labels.into_iter().collect(),
         }
     }
 }
@@ -323,6 +325,13 @@ impl TryFrom<wire::NodeFacts> for NodeFacts {
             cores: facts.cores,
             memory: facts.memory,
             nccl,
+            labels: list_by(
+                facts.labels.into_iter().collect(),
+                "labels",
+                |(key, value)| Ok((text(key, "")?, text(value, "")?)),
+            )?
+            .into_iter()
+            .collect(),
         })
     }
 }

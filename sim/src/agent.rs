@@ -116,6 +116,7 @@ impl Node {
             cores: 8,
             memory: 1 << 34,
             nccl: Some(NCCL),
+            labels: BTreeMap::new(),
         };
         let mut runs = self
             .agent

@@ -186,6 +186,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
     };
     RunSpec {
         name: RunId::new(&format!("run-{at}")).expect("a name"),
+        priority: 0,
         model: Model {
             layers: 4,
             hidden: 32,

@@ -18,6 +18,7 @@ pub const EVERY: u64 = 5;
 pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
     Ok(RunSpec {
         name: RunId::new(name)?,
+        priority: 0,
         model: Model {
             layers: 4,
             hidden: 32,

@@ -186,8 +186,11 @@ fn places(sources: &[Source]) -> Vec<String> {
     let mut broken = Vec::new();
     for source in sources {
         let path = source.path.to_string_lossy();
-        let is_test =
-            path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs");
+        let is_test = ["/tests/", "/benches/"]
+            .iter()
+            .any(|part| path.contains(part))
+            || path.starts_with("tests/")
+            || path.ends_with("/tests.rs");
         if is_test || path.starts_with("xtask/") {
             continue;
         }

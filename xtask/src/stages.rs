@@ -26,8 +26,15 @@ pub(crate) fn up(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> 
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }
 
-/// Sets up, builds, and runs the bench of that name, or all of them, on the binaries that `up` runs.
+/// Sets up, builds, and runs the bench of that name, or all of them, on the binaries that `up` runs;
+/// `engine` is of the engine alone, in release mode.
 pub(crate) fn bench(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> {
+    if arguments.first().is_some_and(|name| name == "engine") {
+        // It needs nothing but core, so no set-up either.
+        let mut bench = checkout.cargo(["bench", "-p", "rebloom-sim", "--bench", "engine"]);
+        bench.arg("--").args(arguments.iter().skip(1));
+        return run(bench);
+    }
     if let Some(failed) = prepare(checkout)? {
         return Ok(failed);
     }

@@ -226,6 +226,7 @@ impl Agent {
             cores: 2,
             memory: 1 << 30,
             nccl: None,
+            labels: std::collections::BTreeMap::new(),
         }
     }
 
@@ -339,6 +340,7 @@ pub(crate) fn stale() -> Report {
 pub(crate) fn spec(name: &str) -> RunSpec {
     RunSpec {
         name: RunId::new(name).unwrap(),
+        priority: 0,
         model: Model {
             layers: 4,
             hidden: 32,

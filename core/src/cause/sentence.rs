@@ -119,6 +119,9 @@ impl fmt::Display for Cause {
                     "the checkpoint at step {step} could not be sealed: {error}"
                 )
             }
+            Self::Preempted { by } => {
+                write!(f, "run {by} has a higher priority and takes the place")
+            }
             Self::Superseded => f.write_str("a newer generation runs"),
             Self::Completed => f.write_str("the run reached its last step"),
             Self::BudgetSpent { restarts } => {

@@ -1,11 +1,12 @@
 //! What admins ask for, and what they are answered.
 
-use super::placement::{fits, place};
 use super::{Answer, Ask, Engine, Fact, Refusal, RunState, Seating};
 use crate::cause::Cause;
 use crate::id::{NodeId, RunId};
 use crate::order::Stop;
+use crate::placement::Want;
 use crate::spec::{Flaw, RunSpec};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Runs that are kept, whatever their state.
 const RUNS: usize = 4096;
@@ -40,7 +41,13 @@ impl Engine {
             return Err(Refusal::RunExists(name, run.state));
         }
         if dry_run {
-            let placement = place(spec.layout, self.rooms(&name, &[]), None);
+            let placement = self.floor.place(&Want {
+                run: &name,
+                layout: spec.layout,
+                current: None,
+                without: &BTreeSet::new(),
+                blamed: &BTreeMap::new(),
+            });
             let seating = placement
                 .map(|placement| placement.seats)
                 .unwrap_or_default();
@@ -61,22 +68,18 @@ impl Engine {
 
     /// A gang that the fleet could not hold even if it were empty.
     fn size_flaw(&self, spec: &RunSpec) -> Option<Flaw> {
-        let slots = || {
-            let allowed = self.state.nodes.values().filter(|node| !node.cordoned);
-            allowed.map(|node| node.facts.slots)
-        };
-        if fits(spec.layout, slots()) {
+        let layout = spec.layout;
+        if self.floor.fits_allowed(layout.tensor, layout.groups()) {
             return None;
         }
-        let layout = spec.layout;
-        let (world, total) = (layout.world(), slots().sum::<u32>());
-        let most = slots().max().unwrap_or_default();
+        let (total, most) = self.floor.allowed();
+        let world = layout.world();
         let (tensor, pipeline, data) = (layout.tensor, layout.pipeline, layout.data);
         let problem = if layout.tensor > most {
             format!(
                 "puts {tensor} tensor ranks together on one node, but the largest has {most} slots"
             )
-        } else if world > total {
+        } else if u64::from(world) > total {
             format!("needs {world} ranks, but the nodes have {total} slots")
         } else {
             format!("needs {world} ranks in groups of {tensor}, which the nodes' slots cannot hold")
@@ -90,15 +93,8 @@ impl Engine {
     }
 
     fn forget_one(&mut self) -> Result<(), Refusal> {
-        let over = self
-            .state
-            .runs
-            .iter()
-            .filter(|(_, run)| !run.is_live() && run.owed.is_empty() && run.older.is_empty());
-        let oldest = over
-            .min_by_key(|(id, run)| (run.submitted, *id))
-            .map(|(id, _)| id.clone());
-        let Some(run) = oldest else {
+        let oldest = self.agenda.over.pop_first();
+        let Some((_, run)) = oldest else {
             let flaw = Flaw {
                 field: "name".to_owned(),
                 value: self.state.runs.len().to_string(),
@@ -203,8 +199,10 @@ impl Engine {
                 .is_some_and(|gang| gang.nodes.contains(&node))
                 && run.state != RunState::Stopping
         };
-        let runs = self.state.runs.iter().filter(|(_, run)| moves(run));
-        let runs: Vec<_> = runs.map(|(id, _)| id.clone()).collect();
+        let mut runs = self.floor.on(&node);
+        runs.sort();
+        runs.retain(|id| self.state.runs.get(id).is_some_and(moves));
+        let without = BTreeSet::from([node.clone()]);
         let mut seating = Vec::new();
         for id in &runs {
             let Some((run, gang)) = self
@@ -215,9 +213,14 @@ impl Engine {
             else {
                 continue;
             };
-            let rooms = self.rooms(id, std::slice::from_ref(&node));
-            let placement = place(run.spec.layout, rooms, Some(&gang.placement))
-                .ok_or_else(|| Refusal::NoRoom(id.clone()))?;
+            let placement = self.floor.place(&Want {
+                run: id,
+                layout: run.spec.layout,
+                current: Some(&gang.placement),
+                without: &without,
+                blamed: &run.ladder.blamed,
+            });
+            let placement = placement.ok_or_else(|| Refusal::NoRoom(id.clone()))?;
             seating.extend(placement.seats);
         }
         let names: Vec<_> = runs.iter().map(RunId::as_str).collect();
@@ -274,7 +277,6 @@ impl RunState {
 }
 
 fn nodes_of(seating: &[Seating]) -> String {
-    let nodes: std::collections::BTreeSet<_> =
-        seating.iter().map(|seat| seat.node.as_str()).collect();
+    let nodes: BTreeSet<_> = seating.iter().map(|seat| seat.node.as_str()).collect();
     nodes.into_iter().collect::<Vec<_>>().join(", ")
 }

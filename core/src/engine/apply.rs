@@ -5,13 +5,13 @@ mod gang;
 mod incident;
 
 use super::ledger::Book;
-use super::state::{Ladder, Moving, Node, Overdue, Run, StopAsked};
+use super::state::{Ladder, Moving, Node, Overdue, Run, StopAsked, Turn, Yielding};
 use super::{Fact, RunState, Spend, State};
 use crate::cause::Cause;
 use crate::id::{Digest, Generation, NodeId, RunId};
 use crate::report::{Milestone, NodeFacts};
 use crate::spec::RunSpec;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Unknown runs whose generations are kept.
@@ -23,12 +23,23 @@ impl State {
     /// Makes `fact` so.
     pub fn apply(&mut self, at: Instant, fact: &Fact) {
         match fact {
-            Fact::NodeEnrolled { facts, identity } => self.enroll(facts, *identity),
+            Fact::NodeEnrolled { facts, identity } => {
+                if !self.nodes.contains_key(&facts.node) {
+                    self.reliability.enrolled(at);
+                }
+                self.enroll(facts, *identity);
+            }
             Fact::NodeLost {
                 node,
                 silent_for: _,
-            } => self.node(node, |node| node.lost = true),
-            Fact::NodeReturned { node } => self.node(node, |node| node.lost = false),
+            } => {
+                self.node(node, |node| node.lost = true);
+                self.reliability.lost(at);
+            }
+            Fact::NodeReturned { node } => {
+                self.node(node, |node| node.lost = false);
+                self.reliability.returned(at);
+            }
             Fact::NodeCordoned { node } => self.node(node, |node| node.cordoned = true),
             Fact::NodeUncordoned { node } => self.node(node, |node| node.cordoned = false),
             Fact::RunSubmitted { spec } => {
@@ -57,6 +68,7 @@ impl State {
             | Fact::ResumeAsked { run }
             | Fact::MoveAsked { run, .. }
             | Fact::TurnAsked { run, .. }
+            | Fact::PreemptAsked { run, .. }
             | Fact::Placed { run, .. }
             | Fact::Unplaced { run }
             | Fact::RankReached { run, .. }
@@ -125,6 +137,12 @@ impl Run {
             broken: None,
             stop: None,
             moving: None,
+            yielding: None,
+            turn: Turn {
+                since: at,
+                waited: Duration::ZERO,
+            },
+            claim: None,
             owed: BTreeMap::new(),
             older: Vec::new(),
             saves: Vec::new(),
@@ -153,6 +171,7 @@ impl Run {
                 });
                 (self.state, self.why) = (RunState::Stopping, cause.clone());
                 (self.moving, self.broken) = (None, None);
+                (self.yielding, self.claim) = (None, None);
             }
             Fact::ResumeAsked { .. } => self.resumed(at),
             Fact::MoveAsked { node, .. } => {
@@ -163,12 +182,11 @@ impl Run {
                 let cause = cause.clone();
                 self.moving = Some(Moving { cause, at });
             }
-            Fact::Placed { .. } => self.placed(at, fact),
-            Fact::Unplaced { .. } => {
-                self.retire(at, false);
-                self.state = RunState::Pending;
-                self.spend(at, Some(Spend::Waiting));
+            Fact::PreemptAsked { by, .. } => {
+                self.yielding = Some(Yielding { by: by.clone(), at });
             }
+            Fact::Placed { .. } => self.placed(at, fact),
+            Fact::Unplaced { .. } => self.unplaced(at),
             Fact::RankReached {
                 generation,
                 rank,
@@ -305,6 +323,10 @@ impl Run {
         (self.state, self.why) = (RunState::Pending, Cause::ResumeRequested);
         (self.stop, self.broken) = (None, None);
         self.misread.clear();
+        self.turn = Turn {
+            since: at,
+            waited: Duration::ZERO,
+        };
         let Ladder { best, sealed, .. } = self.ladder;
         self.ladder = Ladder {
             best,

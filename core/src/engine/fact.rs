@@ -95,6 +95,13 @@ pub enum Fact {
         /// Why.
         cause: Cause,
     },
+    /// A run is to stop safely and wait, since one of a higher priority needs its place.
+    PreemptAsked {
+        /// Which.
+        run: RunId,
+        /// For which.
+        by: RunId,
+    },
     /// An agent remembers this generation of a run (S5).
     GenerationSeen {
         /// Of which run.
@@ -314,4 +321,82 @@ pub enum Fact {
         /// Why.
         cause: Cause,
     },
+}
+
+impl Fact {
+    /// The run it is about.
+    pub(super) const fn run(&self) -> Option<&RunId> {
+        match self {
+            Self::NodeEnrolled { .. }
+            | Self::NodeLost { .. }
+            | Self::NodeReturned { .. }
+            | Self::NodeCordoned { .. }
+            | Self::NodeUncordoned { .. } => None,
+            Self::RunSubmitted { spec } => Some(&spec.name),
+            Self::RunForgotten { run }
+            | Self::StopAsked { run, .. }
+            | Self::ResumeAsked { run }
+            | Self::MoveAsked { run, .. }
+            | Self::PreemptAsked { run, .. }
+            | Self::TurnAsked { run, .. }
+            | Self::StorageBlamed { run, .. }
+            | Self::GenerationSeen { run, .. }
+            | Self::Placed { run, .. }
+            | Self::Unplaced { run, .. }
+            | Self::RankReached { run, .. }
+            | Self::RankFinished { run, .. }
+            | Self::RankGone { run, .. }
+            | Self::RankBroke { run, .. }
+            | Self::RankOverdue { run, .. }
+            | Self::OverdueDropped { run }
+            | Self::NodeFenced { run, .. }
+            | Self::GangFenced { run, .. }
+            | Self::IncidentOpened { run, .. }
+            | Self::EvidenceAdded { run, .. }
+            | Self::IncidentClosed { run, .. }
+            | Self::MilepostPassed { run, .. }
+            | Self::ShardSaved { run, .. }
+            | Self::CheckpointFailed { run, .. }
+            | Self::CheckpointSealed { run, .. }
+            | Self::CheckpointRejected { run, .. }
+            | Self::CheckpointsPruned { run, .. }
+            | Self::RunEnded { run, .. } => Some(run),
+        }
+    }
+
+    /// The node of the fleet that it is about, where it is about no run.
+    pub(super) const fn fleet_node(&self) -> Option<&NodeId> {
+        if let Self::NodeEnrolled { facts, .. } = self {
+            return Some(&facts.node);
+        }
+        if let Self::NodeLost { node, .. }
+        | Self::NodeReturned { node }
+        | Self::NodeCordoned { node }
+        | Self::NodeUncordoned { node } = self
+        {
+            return Some(node);
+        }
+        None
+    }
+
+    /// Whether it may change what its run holds, or whether it waits or is over.
+    pub(super) const fn moves(&self) -> bool {
+        !matches!(
+            self,
+            Self::RankReached { .. }
+                | Self::RankFinished { .. }
+                | Self::RankBroke { .. }
+                | Self::RankOverdue { .. }
+                | Self::OverdueDropped { .. }
+                | Self::IncidentOpened { .. }
+                | Self::EvidenceAdded { .. }
+                | Self::IncidentClosed { .. }
+                | Self::MilepostPassed { .. }
+                | Self::ShardSaved { .. }
+                | Self::CheckpointFailed { .. }
+                | Self::CheckpointSealed { .. }
+                | Self::CheckpointRejected { .. }
+                | Self::CheckpointsPruned { .. }
+        )
+    }
 }

@@ -34,8 +34,10 @@ pub(super) struct Watch {
     pub(super) pages: BTreeMap<Rank, Page>,
     /// The pulse of each rank, and when it was last seen to have changed.
     pub(super) pulses: BTreeMap<Rank, (u64, Instant)>,
-    /// When each node last beat.
-    pub(super) beats: BTreeMap<NodeId, Instant>,
+    /// Nodes of the gang that cannot be reached.
+    pub(super) away: BTreeSet<NodeId>,
+    /// The generation whose nodes those are.
+    away_of: Generation,
     /// Most steps by the pages of this generation.
     pub(super) step: Step,
     /// When that was first seen.
@@ -59,26 +61,53 @@ impl Watch {
 }
 
 impl Engine {
-    /// Notes whether the nodes of each gang can be reached, and forgets runs without one.
-    pub(super) fn watch(&mut self) {
-        let runs = self.state.runs.iter();
-        let gangs = runs.filter_map(|(id, run)| Some((id, run.gang.as_ref()?)));
-        let mut seen = BTreeMap::new();
-        for (id, gang) in gangs {
-            let dark = gang.nodes.iter().all(|node| self.session(node).is_none());
-            seen.insert(id.clone(), (gang.generation, gang.first_step(), dark));
+    /// Notes whether the nodes of a gang can be reached, and forgets a run without one.
+    pub(super) fn watch(&mut self, id: &RunId) {
+        let gang = self.state.runs.get(id).and_then(|run| run.gang.as_ref());
+        let Some(gang) = gang else {
+            self.watches.remove(id);
+            self.judging.remove(id);
+            return;
+        };
+        let is_new = !self.watches.contains_key(id);
+        let links = &self.links;
+        let watch = self.watches.entry(id.clone()).or_default();
+        watch.follow(gang.generation, gang.first_step(), self.now);
+        if watch.away_of != gang.generation {
+            watch.away_of = gang.generation;
+            let is_away = |node: &&NodeId| links.get(node).is_none_or(|link| link.open().is_none());
+            watch.away = gang.nodes.iter().filter(is_away).cloned().collect();
         }
-        self.watches.retain(|id, _| seen.contains_key(id));
-        for (id, (generation, first, dark)) in seen {
-            let is_new = !self.watches.contains_key(&id);
-            let watch = self.watches.entry(id).or_default();
-            watch.follow(generation, first, self.now);
-            // After a replay every gang was out of sight until now.
-            if !dark && (watch.dark || is_new) {
-                watch.lit_at = self.now;
-            }
-            watch.dark = dark;
+        let dark = watch.away.len() == gang.nodes.len();
+        // After a replay every gang was out of sight until now.
+        if !dark && (watch.dark || is_new) {
+            watch.lit_at = self.now;
         }
+        watch.dark = dark;
+        if gang.overdue.is_some() || gang.symptom.is_some() {
+            self.judging.insert(id.clone());
+        } else {
+            self.judging.remove(id);
+        }
+    }
+
+    /// Takes in that a node on which a run has something can be reached, or cannot.
+    pub(super) fn watch_node(&mut self, id: &RunId, node: &NodeId, is_open: bool) {
+        let gang = self.state.runs.get(id).and_then(|run| run.gang.as_ref());
+        let Some((gang, watch)) = gang.zip(self.watches.get_mut(id)) else {
+            return;
+        };
+        if is_open || !gang.nodes.contains(node) {
+            watch.away.remove(node);
+        } else {
+            watch.away.insert(node.clone());
+        }
+    }
+
+    /// Whether a node has beaten since.
+    fn has_shown(&self, node: &NodeId, since: Instant) -> bool {
+        let beat = self.links.get(node).and_then(|link| link.beat);
+        beat.is_some_and(|at| at > since)
     }
 
     /// Steps done by the generation in force.
@@ -111,20 +140,19 @@ impl Engine {
             return;
         };
         let Some(gang) = &run.gang else { return };
-        let away = gang.nodes.iter().any(|node| self.session(node).is_none());
-        if watch.dark || away {
+        if watch.dark || !watch.away.is_empty() {
             return;
         }
         let patience = self.limits.beat_every * 2;
         if let Some(overdue) = &gang.overdue {
             let since = overdue.at.max(watch.lit_at);
-            let shown = |node: &NodeId| watch.beats.get(node).is_some_and(|at| *at > since);
+            let shown = |node: &NodeId| self.has_shown(node, since);
             if gang.nodes.iter().all(shown) || self.now >= since + patience {
                 self.judge_hang(id);
             }
         } else if let Some((at, phase)) = gang.symptom {
             let since = at.max(watch.lit_at);
-            let shown = |node: &NodeId| watch.beats.get(node).is_some_and(|at| *at > since);
+            let shown = |node: &NodeId| self.has_shown(node, since);
             if gang.nodes.iter().all(shown) && self.now >= since + patience {
                 let cause = nobody_knows(phase);
                 self.broke(id, cause, (at, at), Rung::Reform);
@@ -203,9 +231,10 @@ impl Engine {
     /// Ranks whose node has beaten for a while without their pulse moving.
     fn still(&self, gang: &Gang, watch: &Watch) -> BTreeSet<Rank> {
         let is_still = |(rank, (pulse, changed)): (&Rank, &(u64, Instant))| {
-            let beat = gang.node_of(*rank).and_then(|node| watch.beats.get(node));
+            let link = gang.node_of(*rank).and_then(|node| self.links.get(node));
+            let beat = link.and_then(|link| link.beat);
             let stood = *changed + self.limits.beat_every * 2;
-            (*pulse > 0 && beat.is_some_and(|beat| *beat >= stood)).then_some(*rank)
+            (*pulse > 0 && beat.is_some_and(|beat| beat >= stood)).then_some(*rank)
         };
         watch.pulses.iter().filter_map(is_still).collect()
     }
@@ -244,10 +273,8 @@ impl Engine {
             .into_iter()
             .chain(symptom)
             .map(|at| at.max(watch.lit_at) + patience);
-        let lost = gang
-            .nodes
-            .iter()
-            .any(|node| self.node_state(node) == NodeState::Lost);
+        let mut away = watch.away.iter();
+        let lost = away.any(|node| self.node_state(node) == NodeState::Lost);
         let grace = lost.then(|| watch.lit_at + self.limits.rejoin_within);
         let dark = watch.dark.then(|| self.all_fenced_at(gang.nodes.iter()));
         let due = self.milestone_due(id).map(|(_, by)| by);

@@ -4,7 +4,6 @@
 //! the world (it lost its last moments, or another life wrote them). Ranks that run the generation
 //! in force are adopted as they are.
 
-use super::nodes::Link;
 use super::orders::Told;
 use super::state::Run;
 use super::{CheckpointState, Command, Engine, Fact, Refusal};
@@ -41,13 +40,12 @@ impl Engine {
         if is_lost {
             self.tell(Fact::NodeReturned { node: node.clone() });
         }
-        let link = self
-            .links
-            .entry(node.clone())
-            .or_insert_with(|| Link::down(self.now));
-        link.previous = link.session.replace(session);
-        link.heard_before = std::mem::replace(&mut link.heard, self.now);
-        self.desk.forget_strays(&node);
+        self.links.joined(&node, session, self.now);
+        for run in self.desk.forget_strays(&node) {
+            self.rehold(&run);
+            self.agenda.reorder(&run);
+        }
+        self.node_changed(&node, false);
         let mentioned: Vec<_> = join
             .runs
             .iter()
@@ -67,6 +65,7 @@ impl Engine {
             sealed,
         } = remembered;
         let (id, generation) = (id.clone(), *generation);
+        self.agenda.reorder(&id);
         let Some(run) = self.state.runs.get(&id) else {
             if self
                 .state
@@ -84,6 +83,8 @@ impl Engine {
             }
             if !ranks.is_empty() {
                 self.desk.stray(node, &id, generation);
+                self.rehold(&id);
+                self.agenda.reorder(&id);
             }
             return;
         };
@@ -169,9 +170,9 @@ impl Engine {
                 })
             })
         };
-        let forgotten = self.state.runs.iter();
-        let forgotten = forgotten.filter(|(id, run)| !mentioned.contains(id) && forgot(run));
-        let forgotten: Vec<_> = forgotten.map(|(id, _)| id.clone()).collect();
+        let mut forgotten = self.floor.on(node);
+        forgotten
+            .retain(|id| !mentioned.contains(id) && self.state.runs.get(id).is_some_and(forgot));
         forgotten.iter().for_each(|id| self.went_missing(id, node));
     }
 

@@ -11,13 +11,13 @@ use crate::ladder;
 use crate::order::Stop;
 use crate::spec::seconds;
 use crate::time::Instant;
+use std::collections::BTreeSet;
 
 impl Engine {
-    /// Reconciles every run. Runs that have a place come first, since they may free theirs.
-    pub(super) fn decide(&mut self) {
-        self.watch();
-        let runs: Vec<_> = self.state.runs.keys().cloned().collect();
-        for id in &runs {
+    /// Reconciles these runs. Runs that have a place come first, since they may free theirs.
+    pub(super) fn decide(&mut self, runs: &BTreeSet<RunId>, room_changed: bool) {
+        for id in runs {
+            self.watch(id);
             self.fence_by_time(id);
             let state = self.state.runs.get(id).map(|run| run.state);
             match state {
@@ -35,10 +35,8 @@ impl Engine {
                 | None => {}
             }
         }
-        self.place_waiting();
-        self.watch();
-        for id in &runs {
-            self.keep_checkpoints(id);
+        if room_changed || self.agenda.waiting.iter().any(|id| runs.contains(id)) {
+            self.place_waiting();
         }
     }
 
@@ -61,7 +59,7 @@ impl Engine {
             self.watch_gang(id);
         }
         if is_broken(self) {
-            return self.recover(id);
+            return self.recover(id, &BTreeSet::new());
         }
         let Some(run) = self.state.runs.get(id) else {
             return;
@@ -118,10 +116,13 @@ impl Engine {
             return self.broke(id, cause, (self.now, self.now), Rung::Reform);
         }
         let has_stopped = gang.all_finished() && !gang.all_completed();
-        if let Some(moving) = &run.moving {
+        if let Some(asked) = run.leaves_by_itself() {
             let is_saved = run.saves.is_empty() || self.now >= seal_by(run, gang);
             let is_over = has_stopped && is_gone(gang) && is_saved;
-            if is_over || self.now >= stop_by(run, moving.at) + self.slack() {
+            if is_over || self.now >= stop_by(run, asked) + self.slack() {
+                let Some(moving) = &run.moving else {
+                    return self.tell(Fact::Unplaced { run: id.clone() });
+                };
                 let cause = moving.cause.clone();
                 let rung = ladder::first(&cause, &run.ladder.tries);
                 self.broke(id, cause, (self.now, self.now), rung);
@@ -180,10 +181,11 @@ impl Engine {
                 }
             }
             Stop::Now => {
-                let is_over = gang.nodes.iter().all(|node| {
-                    gang.fenced.contains(node)
-                        || gang.on(node).all(|(_, member)| member.gone)
-                        || self.node_state(node) == NodeState::Lost
+                let mut ranks = gang.placement.seats.iter().zip(&gang.members);
+                let is_over = ranks.all(|(seat, member)| {
+                    member.gone
+                        || gang.fenced.contains(&seat.node)
+                        || self.node_state(&seat.node) == NodeState::Lost
                 });
                 if is_over {
                     self.end(id, RunState::Stopped, cause);
@@ -214,28 +216,20 @@ impl Engine {
         self.limits.silent_after
     }
 
-    /// The next moment at which something may have to be decided.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let mut at: Vec<_> = self.doubts_until().into_iter().collect();
-        for (node, known) in &self.state.nodes {
-            at.extend(self.lost_at(node).filter(|_| !known.lost));
-        }
-        for (id, run) in &self.state.runs {
-            at.extend(
-                run.older
-                    .iter()
-                    .map(|old| self.all_fenced_at(old.nodes.iter())),
-            );
-            at.extend(
-                run.owed
-                    .values()
-                    .map(|owed| owed.since + seconds(run.spec.deadlines.exit)),
-            );
-            at.extend(Self::turn_deadlines(run));
-            at.extend(self.watch_deadlines(id));
-            let Some(gang) = &run.gang else { continue };
+    /// The next moment at which something may have to be decided about a run.
+    pub(super) fn run_deadline(&self, id: &RunId) -> Option<Instant> {
+        let run = self.state.runs.get(id)?;
+        let older = run.older.iter();
+        let older = older.map(|old| self.all_fenced_at(old.nodes.iter()));
+        let owed = run.owed.values();
+        let owed = owed.map(|owed| owed.since + seconds(run.spec.deadlines.exit));
+        let mut at: Vec<_> = older.chain(owed).collect();
+        at.extend(self.watch_deadlines(id));
+        at.extend(self.turn_ends(run));
+        at.extend(Self::turn_deadlines(run));
+        if let Some(gang) = &run.gang {
             let asked = run.stop.as_ref().map(|stop| stop.at);
-            let asked = asked.or(run.moving.as_ref().map(|moving| moving.at));
+            let asked = asked.or(run.leaves_by_itself());
             at.extend(asked.map(|asked| stop_by(run, asked) + self.slack()));
             at.extend(gang.all_finished().then(|| seal_by(run, gang)));
         }

@@ -4,60 +4,40 @@
 //! given up only after a while. Links are not part of the state; after a replay every node counts
 //! as just gone until it joins.
 
+use super::agenda::Due;
+use super::state::Node;
 use super::{Engine, Fact, NodeState};
-use crate::flight::Page;
+use crate::flight::Sighting;
 use crate::id::{NodeId, Session};
-use crate::report::Beat;
+use crate::report::{Beat, Pages};
 use crate::time::{Duration, Instant};
 
-/// The connection of one agent, as far as this life of the engine knows.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub(super) session: Option<Session>,
-    /// The link that the present one replaced: what it still brings is true, only late.
-    pub(super) previous: Option<Session>,
-    pub(super) heard: Instant,
-    /// When the link before this one was last heard: what is missing now went missing since.
-    pub(super) heard_before: Instant,
-    pub(super) down_since: Instant,
-}
-
-impl Link {
-    pub(super) const fn down(now: Instant) -> Self {
-        Self {
-            session: None,
-            previous: None,
-            heard: now,
-            heard_before: now,
-            down_since: now,
-        }
-    }
-
-    /// Whether this life of the engine has heard it at all.
-    pub(super) const fn was_up(&self) -> bool {
-        self.session.is_some() || self.previous.is_some()
+impl Node {
+    /// Whether nobody holds it back (S3, S11).
+    pub(super) const fn is_allowed(&self) -> bool {
+        !self.cordoned
     }
 }
 
 impl Engine {
     /// The link over which a node can be commanded now.
     pub(super) fn session(&self, node: &NodeId) -> Option<Session> {
-        match self.node_state(node) {
-            NodeState::Ready => self.links.get(node)?.session,
-            NodeState::Unreachable | NodeState::Lost => None,
-        }
+        self.links.get(node)?.open()
     }
 
     pub(super) fn node_state(&self, node: &NodeId) -> NodeState {
-        let is_up = self
-            .links
-            .get(node)
-            .is_some_and(|link| link.session.is_some());
-        match self.state.nodes.get(node) {
-            Some(known) if !known.lost && is_up => NodeState::Ready,
-            Some(known) if !known.lost => NodeState::Unreachable,
-            Some(_) | None => NodeState::Lost,
+        match self.links.get(node) {
+            Some(link) if link.lost => NodeState::Lost,
+            Some(link) if link.session.is_some() => NodeState::Ready,
+            Some(_) => NodeState::Unreachable,
+            None if self.is_lost(node) => NodeState::Lost,
+            None => NodeState::Unreachable,
         }
+    }
+
+    /// Whether a node was given up, or was never known.
+    pub(super) fn is_lost(&self, node: &NodeId) -> bool {
+        self.state.nodes.get(node).is_none_or(|node| node.lost)
     }
 
     pub(super) fn heard(&self, node: &NodeId) -> Instant {
@@ -66,77 +46,72 @@ impl Engine {
     }
 
     pub(super) fn left(&mut self, node: &NodeId, session: Session) {
-        let link = self
-            .links
-            .get_mut(node)
-            .filter(|link| link.session == Some(session));
-        match link {
-            Some(link) => {
-                link.previous = link.session.take();
-                link.down_since = self.now;
-            }
-            None => self.count("stale_link"),
+        if self.links.left(node, session, self.now) {
+            self.node_changed(node, false);
+        } else {
+            self.count("stale_link");
         }
     }
 
     pub(super) fn beat(&mut self, node: &NodeId, session: Session, beat: Beat) {
-        let Some(link) = self
-            .links
-            .get_mut(node)
-            .filter(|link| link.session == Some(session))
-        else {
+        let now = self.now;
+        let Some(link) = self.links.up(session, node) else {
             return self.count("stale_link");
         };
-        link.heard = self.now;
-        if self.state.nodes.get(node).is_some_and(|node| node.lost) {
+        (link.heard, link.beat) = (now, Some(now));
+        if link.lost {
             self.tell(Fact::NodeReturned { node: node.clone() });
         }
-        for (run, watch) in &mut self.watches {
-            if self
-                .state
-                .runs
-                .get(run)
-                .is_some_and(|run| run.gang.is_some())
-            {
-                watch.beats.insert(node.clone(), self.now);
-            }
-        }
         for pages in beat.pages {
-            for sighting in pages.sightings {
-                self.sighted(node, &pages.run, sighting.rank, sighting.page);
+            self.sighted(node, pages);
+        }
+        // Runs that wait to be judged by their pages.
+        for run in &self.judging {
+            let gang = self.state.runs.get(run).and_then(|run| run.gang.as_ref());
+            if gang.is_some_and(|gang| gang.nodes.contains(node)) {
+                self.agenda.touch(run);
             }
         }
     }
 
-    fn sighted(
-        &mut self,
-        node: &NodeId,
-        run: &crate::id::RunId,
-        rank: crate::id::Rank,
-        page: Page,
-    ) {
-        let gang = self.state.runs.get(run).and_then(|run| run.gang.as_ref());
-        let Some(gang) = gang.filter(|gang| gang.node_of(rank) == Some(node)) else {
+    fn sighted(&mut self, node: &NodeId, pages: Pages) {
+        let run = self.state.runs.get(&pages.run);
+        let Some((run, gang)) = run.and_then(|run| Some((run, run.gang.as_ref()?))) else {
             return self.count("stale_page");
         };
         let (generation, first) = (gang.generation, gang.first_step());
-        let watch = self.watches.entry(run.clone()).or_default();
+        let mut stale = 0;
+        let watch = match self.watches.get_mut(&pages.run) {
+            Some(watch) => watch,
+            None => self.watches.entry(pages.run.clone()).or_default(),
+        };
         watch.follow(generation, first, self.now);
-        if page.generation == generation && page.step > watch.step {
-            watch.step = page.step;
-            watch.moved_at = self.now;
+        let step = watch.step;
+        for Sighting { rank, page } in pages.sightings {
+            if gang.node_of(rank) != Some(node) {
+                stale += 1;
+                continue;
+            }
+            if page.generation == generation && page.step > watch.step {
+                watch.step = page.step;
+                watch.moved_at = self.now;
+            }
+            let pulse = watch.pulses.entry(rank).or_insert((page.pulse, self.now));
+            if pulse.0 != page.pulse {
+                *pulse = (page.pulse, self.now);
+            }
+            watch.pages.insert(rank, page);
         }
-        let pulse = watch.pulses.entry(rank).or_insert((page.pulse, self.now));
-        if pulse.0 != page.pulse {
-            *pulse = (page.pulse, self.now);
+        if watch.step > step && run.open_incident().is_some() {
+            // It may have caught up.
+            self.agenda.touch(&pages.run);
         }
-        watch.pages.insert(rank, page);
+        (0..stale).for_each(|_| self.count("stale_page"));
     }
 
     /// Whether a node that has not joined yet may know what the journal lost.
     pub(super) fn may_have_forgotten(&self) -> bool {
-        let is_silent = |node: &NodeId| !self.links.get(node).is_some_and(Link::was_up);
-        self.doubts && self.state.nodes.keys().any(is_silent)
+        self.doubts && self.links.has_unheard()
     }
 
     /// Until when nothing may be placed, since such a node may run what the journal lost.
@@ -151,14 +126,14 @@ impl Engine {
         self.doubts && (self.began.is_none() || self.doubts_until().is_some())
     }
 
-    /// Gives up nodes that were silent, or gone, for too long.
-    pub(super) fn check_nodes(&mut self) {
-        let known = self.state.nodes.iter().filter(|(_, node)| !node.lost);
-        let due = known.filter(|(node, _)| self.lost_at(node).is_some_and(|at| at <= self.now));
-        let due: Vec<_> = due.map(|(node, _)| node.clone()).collect();
-        for node in due {
+    /// Gives up a node that was silent, or gone, for too long.
+    pub(super) fn check_node(&mut self, node: NodeId) {
+        let lost_at = self.lost_at(&node).filter(|_| !self.is_lost(&node));
+        if lost_at.is_some_and(|at| at <= self.now) {
             let silent_for = self.now.since(self.heard(&node));
             self.tell(Fact::NodeLost { node, silent_for });
+        } else {
+            self.agenda.wake(Due::Node(node), lost_at);
         }
     }
 

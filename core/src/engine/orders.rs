@@ -4,7 +4,7 @@
 //! was told is not part of the state.
 
 use super::state::{Gang, Run};
-use super::{Command, Engine};
+use super::{Command, Engine, RunState};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
 use crate::id::{Generation, NodeId, RunId, Session};
@@ -24,43 +24,83 @@ pub(super) enum Told {
 /// What was ordered over which link.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    told: BTreeMap<(RunId, NodeId), (Session, Told)>,
+    told: BTreeMap<RunId, BTreeMap<NodeId, (Session, Told)>>,
     seals: BTreeMap<(RunId, CheckpointId), (NodeId, Session)>,
     prunes: BTreeMap<RunId, BTreeSet<CheckpointId>>,
-    /// Ranks of runs that nobody here knows, by node.
-    strays: BTreeMap<(NodeId, RunId), Generation>,
+    /// Runs with files to see to, and no node that can be reached.
+    keeperless: BTreeSet<RunId>,
+    /// Nodes with ranks of runs that nobody here knows, by run.
+    strays: BTreeMap<RunId, BTreeMap<NodeId, Generation>>,
 }
 
 impl Desk {
     pub(super) fn adopt(&mut self, run: &RunId, node: &NodeId, session: Session, told: Told) {
-        self.told
-            .insert((run.clone(), node.clone()), (session, told));
+        let of_run = self.told.entry(run.clone()).or_default();
+        of_run.insert(node.clone(), (session, told));
     }
 
     pub(super) fn stray(&mut self, node: &NodeId, run: &RunId, generation: Generation) {
-        self.strays.insert((node.clone(), run.clone()), generation);
+        let of_run = self.strays.entry(run.clone()).or_default();
+        of_run.insert(node.clone(), generation);
     }
 
-    pub(super) fn forget_strays(&mut self, node: &NodeId) {
-        self.strays.retain(|(at, _), _| at != node);
-    }
-
-    /// Whether ranks of unknown runs other than `run` may hold slots of a node (S2).
-    pub(super) fn has_strays(&self, node: &NodeId, run: &RunId) -> bool {
-        self.strays
-            .keys()
-            .any(|(at, stray)| at == node && stray != run)
-    }
-
-    pub(super) fn stray_stopped(&mut self, node: &NodeId, run: &RunId, generation: Generation) {
-        let key = (node.clone(), run.clone());
-        if self
-            .strays
-            .get(&key)
-            .is_some_and(|stray| *stray <= generation)
-        {
-            self.strays.remove(&key);
+    /// Says of which runs there were strays on the node.
+    pub(super) fn forget_strays(&mut self, node: &NodeId) -> Vec<RunId> {
+        let mut runs = Vec::new();
+        for (run, nodes) in &mut self.strays {
+            if nodes.remove(node).is_some() {
+                runs.push(run.clone());
+            }
         }
+        self.strays.retain(|_, nodes| !nodes.is_empty());
+        runs
+    }
+
+    /// Nodes on which ranks of a run may hold slots though nobody here knows it (S2).
+    pub(super) fn strays_of(&self, run: &RunId) -> Option<&BTreeMap<NodeId, Generation>> {
+        self.strays.get(run)
+    }
+
+    /// Says whether that was one.
+    pub(super) fn stray_stopped(
+        &mut self,
+        node: &NodeId,
+        run: &RunId,
+        generation: Generation,
+    ) -> bool {
+        let Some(nodes) = self.strays.get_mut(run) else {
+            return false;
+        };
+        let is_it = nodes.get(node).is_some_and(|stray| *stray <= generation);
+        if is_it {
+            nodes.remove(node);
+        }
+        self.strays.retain(|_, nodes| !nodes.is_empty());
+        is_it
+    }
+
+    pub(super) fn has_prunes(&self, run: &RunId) -> bool {
+        self.prunes.contains_key(run)
+    }
+
+    /// Notes whether there is somebody to see to the files of a run.
+    pub(super) fn keeps(&mut self, run: &RunId, has_keeper: bool) {
+        if has_keeper {
+            self.keeperless.remove(run);
+        } else {
+            self.keeperless.insert(run.clone());
+        }
+    }
+
+    /// Runs whose files are being sealed by a node, or wait for any node to be removed.
+    pub(super) fn files_at(&self, node: &NodeId) -> Vec<RunId> {
+        let seals = self.seals.iter().filter(|(_, (at, _))| at == node);
+        let seals = seals.map(|((run, _), _)| run);
+        seals
+            .chain(&self.keeperless)
+            .chain(self.prunes.keys())
+            .cloned()
+            .collect()
     }
 
     pub(super) fn prune(&mut self, run: &RunId, checkpoints: Vec<CheckpointId>) {
@@ -79,45 +119,77 @@ impl Desk {
 }
 
 impl Engine {
-    /// Sends every order that has not gone out over the present links.
-    pub(super) fn write_orders(&mut self) {
+    /// Sends every order about a run that has not gone out over the present links.
+    pub(super) fn write_orders(&mut self, id: &RunId) {
+        let before = self.desk.told.remove(id).unwrap_or_default();
         let mut told = BTreeMap::new();
         let mut news = Vec::new();
-        for (key, what) in self.wanted() {
-            let before = self.desk.told.get(&key).copied();
-            match self.session(&key.1) {
+        for (node, what) in self.wanted(id) {
+            let before = before.get(&node).copied();
+            match self.session(&node) {
                 Some(session) => {
                     if before != Some((session, what)) {
-                        news.push((session, self.orders(&key.1, &key.0, what), key.1.clone()));
+                        news.push((session, node.clone(), what));
                     }
-                    told.insert(key, (session, what));
+                    told.insert(node, (session, what));
                 }
-                None => told.extend(before.map(|before| (key, before))),
+                None => told.extend(before.map(|before| (node, before))),
             }
         }
-        self.desk.told = told;
-        for (session, orders, node) in news {
-            orders
-                .into_iter()
-                .for_each(|order| self.send(&node, session, order));
+        if !told.is_empty() {
+            self.desk.told.insert(id.clone(), told);
+        }
+        let mut seats = if news.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.seats(id)
+        };
+        for (session, node, what) in news {
+            let seats = seats.remove(&node).unwrap_or_default();
+            let orders = self.orders(&node, id, what, seats);
+            let orders = orders.into_iter();
+            orders.for_each(|order| self.send(&node, session, order));
         }
     }
 
-    /// What each node shall have been told about each run.
-    fn wanted(&self) -> Vec<((RunId, NodeId), Told)> {
+    /// Seats of a run by node.
+    fn seats(&self, id: &RunId) -> BTreeMap<NodeId, Vec<Seat>> {
+        let gang = self.state.runs.get(id).and_then(|run| run.gang.as_ref());
+        let mut seats: BTreeMap<NodeId, Vec<Seat>> = BTreeMap::new();
+        for chunk in gang
+            .map_or(&[][..], |gang| &gang.placement.seats)
+            .chunk_by(|a, b| a.node == b.node)
+        {
+            let Some(first) = chunk.first() else { continue };
+            let here = chunk.iter().map(|seat| Seat {
+                rank: seat.rank,
+                slot: seat.slot,
+            });
+            match seats.get_mut(&first.node) {
+                Some(seats) => seats.extend(here),
+                None => {
+                    seats.insert(first.node.clone(), here.collect());
+                }
+            }
+        }
+        seats
+    }
+
+    /// What each node shall have been told about a run.
+    fn wanted(&self, id: &RunId) -> Vec<(NodeId, Told)> {
         let mut wanted = Vec::new();
-        for (id, run) in &self.state.runs {
+        if let Some(run) = self.state.runs.get(id) {
             if let Some(gang) = run.gang.as_ref().filter(|_| run.broken.is_none()) {
-                let told = match (&run.stop, &run.moving) {
-                    (Some(stop), _) => Told::Stop(gang.generation, stop.how),
-                    (None, Some(_)) => Told::Stop(gang.generation, Stop::Safely),
-                    (None, None) => Told::Start(gang.generation),
+                let told = match &run.stop {
+                    Some(stop) => Told::Stop(gang.generation, stop.how),
+                    None if run.leaves_by_itself().is_some() => {
+                        Told::Stop(gang.generation, Stop::Safely)
+                    }
+                    None => Told::Start(gang.generation),
                 };
-                let nodes = gang
-                    .nodes
-                    .iter()
-                    .filter(|node| !gang.fenced.contains(*node));
-                wanted.extend(nodes.map(|node| ((id.clone(), node.clone()), told)));
+                let nodes = gang.nodes.iter();
+                let nodes = nodes.filter(|node| !gang.fenced.contains(*node));
+                wanted.extend(nodes.map(|node| (node.clone(), told)));
             }
             for (node, owed) in &run.owed {
                 if run
@@ -130,24 +202,21 @@ impl Engine {
                 let leaves_by = owed.since + seconds(run.spec.deadlines.exit);
                 let is_leaving = owed.leaving && self.now < leaves_by;
                 let how = if is_leaving { Stop::Safely } else { Stop::Now };
-                wanted.push(((id.clone(), node.clone()), Told::Stop(owed.generation, how)));
+                wanted.push((node.clone(), Told::Stop(owed.generation, how)));
             }
         }
-        for ((node, run), generation) in &self.desk.strays {
-            wanted.push((
-                (run.clone(), node.clone()),
-                Told::Stop(*generation, Stop::Now),
-            ));
+        for (node, generation) in self.desk.strays_of(id).into_iter().flatten() {
+            wanted.push((node.clone(), Told::Stop(*generation, Stop::Now)));
         }
         wanted
     }
 
-    fn orders(&self, node: &NodeId, id: &RunId, told: Told) -> Vec<Order> {
+    fn orders(&self, node: &NodeId, id: &RunId, told: Told, seats: Vec<Seat>) -> Vec<Order> {
         let run = self.state.runs.get(id);
         match told {
             Told::Start(_) => {
                 let gang = run.and_then(|run| Some((run, run.gang.as_ref()?)));
-                gang.map(|(run, gang)| self.start(run, gang, node))
+                gang.map(|(run, gang)| self.start(run, gang, node, seats))
                     .unwrap_or_default()
             }
             Told::Stop(generation, how) => {
@@ -159,7 +228,15 @@ impl Engine {
                         moving: Some(moving),
                         ..
                     }) => moving.cause.clone(),
-                    Some(run) if !run.is_live() => run.why.clone(),
+                    Some(Run {
+                        yielding: Some(yielding),
+                        ..
+                    }) => Cause::Preempted {
+                        by: yielding.by.clone(),
+                    },
+                    Some(run) if !run.is_live() || run.state == RunState::Pending => {
+                        run.why.clone()
+                    }
                     Some(_) | None => Cause::Superseded,
                 };
                 vec![Order::Stop {
@@ -172,7 +249,7 @@ impl Engine {
         }
     }
 
-    fn start(&self, run: &Run, gang: &Gang, node: &NodeId) -> Vec<Order> {
+    fn start(&self, run: &Run, gang: &Gang, node: &NodeId, seats: Vec<Seat>) -> Vec<Order> {
         let hung = gang
             .kill
             .iter()
@@ -183,22 +260,12 @@ impl Engine {
             rank: *rank,
             cause: gang.cause.clone(),
         });
-        let seats = gang
-            .placement
-            .seats
-            .iter()
-            .filter(|seat| seat.node == *node);
         let store_node = gang.placement.store_node.clone();
         let store = self.state.nodes.get(&store_node);
         let start = Start {
             spec: run.spec.clone(),
             generation: gang.generation,
-            seats: seats
-                .map(|seat| Seat {
-                    rank: seat.rank,
-                    slot: seat.slot,
-                })
-                .collect(),
+            seats,
             store_address: store
                 .map(|node| node.facts.store_address.clone())
                 .unwrap_or_default(),

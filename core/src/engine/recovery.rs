@@ -4,9 +4,8 @@
 //! room, for an agent that is about to come back, or until the old gang surely cannot step (S1).
 //! What was decided is a fact before anything is sent, so a recovery that is cut in two goes on.
 
-use super::placement::place;
 use super::state::{Broken, Gang, Run};
-use super::{Engine, Fact, NodeState, Placement, RunState, Rung};
+use super::{Engine, Fact, NodeState, RunState, Rung};
 use crate::cause::Cause;
 use crate::id::{Generation, NodeId, RunId};
 use crate::ladder::gate::{self, Shut, Site};
@@ -15,6 +14,7 @@ use crate::layout::Layout;
 use crate::order::Stop;
 use crate::spec::seconds;
 use crate::time::{Duration, Instant};
+use std::collections::BTreeSet;
 
 /// More generations than a journal can lose in its last moments.
 const FORGOTTEN: u64 = 16;
@@ -93,9 +93,8 @@ impl Engine {
         if !is_time {
             return;
         }
-        let lost = nodes
-            .iter()
-            .filter(|node| self.node_state(node) == NodeState::Lost);
+        let away = watch.away.iter();
+        let lost = away.filter(|node| self.node_state(node) == NodeState::Lost);
         let finished = |node: &&NodeId| gang.on(node).all(|(_, member)| member.finished.is_some());
         let lost: Vec<_> = lost.filter(|node| !finished(node)).cloned().collect();
         for node in lost {
@@ -105,8 +104,9 @@ impl Engine {
         }
     }
 
-    /// Carries a broken run on: to its next generation, to waiting, or to its end.
-    pub(super) fn recover(&mut self, id: &RunId) {
+    /// Carries a broken run on: to its next generation, to waiting, or to its end. Not on nodes that
+    /// are held for others.
+    pub(super) fn recover(&mut self, id: &RunId, held: &BTreeSet<NodeId>) {
         let Some(run) = self.state.runs.get(id) else {
             return;
         };
@@ -125,15 +125,19 @@ impl Engine {
             let recoveries = run.ladder.recoveries();
             return self.end(id, RunState::Parked, Cause::NoProgress { recoveries });
         }
-        let waits = run.gang.as_ref().is_some_and(|gang| {
-            gang.nodes
-                .iter()
-                .any(|node| self.node_state(node) == NodeState::Unreachable)
-        });
+        let waits = run.gang.is_some()
+            && self.watches.get(id).is_some_and(|watch| {
+                let mut away = watch.away.iter();
+                away.any(|node| self.node_state(node) == NodeState::Unreachable)
+            });
         if waits || self.doubts_until().is_some() {
             return;
         }
-        match self.next_placed(id, run, broken, rung) {
+        if run.yielding.is_some() && run.gang.is_some() {
+            // It stops for another run anyway; it recovers when it has room again.
+            return self.tell(Fact::Unplaced { run: id.clone() });
+        }
+        match self.next_placed(id, run, broken, rung, held) {
             Some(fact) => self.tell(fact),
             None if run.gang.is_some() => self.tell(Fact::Unplaced { run: id.clone() }),
             None => {}
@@ -168,7 +172,14 @@ impl Engine {
     }
 
     /// The next generation of a broken run, if there is a place for it.
-    fn next_placed(&self, id: &RunId, run: &Run, broken: &Broken, rung: Rung) -> Option<Fact> {
+    fn next_placed(
+        &self,
+        id: &RunId,
+        run: &Run,
+        broken: &Broken,
+        rung: Rung,
+        held: &BTreeSet<NodeId>,
+    ) -> Option<Fact> {
         let avoid: &[NodeId] = if rung >= Rung::Replace {
             &broken.avoid
         } else {
@@ -177,7 +188,9 @@ impl Engine {
         let (rung, layout, placement) = self
             .wanted_layouts(run, broken, rung)
             .into_iter()
-            .find_map(|(rung, layout)| Some((rung, layout, self.find_place(id, layout, avoid)?)))?;
+            .find_map(|(rung, layout)| {
+                Some((rung, layout, self.find_place(id, layout, avoid, held)?))
+            })?;
         let is_clean = self.now >= clean_at(run);
         let is_known_loss = rung == Rung::Replace && broken.rung == rung && !broken.cause.is_hang();
         let async_off = rung == Rung::AsyncOff || (run.async_off && !is_clean);
@@ -225,7 +238,11 @@ impl Engine {
         let Some(run) = self.state.runs.get(id) else {
             return;
         };
-        let Some(gang) = run.gang.as_ref().filter(|_| run.moving.is_none()) else {
+        let Some(gang) = run
+            .gang
+            .as_ref()
+            .filter(|_| run.leaves_by_itself().is_none())
+        else {
             return;
         };
         if run.state != RunState::Running || run.open_incident().is_some() {
@@ -239,7 +256,10 @@ impl Engine {
             && self.now >= grows_at(run, gang)
             && let Some(layout) = shape::larger(&run.spec, run.spec.layout, full)
                 .into_iter()
-                .find(|layout| self.find_place(id, *layout, &[]).is_some())
+                .find(|layout| {
+                    self.find_place(id, *layout, &[], &BTreeSet::new())
+                        .is_some()
+                })
         {
             Cause::RoomToGrow { data: layout.data }
         } else {
@@ -261,118 +281,12 @@ impl Engine {
         clean.into_iter().chain(grows).chain(shrinks)
     }
 
-    /// Places runs that wait, the oldest first. One that would fit into the fleet as it is, were it
-    /// empty, lets no younger one pass (L3).
-    pub(super) fn place_waiting(&mut self) {
-        if self.doubts_until().is_some() {
-            return;
-        }
-        let waiting = self
-            .state
-            .runs
-            .iter()
-            .filter(|(_, run)| run.state == RunState::Pending);
-        let mut waiting: Vec<_> = waiting
-            .map(|(id, run)| (run.submitted, id.clone()))
-            .collect();
-        waiting.sort();
-        for (_, id) in waiting {
-            let Some(run) = self.state.runs.get(&id) else {
-                continue;
-            };
-            if run.broken.is_some() {
-                self.recover(&id);
-            } else if let Some(placement) = self.find_place(&id, run.spec.layout, &[]) {
-                self.tell(Fact::Placed {
-                    run: id.clone(),
-                    generation: self.next_generation(run.floor),
-                    layout: run.spec.layout,
-                    placement,
-                    async_off: run.async_off,
-                    rung: None,
-                    resume: run.newest_sealed(),
-                    fresh: false,
-                    kill: Vec::new(),
-                    cause: run.why.clone(),
-                });
-            }
-            let is_waiting = |run: &Run| run.state == RunState::Pending;
-            if self.state.runs.get(&id).is_some_and(is_waiting) && self.wants_room(&id) {
-                break;
-            }
-        }
-    }
-
-    /// Where a gang of this layout can go now, off these nodes or, where there is no room without
-    /// them, off as many of them as there is room for; the first are the surest.
-    fn find_place(&self, id: &RunId, layout: Layout, avoid: &[NodeId]) -> Option<Placement> {
-        let run = self.state.runs.get(id)?;
-        let current = run.gang.as_ref().filter(|_| run.spec.layout == layout);
-        let current = current.map(|gang| &gang.placement);
-        (0..=avoid.len()).rev().find_map(|many| {
-            let placement = place(layout, self.rooms(id, &avoid[..many]), current)?;
-            let nodes = placement.seats.iter().map(|seat| &seat.node).collect();
-            self.tears_older(id, &nodes).then_some(placement)
-        })
-    }
-
     /// The next number that nobody can have heard of.
-    fn next_generation(&self, floor: Generation) -> Generation {
+    pub(super) fn next_generation(&self, floor: Generation) -> Generation {
         if self.may_have_forgotten() {
             Generation(floor.0 + FORGOTTEN)
         } else {
             floor.next()
-        }
-    }
-
-    /// Whether a waiting run would have room if no other run had any: then it waits for the others.
-    fn wants_room(&self, id: &RunId) -> bool {
-        let Some(run) = self.state.runs.get(id) else {
-            return false;
-        };
-        super::placement::fits(run.spec.layout, self.usable_slots())
-    }
-
-    /// Slots of each node that may be used at all.
-    pub(super) fn usable_slots(&self) -> impl Iterator<Item = u32> {
-        let usable = self
-            .state
-            .nodes
-            .iter()
-            .filter(|(id, node)| !node.cordoned && self.node_state(id) == NodeState::Ready);
-        usable.map(|(_, node)| node.facts.slots)
-    }
-
-    /// Why a waiting run waits, in a sentence.
-    pub(super) fn waits_for(&self, id: &RunId) -> String {
-        let Some(run) = self.state.runs.get(id) else {
-            return String::new();
-        };
-        let layout = run.spec.layout;
-        if let Some(old) = run.older.first()
-            && place(layout, self.rooms(id, &[]), None).is_some()
-        {
-            let nodes: Vec<_> = old.nodes.iter().map(NodeId::as_str).collect();
-            return format!(
-                "generation {} on {} might still run; waits for one of them to confirm that it \
-                 does not, or for all of them to have fenced themselves",
-                old.generation,
-                nodes.join(", ")
-            );
-        }
-        let free: usize = self.rooms(id, &[]).iter().map(|room| room.free.len()).sum();
-        let usable: u32 = self.usable_slots().sum();
-        let (world, tensor) = (layout.world(), layout.tensor);
-        if super::placement::fits(layout, self.usable_slots()) {
-            format!(
-                "needs {world} slots, {tensor} together on a node; {free} of {usable} usable slots \
-                 are free, or older runs wait for them"
-            )
-        } else {
-            format!(
-                "needs {world} slots, {tensor} together on a node; the nodes that can be used have \
-                 {usable}"
-            )
         }
     }
 

@@ -15,7 +15,7 @@ impl Engine {
     pub(super) fn report(&mut self, node: &NodeId, session: Session, report: Report) {
         let link = self.links.get(node);
         let is_its =
-            |link: &super::nodes::Link| [link.session, link.previous].contains(&Some(session));
+            |link: &super::links::Link| [link.session, link.previous].contains(&Some(session));
         if !link.is_some_and(is_its) {
             return self.count("stale_link");
         }
@@ -56,7 +56,11 @@ impl Engine {
     }
 
     fn stopped(&mut self, node: &NodeId, id: &RunId, generation: Generation) {
-        self.desk.stray_stopped(node, id, generation);
+        if self.desk.stray_stopped(node, id, generation) {
+            self.rehold(id);
+            self.agenda.reorder(id);
+            self.agenda.room_changed();
+        }
         let Some(run) = self.state.runs.get(id) else {
             return;
         };

@@ -123,18 +123,20 @@ impl Engine {
         let Some(run) = self.state.runs.get(id) else {
             return;
         };
-        let store = run.gang.as_ref().map(|gang| &gang.placement.store_node);
-        let reachable = |node: &&NodeId| self.session(node).is_some();
-        let keeper = store
-            .filter(reachable)
-            .or_else(|| self.state.nodes.keys().find(reachable));
-        let Some(keeper) = keeper.cloned() else {
-            return;
-        };
-        let directory = run.spec.checkpoint.directory.clone();
         let whole = run.saves.iter().filter(|save| save.is_whole());
         let manifests: Vec<_> = whole.map(|save| manifest(id, save)).collect();
         let old = prunable(run);
+        if manifests.is_empty() && old.is_empty() && !self.desk.has_prunes(id) {
+            return self.desk.keeps(id, true);
+        }
+        let store = run.gang.as_ref().map(|gang| &gang.placement.store_node);
+        let reachable = |node: &&NodeId| self.session(node).is_some();
+        let keeper = store.filter(reachable).or_else(|| self.links.any_open());
+        let Some(keeper) = keeper.cloned() else {
+            return self.desk.keeps(id, false);
+        };
+        let directory = run.spec.checkpoint.directory.clone();
+        self.desk.keeps(id, true);
         for manifest in manifests {
             self.order_seal(&keeper, &directory, manifest);
         }

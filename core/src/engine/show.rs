@@ -42,11 +42,10 @@ impl Engine {
     }
 
     fn ranks_on(&self, node: &NodeId) -> Vec<(RunId, crate::id::Rank)> {
-        let gangs = self
-            .state
-            .runs
-            .iter()
-            .filter_map(|(id, run)| Some((id, run.gang.as_ref()?)));
+        let mut runs = self.floor.on(node);
+        runs.sort();
+        let gangs = runs.iter();
+        let gangs = gangs.filter_map(|id| Some((id, self.state.runs.get(id)?.gang.as_ref()?)));
         gangs
             .flat_map(|(id, gang)| {
                 gang.on(node)

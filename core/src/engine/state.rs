@@ -12,6 +12,7 @@ use crate::flight::Phase;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::layout::Layout;
 use crate::order::Stop;
+use crate::placement::Reliability;
 use crate::report::{Finish, Milestone, NodeFacts};
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
@@ -25,6 +26,9 @@ pub struct State {
     pub(super) runs: BTreeMap<RunId, Run>,
     /// Highest generations that agents remember of runs that are not known here.
     pub(super) floors: BTreeMap<RunId, Generation>,
+    /// How often nodes were lost, and for how long.
+    #[serde(default)]
+    pub(super) reliability: Reliability,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +56,15 @@ pub(super) struct Run {
     pub(super) broken: Option<Broken>,
     pub(super) stop: Option<StopAsked>,
     pub(super) moving: Option<Moving>,
+    /// Set from the moment another run asked for its place until it has left it.
+    #[serde(default)]
+    pub(super) yielding: Option<Yielding>,
+    /// How long it has waited for room, or had to wait.
+    #[serde(default)]
+    pub(super) turn: Turn,
+    /// What it had to leave when it broke, which is held for it for a while.
+    #[serde(default)]
+    pub(super) claim: Option<Claim>,
     /// Nodes that have yet to say that nothing of an older generation runs there.
     pub(super) owed: BTreeMap<NodeId, Owed>,
     /// Older gangs that might still step (S1).
@@ -157,6 +170,28 @@ pub(super) struct Misread {
     pub(super) refused: Vec<CheckpointId>,
     /// Whether its storage was already blamed for it; from then on its word counts again.
     pub(super) blamed: bool,
+}
+
+/// Another run needs the place of this one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Yielding {
+    pub(super) by: RunId,
+    pub(super) at: Instant,
+}
+
+/// Since when a run waits for room, or has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Turn {
+    pub(super) since: Instant,
+    /// How long it waited before it got room.
+    pub(super) waited: Duration,
+}
+
+/// Nodes that a broken gang had to leave for want of one that is whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Claim {
+    pub(super) nodes: BTreeSet<NodeId>,
+    pub(super) at: Instant,
 }
 
 /// What a node has yet to confirm: that nothing up to this generation runs there.
@@ -292,6 +327,12 @@ impl Run {
             .iter()
             .find(|held| held.id == id)
             .map(|held| held.state)
+    }
+
+    /// Since when its gang is asked to stop at a step boundary, so that it can go elsewhere or wait.
+    pub(super) fn leaves_by_itself(&self) -> Option<Instant> {
+        let moving = self.moving.as_ref().map(|moving| moving.at);
+        moving.or(self.yielding.as_ref().map(|yielding| yielding.at))
     }
 
     /// Whether the run has or wants a place.

@@ -8,6 +8,7 @@ use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Recovery, RunSpec, 
 pub(crate) fn spec() -> RunSpec {
     RunSpec {
         name: RunId::new("run").expect("a name"),
+        priority: 0,
         model: Model {
             layers: 2,
             hidden: 8,

@@ -18,5 +18,6 @@ mod ladder;
 mod ledger;
 mod nodes;
 mod placement;
+mod queue;
 mod rungs;
 mod scale;

@@ -75,8 +75,13 @@ pub(crate) struct World {
 impl World {
     /// A fleet of nodes `n0`, `n1`... with these numbers of slots, all joined.
     pub(crate) fn new(slots: &[u32]) -> Self {
+        Self::limited(slots, Limits::default())
+    }
+
+    /// The same with other limits than usual.
+    pub(crate) fn limited(slots: &[u32], limits: Limits) -> Self {
         let mut world = Self {
-            engine: Engine::new(Limits::default()),
+            engine: Engine::new(limits),
             now: Instant::ZERO + Duration::from_secs(1000),
             journal: Vec::new(),
             fold: State::default(),
@@ -143,6 +148,7 @@ impl World {
             cores: 8,
             memory: 1 << 30,
             nccl: self.agents[name].nccl,
+            labels: BTreeMap::new(),
         }
     }
 

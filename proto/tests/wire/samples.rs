@@ -13,11 +13,10 @@ use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::engine::{Refusal, RunState};
 use rebloom_core::flight::{Counter, Page, Phase, Sighting};
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
-use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Seat, Start, Stop};
 use rebloom_core::report::{
-    Beat, Finish, Join, Milestone, NodeFacts, Pages, RankEvent, RankStatus, Remembered, Report,
+    Beat, Finish, Join, Milestone, Pages, RankEvent, RankStatus, Remembered, Report,
 };
 use rebloom_core::spec::{
     Checkpoint, Data, Deadlines, Elastic, Flaw, Model, Optimizer, Recovery, RunSpec, Train,
@@ -73,6 +72,7 @@ pub(crate) fn manifest() -> Manifest {
 pub(crate) fn spec() -> RunSpec {
     RunSpec {
         name: run(),
+        priority: -3,
         model: Model {
             layers: 4,
             hidden: 64,
@@ -144,19 +144,6 @@ fn unsounds() -> Vec<Unsound> {
             error: "permission denied".to_owned(),
         },
     ]
-}
-
-fn facts() -> NodeFacts {
-    NodeFacts {
-        node: node(),
-        slots: 2,
-        gpus: vec!["NVIDIA H200".to_owned()],
-        store_address: "127.0.0.1:4100".to_owned(),
-        host: "machine".to_owned(),
-        cores: 2,
-        memory: 8 << 30,
-        nccl: Some(Nccl(2, 27, 5)),
-    }
 }
 
 fn page() -> Page {
@@ -295,7 +282,7 @@ pub(crate) fn from_agent() -> Vec<FromAgent> {
     };
     let mut messages = vec![
         FromAgent::Join(Join {
-            facts: facts(),
+            facts: views::facts(),
             runs: vec![remembered],
         }),
         FromAgent::Beat(Beat {

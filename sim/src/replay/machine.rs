@@ -81,6 +81,7 @@ impl Machine {
                 cores: 64,
                 memory: 1 << 39,
                 nccl: None,
+                labels: BTreeMap::new(),
             },
             runs: (self.generation > Generation(0))
                 .then_some(remembered)

@@ -1,12 +1,12 @@
 //! How facts change a gang: placed, followed from milestone to milestone, retired.
 
 use crate::cause::Cause;
-use crate::engine::state::{Broken, Gang, Member, OldGang, Owed, Run};
+use crate::engine::state::{Broken, Claim, Gang, Member, OldGang, Owed, Run, Turn};
 use crate::engine::{Fact, RunState, Rung, Spend};
 use crate::id::{Generation, NodeId, Rank, Slot};
 use crate::layout::Layout;
 use crate::report::Milestone;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::BTreeSet;
 
 impl Run {
@@ -26,7 +26,8 @@ impl Run {
         else {
             return;
         };
-        self.retire(at, false);
+        let nodes = placement.nodes();
+        self.retire(at, false, &nodes);
         self.resized(*layout);
         if self.async_off != *async_off {
             self.async_off = *async_off;
@@ -47,7 +48,13 @@ impl Run {
         }
         let after = std::mem::replace(&mut self.generation, *generation);
         self.floor = self.floor.max(*generation);
-        self.moving = None;
+        (self.moving, self.yielding, self.claim) = (None, None, None);
+        if self.state == RunState::Pending {
+            self.turn = Turn {
+                since: at,
+                waited: at.since(self.turn.since),
+            };
+        }
         self.why = cause.clone();
         self.state = if recovers {
             RunState::Recovering
@@ -65,17 +72,11 @@ impl Run {
         self.book
             .hold(u32::try_from(placement.seats.len()).unwrap_or(u32::MAX));
         self.drop_partial_saves();
-        for seat in &placement.seats {
-            self.owed.remove(&seat.node);
-        }
+        self.owed.retain(|node, _| !nodes.contains(node));
         self.gang = Some(Gang {
             generation: *generation,
             placement: placement.clone(),
-            nodes: placement
-                .seats
-                .iter()
-                .map(|seat| seat.node.clone())
-                .collect(),
+            nodes,
             rung: *rung,
             resume: *resume,
             fresh: *fresh,
@@ -90,6 +91,24 @@ impl Run {
             overdue: None,
             fenced: BTreeSet::new(),
         });
+    }
+
+    /// The gang leaves its place and waits: for room, or for a run of a higher priority.
+    pub(super) fn unplaced(&mut self, at: Instant) {
+        let leaving = self.gang.as_ref().is_some_and(Gang::all_finished);
+        let nodes = self.gang.as_ref().map(|gang| gang.nodes.clone());
+        match self.yielding.take() {
+            Some(yielding) => self.why = Cause::Preempted { by: yielding.by },
+            None => self.claim = nodes.map(|nodes| Claim { nodes, at }),
+        }
+        self.retire(at, leaving, &BTreeSet::new());
+        self.drop_partial_saves();
+        self.state = RunState::Pending;
+        self.turn = Turn {
+            since: at,
+            waited: Duration::ZERO,
+        };
+        self.spend(at, Some(Spend::Waiting));
     }
 
     /// Counts an attempt where its cause spends a budget (S7, L4).
@@ -115,12 +134,15 @@ impl Run {
     }
 
     /// The gang is no longer in force: its nodes owe a word that nothing of it runs there, and
-    /// until it is known to be unable to step it stands in the way of others (S1).
-    pub(super) fn retire(&mut self, at: Instant, leaving: bool) {
+    /// until it is known to be unable to step it stands in the way of others (S1). Nodes that the
+    /// next generation fences by starting on them owe nothing.
+    pub(super) fn retire(&mut self, at: Instant, leaving: bool, fenced: &BTreeSet<NodeId>) {
         let Some(gang) = self.gang.take() else { return };
         let generation = gang.generation;
+        let leaves: BTreeSet<_> = gang.nodes.difference(fenced).collect();
         for (seat, member) in gang.placement.seats.iter().zip(&gang.members) {
-            if member.gone || gang.fenced.contains(&seat.node) {
+            let is_free = member.gone || gang.fenced.contains(&seat.node);
+            if leaves.is_empty() || is_free || !leaves.contains(&seat.node) {
                 continue;
             }
             let new = || Owed {
@@ -301,9 +323,10 @@ impl Run {
         }
         self.spend(at, (!is_completed).then_some(Spend::Waiting));
         self.close_incident(at);
-        self.retire(at, leaving);
+        self.retire(at, leaving, &BTreeSet::new());
         self.drop_partial_saves();
         (self.stop, self.broken, self.moving) = (None, None, None);
+        (self.yielding, self.claim) = (None, None);
         (self.state, self.why) = (state, cause.clone());
     }
 }

@@ -1,6 +1,6 @@
 //! One cause of each kind.
 
-use super::{node, unsounds};
+use super::{node, run, unsounds};
 use rebloom_core::cause::{Blamed, Cause, Exit};
 use rebloom_core::flight::{Channel, Phase};
 use rebloom_core::id::{Rank, Step};
@@ -50,6 +50,7 @@ pub(crate) fn causes() -> Vec<Cause> {
             rank: None,
             error: error(),
         },
+        Cause::Preempted { by: run() },
         Cause::Superseded,
         Cause::Completed,
         Cause::BudgetSpent { restarts: 3 },

@@ -1,6 +1,6 @@
 //! Runs and nodes as the engine shows them.
 
-use super::{causes, checkpoint, facts, node, run, spec};
+use super::{causes, checkpoint, node, run, spec};
 use rebloom_core::cause::Cause;
 use rebloom_core::engine::{
     CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, RunState, RunView,
@@ -9,7 +9,8 @@ use rebloom_core::engine::{
 use rebloom_core::flight::Phase;
 use rebloom_core::footprint::Tariff;
 use rebloom_core::id::{Digest, Generation, IncidentId, Rank, Slot, Step};
-use rebloom_core::report::Milestone;
+use rebloom_core::ladder::gate::Nccl;
+use rebloom_core::report::{Milestone, NodeFacts};
 use rebloom_core::time::{Duration, Instant};
 
 pub(crate) fn runs() -> Vec<RunView> {
@@ -148,4 +149,18 @@ pub(crate) fn nodes() -> Vec<NodeView> {
         view(NodeState::Unreachable, None),
         view(NodeState::Lost, None),
     ]
+}
+
+pub(super) fn facts() -> NodeFacts {
+    NodeFacts {
+        node: node(),
+        slots: 2,
+        gpus: vec!["NVIDIA H200".to_owned()],
+        store_address: "127.0.0.1:4100".to_owned(),
+        host: "machine".to_owned(),
+        cores: 2,
+        memory: 8 << 30,
+        nccl: Some(Nccl(2, 27, 5)),
+        labels: [("rack".to_owned(), "r1".to_owned())].into(),
+    }
 }

@@ -1,0 +1,250 @@
+//! What has to be looked at again: runs that something happened to, and moments to wake up at.
+//!
+//! After an event only the runs that it touches are decided on, so that a decision costs the same in
+//! any fleet. A fact touches its run; a node that comes, goes or is held back touches the runs on it;
+//! whatever else a decision depends on must touch the run as well, or be one of its deadlines.
+
+use super::placement::footprint;
+use super::{Engine, Fact, RunState};
+use crate::id::{NodeId, RunId};
+use crate::placement::Standing;
+use crate::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rounds after one event before what is left waits for the next; two are usual.
+const ROUNDS: usize = 4;
+
+/// Whose deadline it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// A node may have been silent for too long.
+    Node(NodeId),
+    /// Something has to be decided about a run.
+    Run(RunId),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    touched: BTreeSet<RunId>,
+    /// Those of them whose nodes may have to be told something else.
+    reordered: BTreeSet<RunId>,
+    /// Whether there may be room that was not there before.
+    room_changed: bool,
+    /// Runs that wait for room.
+    pub(super) waiting: BTreeSet<RunId>,
+    /// Runs that shrank and may grow back when there is room.
+    shrunk: BTreeSet<RunId>,
+    /// Runs that are over and leave nothing behind, by when they were submitted.
+    pub(super) over: BTreeSet<(Instant, RunId)>,
+    by_time: BTreeSet<(Instant, Due)>,
+    deadlines: BTreeMap<Due, Instant>,
+    was_in_doubt: bool,
+}
+
+impl Agenda {
+    pub(super) fn touch(&mut self, run: &RunId) {
+        if !self.touched.contains(run) {
+            self.touched.insert(run.clone());
+        }
+    }
+
+    /// The same where its nodes may have to be told something else.
+    pub(super) fn reorder(&mut self, run: &RunId) {
+        self.touch(run);
+        if !self.reordered.contains(run) {
+            self.reordered.insert(run.clone());
+        }
+    }
+
+    pub(super) const fn room_changed(&mut self) {
+        self.room_changed = true;
+    }
+
+    pub(super) fn wake(&mut self, due: Due, at: Option<Instant>) {
+        let before = match at {
+            Some(at) => self.deadlines.insert(due.clone(), at),
+            None => self.deadlines.remove(&due),
+        };
+        if before == at {
+            return;
+        }
+        if let Some(before) = before {
+            self.by_time.remove(&(before, due.clone()));
+        }
+        self.by_time.extend(at.map(|at| (at, due)));
+    }
+
+    fn pop(&mut self, now: Instant) -> Option<Due> {
+        let due = self.by_time.first().is_some_and(|(at, _)| *at <= now);
+        let (_, due) = due.then(|| self.by_time.pop_first())??;
+        self.deadlines.remove(&due);
+        Some(due)
+    }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+}
+
+impl Engine {
+    /// Brings what is in line with what shall be, until nothing is left to decide.
+    pub(super) fn settle(&mut self) {
+        self.check_due();
+        let mut seen = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let mut batch = std::mem::take(&mut self.agenda.touched);
+            let room = std::mem::take(&mut self.agenda.room_changed);
+            if room {
+                batch.extend(self.agenda.shrunk.iter().cloned());
+            }
+            if batch.is_empty() && !room {
+                break;
+            }
+            self.decide(&batch, room);
+            seen.extend(batch);
+        }
+        for run in &seen {
+            self.watch(run);
+            self.keep_checkpoints(run);
+        }
+        for run in std::mem::take(&mut self.agenda.reordered) {
+            self.write_orders(&run);
+        }
+        seen.extend(self.agenda.touched.iter().cloned());
+        for run in seen {
+            let deadline = self.run_deadline(&run);
+            self.agenda.wake(Due::Run(run), deadline);
+        }
+        let doubts = self.doubts_until();
+        self.agenda.was_in_doubt = doubts.is_some();
+        self.wake = [self.agenda.next(), doubts].into_iter().flatten().min();
+    }
+
+    /// Takes up what has come due.
+    fn check_due(&mut self) {
+        if self.agenda.was_in_doubt && self.doubts_until().is_none() {
+            let runs: Vec<_> = self.state.runs.keys().cloned().collect();
+            runs.iter().for_each(|run| self.agenda.reorder(run));
+            self.agenda.room_changed();
+        }
+        let mut nodes = Vec::new();
+        while let Some(due) = self.agenda.pop(self.now) {
+            match due {
+                Due::Run(run) => {
+                    self.agenda.reorder(&run);
+                    // Its turn may be over.
+                    self.agenda.room_changed |= !self.agenda.waiting.is_empty();
+                }
+                Due::Node(node) => nodes.push(node),
+            }
+        }
+        nodes.sort();
+        for node in nodes {
+            // Signs of life do not move the deadline, so it may be early.
+            self.check_node(node);
+        }
+    }
+
+    /// Takes in what a fact changed: where there is room, and what has to be decided.
+    pub(super) fn note(&mut self, fact: &Fact) {
+        if let Some(node) = fact.fleet_node() {
+            let known = self.state.nodes.get(node);
+            let lost = known.is_some_and(|known| known.lost);
+            self.links.enter(node, lost, self.now);
+            if let Some(link) = self.links.get_mut(node) {
+                link.lost = lost;
+            }
+            return self.node_changed(node, matches!(fact, Fact::NodeEnrolled { .. }));
+        }
+        let Some(run) = fact.run() else { return };
+        if matches!(fact, Fact::IncidentOpened { .. }) {
+            self.agenda.reorder(run);
+        } else {
+            self.agenda.touch(run);
+        }
+        if fact.moves() {
+            self.agenda.reorder(run);
+            self.rehold(run);
+            self.agenda.room_changed();
+            self.list(run);
+        }
+    }
+
+    /// Files a run where it belongs: with those that wait, with those that are over, or nowhere.
+    fn list(&mut self, id: &RunId) {
+        let run = self.state.runs.get(id);
+        let waits = run.is_some_and(|run| run.state == RunState::Pending);
+        if waits {
+            self.agenda.waiting.insert(id.clone());
+        } else {
+            self.agenda.waiting.remove(id);
+        }
+        if run.is_some_and(|run| run.full.is_some()) {
+            self.agenda.shrunk.insert(id.clone());
+        } else {
+            self.agenda.shrunk.remove(id);
+        }
+        if let Some(run) = run {
+            let key = (run.submitted, id.clone());
+            if !run.is_live() && run.owed.is_empty() && run.older.is_empty() {
+                self.agenda.over.insert(key);
+            } else {
+                self.agenda.over.remove(&key);
+            }
+        }
+    }
+
+    /// Takes in what a run holds or may hold now.
+    pub(super) fn rehold(&mut self, id: &RunId) {
+        let run = self.state.runs.get(id);
+        self.floor
+            .hold(id, footprint(&self.state, run, self.desk.strays_of(id)));
+    }
+
+    /// Takes in that a node came, went, was held back or let go.
+    pub(super) fn node_changed(&mut self, node: &NodeId, is_news: bool) {
+        let Some(known) = self.state.nodes.get(node) else {
+            return;
+        };
+        let is_open = self
+            .links
+            .get(node)
+            .is_some_and(|link| link.open().is_some());
+        let standing = Standing {
+            allowed: known.is_allowed(),
+            usable: known.is_allowed() && is_open,
+        };
+        if is_news || !self.floor.stand(node, standing) {
+            self.floor.set(&known.facts, standing);
+        }
+        for run in self.floor.on(node) {
+            self.watch_node(&run, node, is_open);
+            self.agenda.reorder(&run);
+        }
+        let files = self.desk.files_at(node);
+        files.iter().for_each(|run| self.agenda.touch(run));
+        self.agenda.room_changed();
+        let deadline = self.lost_at(node).filter(|_| !self.is_lost(node));
+        self.agenda.wake(Due::Node(node.clone()), deadline);
+    }
+
+    /// Makes everything again that is derived from the state.
+    pub(super) fn take_stock(&mut self) {
+        let nodes: Vec<_> = self
+            .state
+            .nodes
+            .iter()
+            .map(|(id, node)| (id.clone(), node.lost))
+            .collect();
+        for (node, lost) in nodes {
+            self.links.enter(&node, lost, self.now);
+            self.node_changed(&node, true);
+        }
+        let runs: Vec<_> = self.state.runs.keys().cloned().collect();
+        for run in runs {
+            self.rehold(&run);
+            self.list(&run);
+            self.agenda.reorder(&run);
+        }
+    }
+}

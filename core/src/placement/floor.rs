@@ -1,0 +1,323 @@
+//! The floor: every node, who holds which of its slots, and where there is room.
+
+use super::rack::{Rack, Sizes, Spot};
+use super::slots::Slots;
+use crate::id::{NodeId, RunId};
+use crate::report::{FABRIC, NodeFacts, RACK};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Whether something may be placed on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Nobody holds it back for good: it counts for what the fleet can hold at all.
+    pub allowed: bool,
+    /// It can be used now (S3).
+    pub usable: bool,
+}
+
+/// Every node, by where it is and what is free on it.
+#[derive(Debug, Default)]
+pub struct Floor {
+    ids: BTreeMap<NodeId, Spot>,
+    pub(super) spots: Vec<Place>,
+    pub(super) racks: Vec<Rack>,
+    rack_ids: BTreeMap<(u32, String), u32>,
+    pub(super) fabrics: Vec<Fabric>,
+    fabric_ids: BTreeMap<(u32, String), u32>,
+    pub(super) kinds: Vec<Kind>,
+    kind_ids: BTreeMap<String, u32>,
+    /// What each run holds, by node.
+    pub(super) holdings: BTreeMap<RunId, Vec<(Spot, Slots)>>,
+}
+
+/// One node.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) node: NodeId,
+    pub(super) kind: u32,
+    pub(super) rack: u32,
+    pub(super) slots: u32,
+    pub(super) standing: Standing,
+    holders: Vec<(RunId, Slots)>,
+    /// Slots that nobody holds.
+    pub(super) free: Slots,
+}
+
+/// Racks that reach each other fast.
+#[derive(Debug, Default)]
+pub(super) struct Fabric {
+    pub(super) racks_by_free: BTreeSet<(u32, u32)>,
+    pub(super) free: u64,
+}
+
+/// Nodes with the same GPUs: only among these is the result of a step the same to the bit.
+#[derive(Debug, Default)]
+pub(super) struct Kind {
+    pub(super) fabrics: BTreeSet<u32>,
+    /// Usable nodes by free slots.
+    pub(super) free: Sizes,
+    /// Usable nodes by slots.
+    pub(super) usable: Sizes,
+    /// Nodes that nobody holds back for good, by slots.
+    pub(super) allowed: Sizes,
+    /// Usable nodes on which nothing is.
+    pub(super) empty: Sizes,
+}
+
+/// What nodes of one kind have in common.
+fn kind(facts: &NodeFacts) -> &str {
+    facts.gpus.first().map_or("", String::as_str)
+}
+
+impl Floor {
+    /// Takes in what a node is and whether it can be used.
+    pub fn set(&mut self, facts: &NodeFacts, standing: Standing) {
+        let label = |key| facts.labels.get(key).cloned().unwrap_or_default();
+        let kind = kind(facts);
+        let spot = match self.ids.get(&facts.node) {
+            Some(spot) => *spot,
+            None => self.enter(&facts.node),
+        };
+        self.leave_index(spot);
+        let (kind, rack) = self.rack(kind, label(FABRIC), label(RACK));
+        let place = &mut self.spots[spot as usize];
+        if place.slots != facts.slots {
+            place.slots = facts.slots;
+            place.free = place.unheld();
+        }
+        (place.kind, place.rack, place.standing) = (kind, rack, standing);
+        self.join_index(spot);
+    }
+
+    /// Takes in whether a node can be used; says whether the node is known.
+    pub fn stand(&mut self, node: &NodeId, standing: Standing) -> bool {
+        let Some(spot) = self.ids.get(node).copied() else {
+            return false;
+        };
+        if self.spots[spot as usize].standing != standing {
+            self.leave_index(spot);
+            self.spots[spot as usize].standing = standing;
+            self.join_index(spot);
+        }
+        true
+    }
+
+    fn enter(&mut self, node: &NodeId) -> Spot {
+        let spot = Spot::try_from(self.spots.len()).unwrap_or(Spot::MAX);
+        let (kind, rack) = self.rack("", String::new(), String::new());
+        self.ids.insert(node.clone(), spot);
+        self.spots.push(Place {
+            node: node.clone(),
+            kind,
+            rack,
+            slots: 0,
+            standing: Standing::default(),
+            holders: Vec::new(),
+            free: Slots::default(),
+        });
+        spot
+    }
+
+    /// Numbers of a kind and a rack.
+    fn rack(&mut self, kind: &str, fabric: String, rack: String) -> (u32, u32) {
+        let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let kind = match self.kind_ids.get(kind) {
+            Some(id) => *id,
+            None => {
+                let id = number(self.kinds.len());
+                self.kinds.push(Kind::default());
+                self.kind_ids.insert(kind.to_owned(), id);
+                id
+            }
+        };
+        let fabrics = &mut self.fabrics;
+        let fabric = *self.fabric_ids.entry((kind, fabric)).or_insert_with(|| {
+            fabrics.push(Fabric::default());
+            number(fabrics.len() - 1)
+        });
+        self.kinds[kind as usize].fabrics.insert(fabric);
+        let racks = &mut self.racks;
+        let rack = *self.rack_ids.entry((fabric, rack)).or_insert_with(|| {
+            racks.push(Rack::new(fabric));
+            number(racks.len() - 1)
+        });
+        (kind, rack)
+    }
+
+    fn leave_index(&mut self, spot: Spot) {
+        self.index(spot, false);
+    }
+
+    fn join_index(&mut self, spot: Spot) {
+        self.index(spot, true);
+    }
+
+    /// Counts a node in, or out.
+    fn index(&mut self, spot: Spot, counts: bool) {
+        let place = &self.spots[spot as usize];
+        let (slots, free) = (place.slots, place.free.len());
+        let kind = &mut self.kinds[place.kind as usize];
+        let count = |sizes: &mut Sizes, size| {
+            if counts {
+                sizes.add(size);
+            } else {
+                sizes.remove(size);
+            }
+        };
+        if place.standing.allowed {
+            count(&mut kind.allowed, slots);
+        }
+        if !place.standing.usable {
+            return;
+        }
+        count(&mut kind.usable, slots);
+        count(&mut kind.free, free);
+        if place.holders.is_empty() {
+            count(&mut kind.empty, slots);
+        }
+        let rack = &mut self.racks[place.rack as usize];
+        let fabric = &mut self.fabrics[rack.fabric as usize];
+        fabric.racks_by_free.remove(&(rack.free, place.rack));
+        fabric.free -= u64::from(rack.free);
+        if counts {
+            rack.add(spot, free);
+        } else {
+            rack.remove(spot, free);
+        }
+        fabric.free += u64::from(rack.free);
+        if rack.free > 0 {
+            fabric.racks_by_free.insert((rack.free, place.rack));
+        }
+    }
+
+    /// Replaces what a run holds or may hold: slots by node (S2).
+    pub fn hold(&mut self, run: &RunId, slots: BTreeMap<&NodeId, Slots>) {
+        let mut new: Vec<(Spot, Slots)> = Vec::with_capacity(slots.len());
+        for (node, slots) in slots {
+            let spot = match self.ids.get(node) {
+                Some(spot) => *spot,
+                None => self.enter(node),
+            };
+            new.push((spot, slots));
+        }
+        new.sort_unstable_by_key(|(spot, _)| *spot);
+        let old = self.holdings.remove(run).unwrap_or_default();
+        let (mut was, mut is) = (old.iter().peekable(), new.iter().peekable());
+        loop {
+            match (was.peek(), is.peek()) {
+                (None, None) => break,
+                (Some(a), Some(b)) if a == b => {
+                    (was.next(), is.next());
+                }
+                (Some((a, _)), Some((b, slots))) if a == b => {
+                    self.change(*a, run, Some(slots.clone()));
+                    (was.next(), is.next());
+                }
+                (Some((a, _)), b) if b.is_none_or(|(b, _)| a < b) => {
+                    self.change(*a, run, None);
+                    was.next();
+                }
+                (_, Some((b, slots))) => {
+                    self.change(*b, run, Some(slots.clone()));
+                    is.next();
+                }
+                (Some(_), None) => {
+                    was.next();
+                }
+            }
+        }
+        if !new.is_empty() {
+            self.holdings.insert(run.clone(), new);
+        }
+    }
+
+    fn change(&mut self, spot: Spot, run: &RunId, slots: Option<Slots>) {
+        self.leave_index(spot);
+        let place = &mut self.spots[spot as usize];
+        place.holders.retain(|(holder, _)| holder != run);
+        place
+            .holders
+            .extend(slots.map(|slots| (run.clone(), slots)));
+        place.free = place.unheld();
+        self.join_index(spot);
+    }
+
+    /// Runs that hold or may hold something on a node.
+    pub fn on(&self, node: &NodeId) -> Vec<RunId> {
+        let spot = self.ids.get(node);
+        let holders = spot.map(|spot| &self.spots[*spot as usize].holders);
+        let runs = holders.into_iter().flatten();
+        runs.map(|(run, _)| run.clone()).collect()
+    }
+
+    /// Slots of a node that are free for `run`: those that no other run has.
+    pub fn free(&self, node: &NodeId, run: &RunId) -> Slots {
+        let spot = self.ids.get(node);
+        spot.map(|spot| self.spots[*spot as usize].free_for(run))
+            .unwrap_or_default()
+    }
+
+    /// Whether a node can be used now.
+    pub fn is_usable(&self, node: &NodeId) -> bool {
+        let spot = self.ids.get(node);
+        spot.is_some_and(|spot| self.spots[*spot as usize].standing.usable)
+    }
+
+    /// Usable slots and how many of them are free, over all kinds.
+    pub fn room(&self) -> (u64, u64) {
+        let kinds = self.kinds.iter();
+        kinds.fold((0, 0), |(usable, free), kind| {
+            (usable + kind.usable.slots(), free + kind.free.slots())
+        })
+    }
+
+    /// Whether a gang of `groups` tensor groups would have room if it were alone on the nodes that
+    /// can be used now.
+    pub fn fits_usable(&self, tensor: u32, groups: u64) -> bool {
+        let fits = |kind: &Kind| kind.usable.groups(tensor) >= groups;
+        self.kinds.iter().any(fits)
+    }
+
+    /// The same on all nodes that nobody holds back for good.
+    pub fn fits_allowed(&self, tensor: u32, groups: u64) -> bool {
+        let fits = |kind: &Kind| kind.allowed.groups(tensor) >= groups;
+        self.kinds.iter().any(fits)
+    }
+
+    /// Of the nodes that nobody holds back for good: slots of all of one kind, and of the largest.
+    pub fn allowed(&self) -> (u64, u32) {
+        let kinds = || self.kinds.iter();
+        let slots = kinds().map(|kind| kind.allowed.slots()).max();
+        let largest = kinds().map(|kind| kind.allowed.largest()).max();
+        (slots.unwrap_or_default(), largest.unwrap_or_default())
+    }
+
+    /// Of the kind of a node: nodes that can be used, and those of them on which nothing is.
+    pub fn nodes_like(&self, node: &NodeId) -> (u32, u32) {
+        let spot = self.ids.get(node);
+        let kind = spot.map(|spot| &self.kinds[self.spots[*spot as usize].kind as usize]);
+        kind.map_or((0, 0), |kind| (kind.usable.nodes(), kind.empty.nodes()))
+    }
+
+    /// Whether nobody holds anything on a node.
+    pub fn is_empty(&self, node: &NodeId) -> bool {
+        let spot = self.ids.get(node);
+        spot.is_some_and(|spot| self.spots[*spot as usize].holders.is_empty())
+    }
+}
+
+impl Place {
+    fn unheld(&self) -> Slots {
+        let mut free = Slots::first(self.slots);
+        let holders = self.holders.iter();
+        holders.for_each(|(_, slots)| free.subtract(slots));
+        free
+    }
+
+    pub(super) fn free_for(&self, run: &RunId) -> Slots {
+        let mut free = Slots::first(self.slots);
+        let others = self.holders.iter().filter(|(holder, _)| holder != run);
+        others.for_each(|(_, slots)| free.subtract(slots));
+        free
+    }
+}

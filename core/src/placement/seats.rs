@@ -1,0 +1,299 @@
+//! Seats for one gang.
+
+use super::floor::{Floor, Kind, Place};
+use super::rack::Spot;
+use super::slots::Slots;
+use crate::engine::{Placement, Seating};
+use crate::id::{NodeId, Rank, RunId};
+use crate::layout::{Coordinates, Layout};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Racks that are looked at for the one that a gang fills best, before any that holds it will do.
+const LOOKED_AT: usize = 64;
+
+/// What is to be placed.
+#[derive(Debug, Clone, Copy)]
+pub struct Want<'a> {
+    /// Which run; what it holds itself counts as free.
+    pub run: &'a RunId,
+    /// Shape of its gang.
+    pub layout: Layout,
+    /// Where it is now; seats that can be kept are kept.
+    pub current: Option<&'a Placement>,
+    /// Nodes that it must not be placed on.
+    pub without: &'a BTreeSet<NodeId>,
+    /// Nodes that were at fault lately, and how often; others are taken first.
+    pub blamed: &'a BTreeMap<NodeId, u32>,
+}
+
+/// Groups that go to one node.
+struct Chosen {
+    spot: Spot,
+    groups: u32,
+}
+
+/// One attempt on one kind of nodes.
+struct Attempt<'a> {
+    floor: &'a Floor,
+    kind: &'a Kind,
+    want: &'a Want<'a>,
+    tensor: u32,
+    /// Nodes on which the run holds something, with what is free on them for it.
+    own: BTreeMap<Spot, Slots>,
+    chosen: Vec<Chosen>,
+    taken: BTreeSet<Spot>,
+    tried: BTreeSet<u32>,
+    /// How many faults of a node are put up with.
+    bears: u32,
+}
+
+impl Floor {
+    /// Places a gang, or says that it does not fit now.
+    pub fn place(&self, want: &Want<'_>) -> Option<Placement> {
+        let holdings = self.holdings.get(want.run).map_or(&[][..], Vec::as_slice);
+        let current = want.current.and_then(|placement| placement.seats.first());
+        let kind = current.and_then(|seat| {
+            let mut places = holdings.iter().map(|(spot, _)| &self.spots[*spot as usize]);
+            let place = places.find(|place| place.node == seat.node)?;
+            Some(place.kind)
+        });
+        let kinds = 0..u32::try_from(self.kinds.len()).unwrap_or(u32::MAX);
+        let mut kinds = kinds.filter(|of| kind.is_none_or(|kind| kind == *of));
+        kinds.find_map(|kind| self.place_on(kind, want, holdings))
+    }
+
+    fn place_on(
+        &self,
+        number: u32,
+        want: &Want<'_>,
+        holdings: &[(Spot, Slots)],
+    ) -> Option<Placement> {
+        let places = holdings
+            .iter()
+            .map(|(spot, _)| (*spot, &self.spots[*spot as usize]));
+        let usable = places.filter(|(_, place)| {
+            place.kind == number && place.standing.usable && !want.without.contains(&place.node)
+        });
+        let own: BTreeMap<Spot, Slots> = usable
+            .map(|(spot, place)| (spot, place.free_for(want.run)))
+            .collect();
+        let mut attempt = Attempt {
+            floor: self,
+            kind: &self.kinds[number as usize],
+            want,
+            tensor: want.layout.tensor,
+            own,
+            chosen: Vec::new(),
+            taken: BTreeSet::new(),
+            tried: BTreeSet::new(),
+            bears: 0,
+        };
+        attempt.seat()
+    }
+}
+
+impl Attempt<'_> {
+    fn place(&self, spot: Spot) -> &Place {
+        &self.floor.spots[spot as usize]
+    }
+
+    fn seat(&mut self) -> Option<Placement> {
+        let layout = self.want.layout;
+        let mut seats: Vec<Option<Seating>> = vec![None; layout.world() as usize];
+        let homeless = self.keep(&mut seats);
+        let wanted = u32::try_from(homeless.len()).ok()?;
+        let own_free: u32 = self.own.values().map(|free| free.len() / self.tensor).sum();
+        let anywhere = self.kind.free.groups(self.tensor) + u64::from(own_free);
+        if u64::from(wanted) > anywhere || !self.choose(wanted, &seats) {
+            return None;
+        }
+        let floor = self.floor;
+        self.chosen.sort_by_cached_key(|chosen| {
+            let place = &floor.spots[chosen.spot as usize];
+            (place.rack, place.node.clone())
+        });
+        let tensor = self.tensor as usize;
+        let places = self.chosen.iter().flat_map(|chosen| {
+            let free = self.own.get(&chosen.spot);
+            let free: Vec<_> = free
+                .unwrap_or(&self.place(chosen.spot).free)
+                .iter()
+                .collect();
+            let groups: Vec<_> = free.chunks_exact(tensor).map(<[_]>::to_vec).collect();
+            let groups = groups.into_iter().take(chosen.groups as usize);
+            groups.map(|slots| (self.place(chosen.spot).node.clone(), slots))
+        });
+        for (first, (node, slots)) in homeless.into_iter().zip(places) {
+            for (rank, slot) in (first.0..).map(Rank).zip(slots) {
+                let node = node.clone();
+                *seats.get_mut(rank.0 as usize)? = Some(Seating { rank, node, slot });
+            }
+        }
+        let seats = seats.into_iter().collect::<Option<Vec<_>>>()?;
+        let store_node = seats.first()?.node.clone();
+        Some(Placement { seats, store_node })
+    }
+
+    /// Keeps the groups whose seats can be kept; says the first rank of each of the others.
+    fn keep(&mut self, seats: &mut [Option<Seating>]) -> Vec<Rank> {
+        let layout = self.want.layout;
+        let tensor = layout.tensor as usize;
+        let floor = self.floor;
+        let mut rooms: BTreeMap<&NodeId, &mut Slots> = self
+            .own
+            .iter_mut()
+            .map(|(spot, free)| (&floor.spots[*spot as usize].node, free))
+            .collect();
+        let current = self
+            .want
+            .current
+            .map_or(&[][..], |placement| &placement.seats);
+        let mut homeless = Vec::new();
+        for first in groups(layout) {
+            let at = first.0 as usize;
+            let old = current.get(at..at + tensor).unwrap_or_default();
+            let room = old.first().and_then(|seat| rooms.get_mut(&seat.node));
+            let keeps = |seat: &Seating, room: &Slots| {
+                room.contains(seat.slot) && old.first().is_some_and(|first| first.node == seat.node)
+            };
+            let Some(room) = room.filter(|room| old.iter().all(|seat| keeps(seat, room))) else {
+                homeless.push(first);
+                continue;
+            };
+            for seat in old {
+                room.remove(seat.slot);
+                seats[seat.rank.0 as usize] = Some(seat.clone());
+            }
+        }
+        homeless
+    }
+
+    /// Chooses nodes for so many groups, the nearest to the rest of the gang.
+    fn choose(&mut self, wanted: u32, seats: &[Option<Seating>]) -> bool {
+        let most = self.want.blamed.values().copied().max().unwrap_or_default();
+        let stages = self.want.layout.pipeline;
+        let is_new = seats.iter().all(Option::is_none);
+        // Whole model copies in a rack, where that works out; then any way; then on bad nodes.
+        let units = [stages, 1].into_iter().skip(usize::from(!is_new));
+        let mut tries = units.map(|unit| (unit, 0)).collect::<Vec<_>>();
+        tries.extend((most > 0).then_some((1, most)));
+        for (unit, bears) in tries {
+            self.chosen.clear();
+            self.taken.clear();
+            self.tried.clear();
+            self.bears = bears;
+            if self.gather(wanted, unit, seats) == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Collects room; says for how many groups there was none.
+    fn gather(&mut self, mut wanted: u32, unit: u32, seats: &[Option<Seating>]) -> u32 {
+        let kept: BTreeSet<&NodeId> = seats.iter().flatten().map(|seat| &seat.node).collect();
+        let mut own: Vec<_> = self.own.keys().copied().collect();
+        own.sort_by_key(|spot| {
+            let node = &self.place(*spot).node;
+            let groups = self.own[spot].len() / self.tensor;
+            (!kept.contains(node), Reverse(groups), node.clone())
+        });
+        for spot in own {
+            let groups = self.own[&spot].len() / self.tensor;
+            wanted -= self.take(spot, groups.min(wanted));
+        }
+        if wanted == 0 {
+            return 0;
+        }
+        let mut near: BTreeMap<u32, u32> = BTreeMap::new();
+        for spot in self.own.keys() {
+            *near.entry(self.place(*spot).rack).or_default() += 1;
+        }
+        let mut near: Vec<_> = near.into_iter().collect();
+        near.sort_by_key(|(rack, nodes)| (Reverse(*nodes), *rack));
+        let racks = near.iter().map(|(rack, _)| *rack);
+        for rack in racks.collect::<Vec<_>>() {
+            wanted -= self.fill(rack, wanted, 1);
+        }
+        let homes = near
+            .first()
+            .map(|(rack, _)| self.floor.racks[*rack as usize].fabric);
+        let mut fabrics: Vec<u32> = self.kind.fabrics.iter().copied().collect();
+        let tensor = u64::from(self.tensor);
+        fabrics.sort_by_key(|fabric| {
+            let groups = self.floor.fabrics[*fabric as usize].free / tensor;
+            let holds = groups >= u64::from(wanted);
+            // The fullest that holds it all; if none does, the emptiest first.
+            let size = if holds { groups } else { u64::MAX - groups };
+            (Some(*fabric) != homes, !holds, size, *fabric)
+        });
+        for fabric in fabrics {
+            while wanted > 0 {
+                let Some(rack) = self.best_rack(fabric, wanted) else {
+                    break;
+                };
+                wanted -= self.fill(rack, wanted, unit);
+            }
+        }
+        wanted
+    }
+
+    /// The fullest rack that holds so many groups, or else the emptiest.
+    fn best_rack(&self, fabric: u32, wanted: u32) -> Option<u32> {
+        let racks = &self.floor.fabrics[fabric as usize].racks_by_free;
+        let groups = |rack: u32| self.floor.racks[rack as usize].groups(self.tensor);
+        let untried = |(_, rack): &&(u32, u32)| !self.tried.contains(rack);
+        let least = wanted.saturating_mul(self.tensor);
+        let mut fitting = racks.range((least, 0)..).filter(untried).take(LOOKED_AT);
+        let holds = fitting.find(|(_, rack)| groups(*rack) >= wanted);
+        let most = || racks.iter().rev().find(untried);
+        holds.or_else(most).map(|(_, rack)| *rack)
+    }
+
+    /// Takes room in a rack for at most so many groups, in whole units unless it is the last.
+    fn fill(&mut self, rack: u32, wanted: u32, unit: u32) -> u32 {
+        if !self.tried.insert(rack) {
+            return 0;
+        }
+        let room = &self.floor.racks[rack as usize];
+        let groups = room.groups(self.tensor).min(wanted);
+        let groups = if groups < wanted {
+            groups / unit * unit
+        } else {
+            groups
+        };
+        let tensor = self.tensor;
+        room.fill(tensor, groups, |spot, groups| {
+            if self.own.contains_key(&spot) {
+                0
+            } else {
+                self.take(spot, groups)
+            }
+        })
+    }
+
+    fn take(&mut self, spot: Spot, groups: u32) -> u32 {
+        let node = &self.place(spot).node;
+        let faults = self.want.blamed.get(node).copied().unwrap_or_default();
+        let shunned = self.want.without.contains(node) || faults > self.bears;
+        if groups == 0 || shunned || !self.taken.insert(spot) {
+            return 0;
+        }
+        self.chosen.push(Chosen { spot, groups });
+        groups
+    }
+}
+
+/// First rank of each tensor group: one model copy after the other, stage after stage.
+fn groups(layout: Layout) -> impl Iterator<Item = Rank> {
+    (0..layout.data).flat_map(move |data| {
+        (0..layout.pipeline).map(move |stage| {
+            layout.rank(Coordinates {
+                tensor: 0,
+                stage,
+                data,
+            })
+        })
+    })
+}

@@ -1,0 +1,266 @@
+//! The figures, one function each.
+
+use crate::fleet::{BLOOM, Fleet, Out, spec};
+use crate::{Figure, Spans, memory};
+use rebloom_core::engine::Event;
+use rebloom_core::id::{NodeId, RunId};
+use rebloom_core::layout::Layout;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+const MICRO: Duration = Duration::from_micros(1);
+
+fn micros(span: Duration) -> f64 {
+    span.as_secs_f64() / MICRO.as_secs_f64()
+}
+
+/// Times one event until its last command is out.
+fn timed(fleet: &mut Fleet, event: Event) -> (Duration, Out) {
+    let began = Instant::now();
+    let out = fleet.tell(event);
+    (began.elapsed(), out)
+}
+
+/// Measures everything; fleets are `scale` times smaller. Says how the decision cost grows.
+pub(crate) fn all(scale: usize, mut show: impl FnMut(&Figure)) -> String {
+    let mut growth = String::from(
+        "| nodes | rank dies, p50 us | p99 us | node lost, p50 us | p99 us | gang placed, p50 us |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for nodes in [1_000, 10_000] {
+        let mut fleet = filled(nodes / scale);
+        grow(&mut growth, &mut fleet, |_| {});
+    }
+    let before = memory::held();
+    let mut fleet = filled(100_000 / scale);
+    beat(&mut fleet, true, 1);
+    let nodes = fleet.nodes.len();
+    let each = memory::held().saturating_sub(before) / nodes;
+    show(&Figure {
+        what: format!("engine memory per node, {nodes} nodes, 8 ranks each with their pages"),
+        goal: "4 KB",
+        found: format!("{each} B"),
+        met: Some(each <= 4096),
+    });
+    grow(&mut growth, &mut fleet, &mut show);
+    together(&mut fleet, 1_000 / scale, &mut show);
+    beats(&mut fleet, &mut show);
+    drop(fleet);
+    gangs(&mut show);
+    bloom(10_000 / scale, &mut show);
+    growth
+}
+
+/// A fleet that is full but for four nodes in a hundred.
+fn filled(nodes: usize) -> Fleet {
+    let mut fleet = Fleet::large(nodes);
+    fleet.fill(nodes * 96 / 100 / 48);
+    fleet
+}
+
+/// What single decisions cost in this fleet.
+fn grow(growth: &mut String, fleet: &mut Fleet, mut show: impl FnMut(&Figure)) {
+    let nodes = fleet.nodes.len();
+    let mut deaths = Spans::default();
+    for _ in 0..1000 {
+        let run = any_run(fleet);
+        let rank = fleet.draw(384);
+        let event = fleet.exit(&run, rank);
+        let (span, out) = timed(fleet, event);
+        assert_eq!(out.starts, 48, "the gang re-forms at once");
+        deaths.push(span);
+        fleet.swing(&run);
+    }
+    let (p50, p99) = (deaths.quantile(0.5), deaths.quantile(0.99));
+    show(&Figure {
+        what: format!(
+            "a rank dies -> fence and next generation out to 48 nodes, {nodes} nodes, p50 / p99"
+        ),
+        goal: "100 us / 1 ms",
+        found: format!("{:.0} us / {:.0} us", micros(p50), micros(p99)),
+        met: Some(p50 <= 100 * MICRO && p99 <= 1000 * MICRO),
+    });
+    let mut lost = Spans::default();
+    for _ in 0..300 {
+        let run = any_run(fleet);
+        let rank = fleet.draw(384);
+        let node = fleet.node_of(&run, rank);
+        let (span, out) = lose(fleet, std::slice::from_ref(&node));
+        assert_eq!(out.starts, 48, "a spare takes its place at once");
+        lost.push(span);
+        fleet.swing(&run);
+        fleet.return_of(&node);
+    }
+    let (lost50, lost99) = (lost.quantile(0.5), lost.quantile(0.99));
+    show(&Figure {
+        what: format!("a node is lost -> given up, replaced, orders out, {nodes} nodes, p50 / p99"),
+        goal: "100 us / 1 ms",
+        found: format!("{:.0} us / {:.0} us", micros(lost50), micros(lost99)),
+        met: Some(lost50 <= 100 * MICRO && lost99 <= 1000 * MICRO),
+    });
+    let mut placed = Spans::default();
+    let small = Layout {
+        tensor: 8,
+        pipeline: 2,
+        data: 1,
+    };
+    for at in 0..200 {
+        let spec = spec(&format!("small-{at}"), small);
+        let run = spec.name.clone();
+        let began = Instant::now();
+        let out = fleet.submit(spec);
+        placed.push(began.elapsed());
+        assert_eq!(out.starts, 2, "there is room for it");
+        fleet.stop(&run);
+    }
+    let placed = placed.quantile(0.5);
+    let line = [p50, p99, lost50, lost99, placed].map(micros);
+    let [a, b, c, d, e] = line;
+    writeln!(
+        growth,
+        "| {nodes} | {a:.0} | {b:.0} | {c:.0} | {d:.0} | {e:.0} |"
+    )
+    .expect("a string takes what is written");
+}
+
+fn any_run(fleet: &mut Fleet) -> RunId {
+    let at = fleet.draw(fleet.runs.len());
+    let mut runs = fleet.runs.keys();
+    runs.nth(at).expect("there is one of that number").clone()
+}
+
+/// Nodes go at once; times the moment at which they are given up.
+fn lose(fleet: &mut Fleet, nodes: &[NodeId]) -> (Duration, Out) {
+    for node in nodes {
+        let session = fleet.nodes[node];
+        fleet.tell(Event::Left {
+            node: node.clone(),
+            session,
+        });
+    }
+    fleet.now = fleet.now + fleet.engine.limits().rejoin_within;
+    let began = Instant::now();
+    fleet.engine.handle_timeout(fleet.now);
+    let out = fleet.drain();
+    (began.elapsed(), out)
+}
+
+/// Many nodes of many gangs fail in the same moment.
+fn together(fleet: &mut Fleet, count: usize, show: &mut impl FnMut(&Figure)) {
+    let all: Vec<_> = fleet.nodes.keys().cloned().collect();
+    let mut nodes: Vec<NodeId> = Vec::new();
+    while nodes.len() < count {
+        let node = all[fleet.draw(all.len())].clone();
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    let (span, out) = lose(fleet, &nodes);
+    show(&Figure {
+        what: format!(
+            "{count} nodes anywhere fail together: all decided ({} orders to start)",
+            out.starts
+        ),
+        goal: "100 ms",
+        found: format!("{:.1} ms", micros(span) / 1000.0),
+        met: Some(span <= Duration::from_millis(100)),
+    });
+}
+
+/// Beats of a whole fleet; says how many a second the engine took.
+fn beat(fleet: &mut Fleet, pages: bool, step: u64) -> f64 {
+    let events = fleet.beats(pages, step);
+    let count = f64::from(u32::try_from(events.len()).unwrap_or(u32::MAX));
+    let began = Instant::now();
+    for event in events {
+        fleet.tell(event);
+    }
+    count / began.elapsed().as_secs_f64()
+}
+
+fn beats(fleet: &mut Fleet, show: &mut impl FnMut(&Figure)) {
+    let nodes = fleet.nodes.len();
+    let rate = |fleet: &mut Fleet, pages| {
+        let rates = (2..7).map(|step| beat(fleet, pages, step));
+        rates.fold(0.0, f64::max)
+    };
+    let alive = rate(fleet, false);
+    show(&Figure {
+        what: format!("beats through the engine per second, {nodes} nodes in random order"),
+        goal: "1,000,000",
+        found: format!("{alive:.0}"),
+        met: Some(alive >= 1e6),
+    });
+    let full = rate(fleet, true);
+    show(&Figure {
+        what: "the same with the pages of 8 ranks in each beat".to_owned(),
+        goal: "",
+        found: format!("{full:.0}"),
+        met: None,
+    });
+}
+
+/// Gangs of four sizes through 640 nodes in ten racks.
+fn gangs(show: &mut impl FnMut(&Figure)) {
+    let mut fleet = Fleet::new(640, 64);
+    let sizes =
+        [(8, 1, 1), (4, 2, 2), (8, 4, 2), (4, 12, 8)].map(|(tensor, pipeline, data)| Layout {
+            tensor,
+            pipeline,
+            data,
+        });
+    let (mut placed, mut spent, mut whole) = (0_u32, Duration::ZERO, Duration::ZERO);
+    let mut running = std::collections::VecDeque::new();
+    let all = Instant::now();
+    for at in 0..15_000 {
+        let spec = spec(&format!("gang-{at:05}"), sizes[at % sizes.len()]);
+        running.push_back(spec.name.clone());
+        let began = Instant::now();
+        let out = fleet.submit(spec);
+        spent += began.elapsed();
+        placed += u32::from(out.starts > 0);
+        // About three in four nodes are taken, so that room has to be looked for.
+        if running.len() > 36 {
+            let oldest = running.pop_front().expect("there are 37");
+            fleet.stop(&oldest);
+        }
+        whole = all.elapsed();
+    }
+    let rate = f64::from(placed) / spent.as_secs_f64();
+    show(&Figure {
+        what: format!(
+            "gangs placed per second, 640 nodes in 10 racks ({placed} of 8, 16, 64 and 384 ranks)"
+        ),
+        goal: "5,000",
+        found: format!("{rate:.0}"),
+        met: Some(rate >= 5000.0),
+    });
+    show(&Figure {
+        what: "the same with the end of each gang in the time".to_owned(),
+        goal: "",
+        found: format!("{:.0}", f64::from(placed) / whole.as_secs_f64()),
+        met: None,
+    });
+}
+
+/// One gang of BLOOM's size on an empty fleet.
+fn bloom(nodes: usize, show: &mut impl FnMut(&Figure)) {
+    let mut fleet = Fleet::large(nodes);
+    let mut spans = Spans::default();
+    for at in 0..50 {
+        let spec = spec(&format!("bloom-{at}"), BLOOM);
+        let run = spec.name.clone();
+        let began = Instant::now();
+        let out = fleet.submit(spec);
+        spans.push(began.elapsed());
+        assert_eq!(out.starts, 48, "there is room for it");
+        fleet.stop(&run);
+    }
+    let (p50, most) = (spans.quantile(0.5), spans.quantile(1.0));
+    show(&Figure {
+        what: format!("one gang of 384 ranks on {nodes} nodes, p50 / max"),
+        goal: "2 ms",
+        found: format!("{:.0} us / {:.0} us", micros(p50), micros(most)),
+        met: Some(most <= Duration::from_millis(2)),
+    });
+}
