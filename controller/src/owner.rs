@@ -414,6 +414,7 @@ impl Owner {
                     session,
                     beat_every,
                     orphan_after,
+                    now: self.clock.now(),
                 });
             }
             Effect::Send {
