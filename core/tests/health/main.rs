@@ -38,6 +38,8 @@ fn facts(name: &str) -> NodeFacts {
         host: format!("{name}.cluster"),
         cores: 64,
         memory: 1 << 39,
+        nccl: None,
+        labels: BTreeMap::new(),
     }
 }
 
