@@ -204,7 +204,7 @@ impl World {
                 let node = self.nodes[node].id.clone();
                 self.ask(Ask::Uncordon { node });
             }
-            Undo::Resume { run } => self.ask(Ask::Resume { run }),
+            Undo::Resume { run } => self.ask(Ask::Resume { run, layout: None }),
         }
     }
 
@@ -278,6 +278,7 @@ impl World {
                 Some(RunState::Stopped | RunState::Failed | RunState::Parked) => {
                     asks.push(Ask::Resume {
                         run: spec.name.clone(),
+                        layout: None,
                     });
                 }
                 Some(
@@ -291,7 +292,7 @@ impl World {
             }
         }
         for ask in asks {
-            if let Ask::Resume { run } = &ask {
+            if let Ask::Resume { run, .. } = &ask {
                 self.count_resume(&run.clone());
             }
             self.ask(ask);

@@ -66,6 +66,7 @@ impl State {
             }
             Fact::StopAsked { run, .. }
             | Fact::ResumeAsked { run }
+            | Fact::LayoutChosen { run, .. }
             | Fact::MoveAsked { run, .. }
             | Fact::TurnAsked { run, .. }
             | Fact::PreemptAsked { run, .. }
@@ -174,6 +175,7 @@ impl Run {
                 (self.yielding, self.claim) = (None, None);
             }
             Fact::ResumeAsked { .. } => self.resumed(at),
+            Fact::LayoutChosen { layout, .. } => (self.spec.layout, self.full) = (*layout, None),
             Fact::MoveAsked { node, .. } => {
                 let cause = Cause::NodeDrained { node: node.clone() };
                 self.moving = Some(Moving { cause, at });

@@ -1,6 +1,7 @@
 //! What the engine is told.
 
 use crate::id::{Digest, NodeId, RunId, Session};
+use crate::layout::Layout;
 use crate::order::Stop;
 use crate::report::{Beat, Join, Report};
 use crate::spec::RunSpec;
@@ -32,6 +33,8 @@ pub enum Ask {
     Resume {
         /// Which.
         run: RunId,
+        /// The layout to go on in; none means the one it had.
+        layout: Option<Layout>,
     },
     /// Place nothing new on a node.
     Cordon {

@@ -15,6 +15,7 @@ mod crash;
 mod generations;
 mod hangs;
 mod ladder;
+mod layouts;
 mod ledger;
 mod nodes;
 mod placement;
