@@ -11,6 +11,7 @@ mod explain;
 mod failure;
 mod format;
 mod logs;
+mod model;
 mod node;
 mod run;
 mod spec_file;
@@ -58,6 +59,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Chaos(command) => chaos::run(command, &global).await,
         Command::Tls(command) => tls::run(command),
         Command::Data(command) => data::run(command, global.output),
+        Command::Model(command) => model::run(command, &global).await,
+        Command::Generate(generate) => model::predict::generate(generate, &global).await,
+        Command::Eval(eval) => model::predict::evaluate(eval, &global).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rebloom", &mut script);
