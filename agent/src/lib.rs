@@ -6,6 +6,7 @@
 //! - [`store`], [`store_service`]: the rendezvous stores, for workers and other agents
 //! - [`link`]: the connection to the controller
 //! - [`storage`]: manifests; [`probe`]: facts about the node; [`state`]: the state directory
+//! - [`watch`]: probes of GPUs, kernel log, host and storage
 //!
 //! Nothing here decides what happens to a run.
 
@@ -22,6 +23,7 @@ pub mod state;
 pub mod storage;
 pub mod store;
 pub mod store_service;
+pub mod watch;
 
 use driver::{Driver, Input, MOST_WAITING};
 use link::{Connector, Link};
@@ -48,6 +50,7 @@ use store_service::{Door, Routes, StoreService};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::transport::Server;
+use watch::{Reference, Watch};
 
 /// How an agent is set up.
 #[derive(Debug, Clone)]
@@ -74,6 +77,8 @@ pub struct Settings {
     pub launch: Launch,
     /// The supervisor's times.
     pub config: Config,
+    /// What its probes look at; none for no probes.
+    pub watch: Option<Watch>,
     /// Whether its ranks end with it; otherwise they go on and its next life adopts them.
     pub end_ranks: bool,
 }
@@ -103,15 +108,23 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> anyhow::Result<()> {
     let routes = Arc::new(Routes::new(client_tls.clone(), settings.node.clone()));
     serve_agents(listener, &server_tls, Arc::clone(&stores));
     let orphan_after = settings.config.orphan_after;
+    let reference = settings
+        .watch
+        .as_ref()
+        .map_or_else(Reference::default, |watch| watch.reference.clone());
     let connector = Connector {
         controller: settings.controller,
         tls: client_tls,
         facts,
         state: Arc::clone(&state),
         orphan_after,
+        reference,
         inputs: back.clone(),
     };
     tokio::spawn(connector.run());
+    if let Some(watch) = settings.watch {
+        tokio::spawn(watch::run(watch, back.clone()));
+    }
     let mut driver = Driver {
         supervisor: Supervisor::new(settings.config, memory),
         ranks: Ranks::new(

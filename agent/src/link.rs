@@ -8,6 +8,7 @@ use crate::driver::{Input, Standing};
 use crate::logs;
 use crate::state::State;
 use crate::storage;
+use crate::watch::Reference;
 use rebloom_core::report::{Join, NodeFacts, Remembered};
 use rebloom_core::supervisor::Event;
 use rebloom_proto::link::{FromAgent, MAX_LOG_PART, Question, Reply, ToAgent, Verified, Welcome};
@@ -122,6 +123,8 @@ pub struct Connector {
     pub state: Arc<State>,
     /// How long this agent waits before it fences orphaned ranks.
     pub orphan_after: Duration,
+    /// Where the controller's clock is noted.
+    pub reference: Reference,
     /// To the driver.
     pub inputs: mpsc::Sender<Input>,
 }
@@ -228,6 +231,7 @@ impl Connector {
             match incoming.message().await?.map(ToAgent::try_from) {
                 Some(Ok(ToAgent::Welcome(welcome))) => {
                     self.check(&welcome);
+                    self.reference.set(welcome.now);
                     Ok(incoming)
                 }
                 Some(Ok(_)) => Err(Broken::Closed),

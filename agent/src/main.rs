@@ -4,6 +4,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use rebloom_agent::process::close_on_exec;
 use rebloom_agent::ranks::Launch;
+use rebloom_agent::watch::{Reference, Watch};
 use rebloom_agent::{Settings, probe, run};
 use rebloom_core::id::NodeId;
 use rebloom_core::ladder::gate::Nccl;
@@ -80,6 +81,12 @@ struct Arguments {
     /// never turned off after a hang, since some versions hang by themselves then.
     #[arg(long, value_name = "VERSION")]
     nccl: Option<Nccl>,
+    /// Log of the kernel, in which GPU drivers report errors.
+    #[arg(long, value_name = "FILE", default_value = "/dev/kmsg")]
+    kernel_log: PathBuf,
+    /// Do not look at the health of the node.
+    #[arg(long)]
+    no_probes: bool,
     /// End the ranks with the agent, instead of leaving them to its next life.
     #[arg(long)]
     end_ranks_on_exit: bool,
@@ -122,6 +129,7 @@ impl Arguments {
         } else {
             Vec::new()
         };
+        let has_gpus = !gpus.is_empty();
         let slots = self
             .slots
             .unwrap_or(u32::try_from(gpus.len()).unwrap_or(u32::MAX));
@@ -164,6 +172,12 @@ impl Arguments {
                 orphan_after,
                 standby: !self.no_standby,
             },
+            watch: (!self.no_probes).then(|| Watch {
+                nvml: self.nvml,
+                has_gpus,
+                kernel_log: self.kernel_log,
+                reference: Reference::default(),
+            }),
             end_ranks: self.end_ranks_on_exit,
         })
     }

@@ -1,7 +1,9 @@
 //! The command line.
 
+mod health;
 mod model;
 
+pub(crate) use health::{HealthCommand, RulesCommand};
 pub(crate) use model::{Dtype, Eval, Generate, ModelCommand, Which};
 
 use crate::client::Target;
@@ -68,6 +70,9 @@ pub(crate) enum Command {
     /// Show nodes, and take them out of use
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Show and edit the rules by which nodes are judged (docs/health.md)
+    #[command(subcommand)]
+    Health(HealthCommand),
     /// Show checkpoints, and check them
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -258,13 +263,16 @@ pub(crate) struct OneNode {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// List every node
-    #[command(after_help = "Example:\n  rebloom node list")]
+    /// List every node, with its verdict and why
+    #[command(after_help = "Example:\n  rebloom node list\n  rebloom node list -o wide")]
     List,
+    /// Show one node: what is made of its health, and what was found of late
+    #[command(after_help = "Example:\n  rebloom node get node-3")]
+    Get(OneNode),
     /// Place nothing new on a node
     #[command(after_help = "Example:\n  rebloom node cordon node-3")]
     Cordon(OneNode),
-    /// Use a node again
+    /// Use a node again; also lifts what automation withdrew, and forgets why
     #[command(after_help = "Example:\n  rebloom node uncordon node-3")]
     Uncordon(OneNode),
     /// Cordon a node and move its ranks elsewhere, each run at a step boundary

@@ -3,7 +3,9 @@
 use crate::cluster_file::ClusterFile;
 use crate::failure::Failure;
 use rebloom_core::checkpoint::CheckpointId;
-use rebloom_core::engine::{Answer, NodeView, RunState, RunView};
+use rebloom_core::engine::{Answer, HealthRuleView, NodeView, RuleHit, RunState, RunView};
+use rebloom_core::health::Mode;
+use rebloom_core::health::edited::OwnRule;
 use rebloom_core::id::{NodeId, RunId};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::Stop;
@@ -256,6 +258,42 @@ impl Client {
             dry_run,
         };
         self.call(self.inner.clone().drain(request)).await
+    }
+
+    /// Every rule of health.
+    pub(crate) async fn health_rules(&self) -> Result<Vec<HealthRuleView>, Failure> {
+        let request = wire::ListHealthRulesRequest {};
+        self.call(self.inner.clone().list_health_rules(request))
+            .await
+    }
+
+    /// Adds or changes a rule of health, or only whether it acts.
+    pub(crate) async fn set_health_rule(
+        &self,
+        name: String,
+        mode: Mode,
+        own: Option<OwnRule>,
+    ) -> Result<Answer, Failure> {
+        let request = wire::SetHealthRuleRequest {
+            name,
+            mode: wire::RuleMode::from(mode).into(),
+            own: own.map(Into::into),
+        };
+        self.call(self.inner.clone().set_health_rule(request)).await
+    }
+
+    /// Removes a rule of health, or sets it back to its default.
+    pub(crate) async fn unset_health_rule(&self, name: String) -> Result<Answer, Failure> {
+        let request = wire::UnsetHealthRuleRequest { name };
+        self.call(self.inner.clone().unset_health_rule(request))
+            .await
+    }
+
+    /// On which of the last signals a rule would have fired.
+    pub(crate) async fn test_health_rule(&self, when: String) -> Result<Vec<RuleHit>, Failure> {
+        let request = wire::TestHealthRuleRequest { when };
+        self.call(self.inner.clone().test_health_rule(request))
+            .await
     }
 
     /// Has a checkpoint read and hashed.

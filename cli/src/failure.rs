@@ -72,8 +72,8 @@ impl Failure {
         if let Some(refusal) = admin::refusal(status) {
             return match refusal {
                 Refusal::Flaws(flaws) => Self::Flaws(flaws),
-                Refusal::RunExists(..) => Self::BadInput(refusal.to_string()),
-                Refusal::NoSuchRun(_) | Refusal::NoSuchNode(_) => {
+                Refusal::RunExists(..) | Refusal::BadRule(_) => Self::BadInput(refusal.to_string()),
+                Refusal::NoSuchRun(_) | Refusal::NoSuchNode(_) | Refusal::NoSuchRule(_) => {
                     Self::NotFound(refusal.to_string())
                 }
                 Refusal::WrongState(..) | Refusal::OtherIdentity(_) | Refusal::NoRoom(_) => {

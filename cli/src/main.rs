@@ -10,6 +10,7 @@ mod data;
 mod explain;
 mod failure;
 mod format;
+mod health;
 mod logs;
 mod model;
 mod node;
@@ -55,6 +56,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Up(up) => up::run(up).await,
         Command::Run(command) => run::run(command, &global).await,
         Command::Node(command) => node::run(command, &global).await,
+        Command::Health(command) => health::run(command, &global).await,
         Command::Checkpoint(command) => checkpoint::run(command, &global).await,
         Command::Chaos(command) => chaos::run(command, &global).await,
         Command::Tls(command) => tls::run(command),

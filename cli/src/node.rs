@@ -4,12 +4,21 @@ use crate::args::{Global, NodeCommand};
 use crate::failure::Failure;
 use crate::format::{self, Output, ago, bytes, or_dash};
 use crate::run::answer;
-use rebloom_core::engine::{NodeState, NodeView};
+use rebloom_core::engine::{NodeHealth, NodeState, NodeView};
+use rebloom_core::health::{Finding, Verdict};
+use rebloom_core::time::Instant;
 
 pub(crate) async fn run(command: NodeCommand, global: &Global) -> Result<(), Failure> {
     let client = global.target().connect().await?;
     match command {
         NodeCommand::List => list(&client.nodes().await?, global.output),
+        NodeCommand::Get(one) => {
+            let nodes = client.nodes().await?;
+            let found = nodes.iter().find(|node| node.facts.node == one.node);
+            let found =
+                found.ok_or_else(|| Failure::NotFound(format!("there is no node {}", one.node)))?;
+            get(found, global.output)
+        }
         NodeCommand::Cordon(one) => answer(&client.cordon(&one.node).await?, global.output),
         NodeCommand::Uncordon(one) => answer(&client.uncordon(&one.node).await?, global.output),
         NodeCommand::Drain { node, dry_run } => {
@@ -30,12 +39,64 @@ pub(crate) const fn state(node: &NodeView) -> &'static str {
     }
 }
 
+/// What people call a verdict.
+fn health(health: &NodeHealth) -> String {
+    let name = health.verdict.name();
+    match (health.is_lemon, &health.held) {
+        (true, _) => format!("{name}, a lemon"),
+        (false, Some(_)) => format!("{name}, held"),
+        (false, None) => name.to_owned(),
+    }
+}
+
+/// Why, in a sentence; none for a healthy node.
+fn why(health: &NodeHealth) -> Option<String> {
+    match (&health.held, &health.why) {
+        (Some(held), _) => Some(format!(
+            "too much of the fleet is withdrawn to withdraw it for {held}"
+        )),
+        (None, Some(why)) => Some(why.to_string()),
+        (None, None) => None,
+    }
+}
+
+fn get(node: &NodeView, output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return format::json(&node);
+    }
+    list(std::slice::from_ref(node), Output::Table)?;
+    let its = &node.health;
+    if let Some(why) = its.why.as_ref().filter(|_| its.verdict > Verdict::Healthy) {
+        let action = why.action.meaning();
+        format::line(&format!(
+            "\n{}: {}\nto do: {action}",
+            its.verdict,
+            its.verdict.meaning()
+        ));
+    }
+    if !its.findings.is_empty() {
+        let row = |(at, finding): &(Instant, Finding)| {
+            vec![
+                format!("{} ago", ago(*at)),
+                finding.rule.clone(),
+                finding.mode.name().to_owned(),
+                finding.verdict.name().to_owned(),
+                finding.what.clone(),
+            ]
+        };
+        format::line("");
+        let rows = its.findings.iter().map(row).collect();
+        format::table(&["FOUND", "RULE", "MODE", "VERDICT", "WHAT"], rows);
+    }
+    Ok(())
+}
+
 fn list(nodes: &[NodeView], output: Output) -> Result<(), Failure> {
     if output == Output::Json {
         return format::json(&nodes);
     }
     let wide = output == Output::Wide;
-    let mut header = vec!["NAME", "STATE", "SLOTS", "RANKS", "HEARD"];
+    let mut header = vec!["NAME", "STATE", "HEALTH", "SLOTS", "RANKS", "HEARD", "WHY"];
     if wide {
         header.extend(["HOST", "CORES", "MEMORY", "GPUS", "STORE", "LABELS"]);
     }
@@ -54,9 +115,11 @@ fn list(nodes: &[NodeView], output: Output) -> Result<(), Failure> {
         let mut row = vec![
             facts.node.to_string(),
             state(node).to_owned(),
+            health(&node.health),
             format!("{}/{}", node.ranks.len(), facts.slots),
             or_dash((!ranks.is_empty()).then(|| ranks.join(" "))),
             or_dash(node.last_heard.map(|heard| format!("{} ago", ago(heard)))),
+            or_dash(why(&node.health)),
         ];
         if wide {
             row.push(facts.host.clone());

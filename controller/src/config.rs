@@ -36,6 +36,9 @@ pub struct Args {
     /// Agents that hear nothing for this long fence their ranks
     #[arg(long, value_name = "MS", default_value_t = 300_000)]
     orphan_after_ms: u64,
+    /// Largest share of the nodes that verdicts on their health may withdraw, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    withdraw_share: f64,
     /// Records of the journal between two snapshots
     #[arg(long, value_name = "RECORDS", default_value_t = 4096)]
     snapshot_every: u32,
@@ -116,8 +119,16 @@ impl TryFrom<Args> for Config {
                 ", which is at least twice --silent-after-ms and --rejoin-within-ms",
             )?,
             tariff: tariff(&args)?,
+            withdraw_share: args.withdraw_share,
             ..Limits::default()
         };
+        if !(0.0..=1.0).contains(&args.withdraw_share) {
+            return Err(BadArgument {
+                argument: "withdraw-share",
+                value: args.withdraw_share.to_string(),
+                problem: "use 0 to 1".to_owned(),
+            });
+        }
         if !SNAPSHOT_EVERY.contains(&args.snapshot_every) {
             let (least, most) = (SNAPSHOT_EVERY.start(), SNAPSHOT_EVERY.end());
             let (value, problem) = (
@@ -233,6 +244,10 @@ mod tests {
             (
                 ["--metrics", "127.0.0.1:7240"],
                 "--metrics 127.0.0.1:7240: is --listen",
+            ),
+            (
+                ["--withdraw-share", "1.5"],
+                "--withdraw-share 1.5: use 0 to 1",
             ),
             (["--listen", "nowhere"], "--listen"),
         ] {

@@ -7,6 +7,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 use rebloom_core::engine::{CheckpointState, NodeState, NodeView, RunState, RunView};
+use rebloom_core::health::Verdict;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -114,6 +115,28 @@ impl Page {
         )?)?;
         let count = seen.nodes.iter().filter(|node| node.cordoned).count();
         cordoned.set(i64::try_from(count).unwrap_or(i64::MAX));
+        let verdicts = self.counts(
+            "rebloom_nodes_health",
+            "Nodes by the verdict on their health",
+            &["verdict"],
+        )?;
+        for verdict in Verdict::ALL {
+            let is_it = |node: &&NodeView| node.health.verdict == verdict;
+            let count = seen.nodes.iter().filter(is_it).count();
+            verdicts
+                .with_label_values(&[verdict.name()])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let held = self.add(IntGauge::new(
+            "rebloom_nodes_held",
+            "Nodes that the breaker kept from being withdrawn",
+        )?)?;
+        let count = seen
+            .nodes
+            .iter()
+            .filter(|node| node.health.held.is_some())
+            .count();
+        held.set(i64::try_from(count).unwrap_or(i64::MAX));
         let runs = self.counts("rebloom_runs", "Runs by state", &["state"])?;
         for state in RUN_STATES {
             let count = seen.runs.iter().filter(|run| run.state == state).count();

@@ -192,6 +192,8 @@ pub(crate) struct Owner {
     next_session: u64,
     snapshot_every: usize,
     since_snapshot: usize,
+    /// Whether the journal was vouched for in this life.
+    vouched: bool,
     records: Vec<Record>,
     effects: Vec<Effect>,
 }
@@ -227,6 +229,7 @@ impl Owner {
             next_ticket: 1,
             snapshot_every: usize::try_from(snapshot_every).unwrap_or(usize::MAX),
             since_snapshot: past.tail,
+            vouched: false,
             records: Vec::new(),
             effects: Vec::new(),
         };
@@ -383,6 +386,11 @@ impl Owner {
             self.writer.append(records).await?;
             self.meter.appended(self.clock.now().since(begun));
         }
+        if !self.vouched && !self.engine.is_in_doubt() {
+            // What the journal may have lost is in it again.
+            self.writer.vouch().await?;
+            self.vouched = true;
+        }
         for effect in std::mem::take(&mut self.effects) {
             self.perform(effect);
         }
@@ -406,6 +414,7 @@ impl Owner {
                     session,
                     beat_every,
                     orphan_after,
+                    now: self.clock.now(),
                 });
             }
             Effect::Send {

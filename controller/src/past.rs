@@ -53,11 +53,16 @@ pub(crate) fn read(journal: &mut impl Journal, limits: Limits) -> Result<Past, E
         snapshot = replay.snapshot.is_some(),
         "journal replayed"
     );
-    Ok(Past {
-        tail: records.len(),
-        engine: Engine::from_snapshot(limits, snapshot.state, records),
-        last,
-    })
+    let tail = records.len();
+    let mut engine = Engine::from_snapshot(limits, snapshot.state, records);
+    if replay.may_lack_end {
+        warn!(
+            "the journal may lack its last moments: nothing is placed until every node has joined, or \
+             has surely fenced its ranks"
+        );
+        engine = engine.in_doubt();
+    }
+    Ok(Past { tail, engine, last })
 }
 
 /// A record as it is written.

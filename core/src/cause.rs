@@ -6,6 +6,7 @@
 mod sentence;
 
 use crate::flight::{Channel, Phase};
+use crate::health::Action;
 use crate::id::{NodeId, Rank, RunId, Step};
 use crate::ladder::evict::Group;
 use crate::time::Duration;
@@ -109,6 +110,26 @@ pub enum Cause {
     NodeDrained {
         /// Which.
         node: NodeId,
+    },
+    /// A node is broken, by its health.
+    NodeFaulty {
+        /// Which.
+        node: NodeId,
+        /// The rule that found it.
+        rule: String,
+        /// What was seen.
+        what: String,
+        /// What is to be done.
+        action: Action,
+    },
+    /// A node is not to be trusted for a while, by its health.
+    NodeQuarantined {
+        /// Which.
+        node: NodeId,
+        /// The rule that found it.
+        rule: String,
+        /// What was seen.
+        what: String,
     },
     /// A rank's process ended.
     RankExited {
@@ -241,6 +262,8 @@ impl Cause {
             Self::StopRequested => "StopRequested",
             Self::ResumeRequested => "ResumeRequested",
             Self::NodeDrained { .. } => "NodeDrained",
+            Self::NodeFaulty { .. } => "NodeFaulty",
+            Self::NodeQuarantined { .. } => "NodeQuarantined",
             Self::RankExited { .. } => "RankExited",
             Self::RankNotStarted { .. } => "RankNotStarted",
             Self::RankFailed { .. } => "RankFailed",
@@ -265,6 +288,8 @@ impl Cause {
     pub const fn node(&self) -> Option<&NodeId> {
         match self {
             Self::NodeDrained { node }
+            | Self::NodeFaulty { node, .. }
+            | Self::NodeQuarantined { node, .. }
             | Self::RankExited { node, .. }
             | Self::RankNotStarted { node, .. }
             | Self::RankFailed { node, .. }

@@ -14,6 +14,7 @@ mod event;
 mod explain;
 mod fact;
 mod hang;
+mod health;
 mod join;
 mod ledger;
 mod lifecycle;
@@ -35,8 +36,8 @@ pub use event::{Ask, Event, Ticket};
 pub use fact::{Fact, Record};
 pub use state::State;
 pub use view::{
-    CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, Placement, RankView,
-    RunState, RunView, Seating, Spend,
+    CheckpointState, HealthRuleView, Incident, Ledger, Milepost, NodeHealth, NodeState, NodeView,
+    Placement, RankView, RuleHit, RunState, RunView, Seating, Spend,
 };
 
 use crate::footprint::Tariff;
@@ -74,6 +75,8 @@ pub struct Limits {
     pub hold_for: Duration,
     /// Whether new runs leave as many whole nodes free as faults will take within a repair time.
     pub keep_spares: bool,
+    /// The windows and counts that the rules of health go by.
+    pub health: crate::health::Windows,
 }
 
 impl Default for Limits {
@@ -88,6 +91,7 @@ impl Default for Limits {
             starve_after: Duration::from_secs(6 * 3600),
             hold_for: Duration::from_secs(600),
             keep_spares: true,
+            health: crate::health::Windows::default(),
         }
     }
 }
@@ -113,6 +117,7 @@ pub struct Engine {
     /// Runs that the last event placed, for the audit.
     placed: Vec<RunId>,
     desk: Desk,
+    ward: health::Ward,
     out: VecDeque<Command<Record>>,
     refusals: BTreeMap<&'static str, u64>,
     wake: Option<Instant>,
@@ -149,6 +154,7 @@ impl Engine {
             judging: BTreeSet::new(),
             placed: Vec::new(),
             desk: Desk::default(),
+            ward: health::Ward::default(),
             out: VecDeque::new(),
             refusals: BTreeMap::new(),
             wake: None,
@@ -242,9 +248,11 @@ impl Engine {
     fn begin(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.placed.clear();
+        self.ward.withdrew = false;
         if self.began.is_none() {
             self.began = Some(self.now);
             self.take_stock();
+            self.open_ward();
         }
     }
 

@@ -93,7 +93,10 @@ pub fn first(cause: &Cause, tries: &BTreeMap<Rung, u32>) -> Rung {
         } else {
             Rung::Restart
         }
-    } else if matches!(cause, Cause::NodeLost { .. } | Cause::StorageMisread { .. }) {
+    } else if matches!(
+        cause,
+        Cause::NodeLost { .. } | Cause::NodeFaulty { .. } | Cause::StorageMisread { .. }
+    ) {
         Rung::Replace
     } else if matches!(cause, Cause::CleanSpell { .. } | Cause::RoomToGrow { .. }) {
         Rung::Restart

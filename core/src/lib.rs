@@ -28,6 +28,7 @@ pub mod chronicle;
 pub mod engine;
 pub mod flight;
 pub mod footprint;
+pub mod health;
 pub mod id;
 pub mod ladder;
 pub mod layout;

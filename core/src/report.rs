@@ -6,6 +6,7 @@
 use crate::cause::{Blamed, Exit, Unsound};
 use crate::checkpoint::{CheckpointId, Manifest, Shard};
 use crate::flight::{Phase, Sighting};
+use crate::health::signal::Signal;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use crate::ladder::gate::Nccl;
 use serde::{Deserialize, Serialize};
@@ -217,6 +218,11 @@ pub enum Report {
         run: RunId,
         /// Up to which generation.
         generation: Generation,
+    },
+    /// A probe saw something.
+    Signal {
+        /// What.
+        signal: Signal,
     },
 }
 

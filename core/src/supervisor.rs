@@ -155,6 +155,7 @@ impl Supervisor {
                 word,
             } => self.word(now, (run, rank, pid), word),
             Event::Pages(pages) => self.pages(now, pages),
+            Event::Signal(signal) => self.report(Report::Signal { signal }),
             Event::ManifestWritten {
                 run,
                 checkpoint,
@@ -261,6 +262,7 @@ impl Supervisor {
                 event,
             })
         });
+        let again = again.chain(self.outbox.levels());
         let again: Vec<_> = again.filter(|report| !self.outbox.has(report)).collect();
         again.into_iter().for_each(|report| self.report(report));
         self.settle(now);

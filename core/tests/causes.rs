@@ -99,6 +99,17 @@ fn all() -> Vec<Cause> {
             lasted: Duration::from_secs(60),
         },
         Cause::RoomToGrow { data: 8 },
+        Cause::NodeFaulty {
+            node: node.clone(),
+            rule: "xid_fatal".to_owned(),
+            what: "GPU 3: XID 79".to_owned(),
+            action: rebloom_core::health::Action::RebootNode,
+        },
+        Cause::NodeQuarantined {
+            node: node.clone(),
+            rule: "flapping".to_owned(),
+            what: "GPU 3: thermal slowdown".to_owned(),
+        },
     ]
 }
 

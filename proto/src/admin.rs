@@ -37,9 +37,9 @@ const REFUSAL_URL: &str = "type.googleapis.com/rebloom.v1.Refusal";
 /// A refusal as a gRPC status.
 pub fn status(refusal: Refusal) -> Status {
     let code = match refusal {
-        Refusal::Flaws(_) => Code::InvalidArgument,
+        Refusal::Flaws(_) | Refusal::BadRule(_) => Code::InvalidArgument,
         Refusal::RunExists(..) => Code::AlreadyExists,
-        Refusal::NoSuchRun(_) | Refusal::NoSuchNode(_) => Code::NotFound,
+        Refusal::NoSuchRun(_) | Refusal::NoSuchNode(_) | Refusal::NoSuchRule(_) => Code::NotFound,
         Refusal::WrongState(..) => Code::FailedPrecondition,
         Refusal::OtherIdentity(_) => Code::PermissionDenied,
         Refusal::NoRoom(_) => Code::ResourceExhausted,
@@ -253,6 +253,8 @@ impl From<Refusal> for wire::Refusal {
             }),
             Refusal::OtherIdentity(node) => w::Why::OtherIdentity(node.into()),
             Refusal::NoRoom(run) => w::Why::NoRoom(run.into()),
+            Refusal::BadRule(why) => w::Why::BadRule(why),
+            Refusal::NoSuchRule(name) => w::Why::NoSuchRule(name),
         };
         Self { why: Some(why) }
     }
@@ -277,6 +279,8 @@ impl TryFrom<wire::Refusal> for Refusal {
             ),
             Why::OtherIdentity(node) => Self::OtherIdentity(node_id(node, "other_identity")?),
             Why::NoRoom(run) => Self::NoRoom(run_id(run, "no_room")?),
+            Why::BadRule(why) => Self::BadRule(text(why, "bad_rule")?),
+            Why::NoSuchRule(name) => Self::NoSuchRule(text(name, "no_such_rule")?),
         })
     }
 }

@@ -102,6 +102,24 @@ impl From<Cause> for wire::Cause {
             Cause::NodeDrained { node } => {
                 w::Kind::NodeDrained(w::NodeDrained { node: node.into() })
             }
+            Cause::NodeFaulty {
+                node,
+                rule,
+                what,
+                action,
+            } => w::Kind::NodeFaulty(w::NodeFaulty {
+                node: node.into(),
+                rule,
+                what,
+                action: wire::Action::from(action).into(),
+            }),
+            Cause::NodeQuarantined { node, rule, what } => {
+                w::Kind::NodeQuarantined(w::NodeQuarantined {
+                    node: node.into(),
+                    rule,
+                    what,
+                })
+            }
             Cause::RankExited { rank, node, exit } => w::Kind::RankExited(w::RankExited {
                 rank: rank.0,
                 node: node.into(),
@@ -204,6 +222,17 @@ impl TryFrom<wire::Cause> for Cause {
                 w::Kind::Completed(wire::Nothing {}) => Self::Completed,
                 w::Kind::NodeDrained(it) => Self::NodeDrained {
                     node: node_id(it.node, "node_drained.node")?,
+                },
+                w::Kind::NodeFaulty(it) => Self::NodeFaulty {
+                    node: node_id(it.node, "node_faulty.node")?,
+                    rule: text(it.rule, "node_faulty.rule")?,
+                    what: text(it.what, "node_faulty.what")?,
+                    action: code::<wire::Action, _>(it.action, "node_faulty.action")?,
+                },
+                w::Kind::NodeQuarantined(it) => Self::NodeQuarantined {
+                    node: node_id(it.node, "node_quarantined.node")?,
+                    rule: text(it.rule, "node_quarantined.rule")?,
+                    what: text(it.what, "node_quarantined.what")?,
                 },
                 w::Kind::RankExited(it) => Self::RankExited {
                     rank: Rank(it.rank),

@@ -10,6 +10,7 @@ mod cause;
 mod check;
 mod checkpoint;
 mod flight;
+pub mod health;
 pub mod link;
 mod order;
 pub mod rank;

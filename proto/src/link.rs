@@ -8,7 +8,7 @@ use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::id::{Rank, RunId, Session};
 use rebloom_core::order::Order;
 use rebloom_core::report::{Beat, Join, Report};
-use rebloom_core::time::Duration;
+use rebloom_core::time::{Duration, Instant};
 
 /// The largest part of a log that one reply carries.
 pub const MAX_LOG_PART: usize = 1 << 20;
@@ -90,6 +90,8 @@ pub struct Welcome {
     pub beat_every: Duration,
     /// Hearing nothing for this long, the agent fences its ranks.
     pub orphan_after: Duration,
+    /// The controller's clock.
+    pub now: Instant,
 }
 
 /// What an agent is asked.
@@ -221,10 +223,12 @@ impl From<ToAgent> for wire::ToAgent {
                 session,
                 beat_every,
                 orphan_after,
+                now,
             }) => What::Welcome(wire::Welcome {
                 session: session.0,
                 beat_every_nanos: nanos(beat_every),
                 orphan_after_nanos: nanos(orphan_after),
+                now: now.as_nanos(),
             }),
             ToAgent::Order(order) => What::Order(order.into()),
             ToAgent::Ack(sequence) => What::Ack(sequence),
@@ -253,6 +257,7 @@ impl TryFrom<wire::ToAgent> for ToAgent {
                     session: Session(it.session),
                     beat_every: Duration::from_nanos(it.beat_every_nanos),
                     orphan_after: Duration::from_nanos(it.orphan_after_nanos),
+                    now: Instant::from_nanos(it.now),
                 }),
                 What::Order(order) => Self::Order(within(order, "order")?),
                 What::Ack(sequence) => Self::Ack(sequence),

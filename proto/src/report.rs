@@ -1,6 +1,6 @@
 //! What an agent says of its node: joins, beats, reports.
 
-use crate::check::{Malformed, code, digest, list, part, run_id, same_names, text};
+use crate::check::{Malformed, code, digest, list, part, run_id, same_names, text, within};
 use crate::wire;
 use crate::wire::{rank_event, report};
 use rebloom_core::id::{Generation, Rank, Step};
@@ -275,6 +275,7 @@ impl From<Report> for wire::Report {
                 run: run.into(),
                 generation: generation.0,
             }),
+            Report::Signal { signal } => w::What::Signal(signal.into()),
         };
         Self { what: Some(what) }
     }
@@ -315,6 +316,9 @@ impl TryFrom<wire::Report> for Report {
                 What::Stopped(it) => Self::Stopped {
                     run: run_id(it.run, "stopped.run")?,
                     generation: Generation(it.generation),
+                },
+                What::Signal(signal) => Self::Signal {
+                    signal: within(signal, "signal")?,
                 },
             },
         )

@@ -346,6 +346,7 @@ impl From<NodeView> for wire::NodeView {
             facts: Some(node.facts.into()),
             state: wire::NodeState::from(node.state).into(),
             cordoned: node.cordoned,
+            health: Some(node.health.into()),
             ranks: node.ranks.into_iter().map(held).collect(),
             last_heard: node.last_heard.map(Instant::as_nanos),
         }
@@ -359,6 +360,7 @@ impl TryFrom<wire::NodeView> for NodeView {
             facts: part(node.facts, "facts")?,
             state: code::<wire::NodeState, _>(node.state, "state")?,
             cordoned: node.cordoned,
+            health: part(node.health, "health")?,
             ranks: list_by(node.ranks, "ranks", |held| {
                 Ok((run_id(held.run, "run")?, Rank(held.rank)))
             })?,

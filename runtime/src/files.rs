@@ -100,6 +100,12 @@ pub fn create_directory(directory: &Path) -> Result<(), Error> {
     fs::create_dir_all(directory).map_err(Error::of("create", directory))
 }
 
+/// Removes a file for good.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    fs::remove_file(path).map_err(Error::of("remove", path))?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
+
 /// Reads a whole file.
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(Error::of("read", path))

@@ -4,6 +4,7 @@
 //! is cut and told; damage anywhere else is an error, since going on without a middle would be a lie
 //! about the past. What a record says is its writer's business. This file alone names sled.
 
+mod stamp;
 mod writer;
 
 pub use writer::Writer;
@@ -12,6 +13,7 @@ use crate::clock;
 use crate::files;
 use rebloom_core::time::Duration;
 use sha2::{Digest, Sha256};
+use stamp::Stamp;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +37,8 @@ pub enum Error {
     #[error(
         "the journal in {} is damaged: {what}; restore the directory from a copy, or move it away and \
          start empty: agents go on training, and a run that is submitted again goes on from its \
-         newest sealed checkpoint",
+         newest sealed checkpoint (from a copy, leave out the file `boot`: then the controller hears every \
+         agent before it places anything)",
         path.display()
     )]
     Damaged {
@@ -67,6 +70,9 @@ pub struct Replay {
     pub entries: Vec<Entry>,
     /// What had to be left out, in sentences; empty when nothing was.
     pub repairs: Vec<String>,
+    /// Whether records that were appended may be missing at the end: the machine was started again
+    /// since it was last vouched for, or a tail was cut.
+    pub may_lack_end: bool,
 }
 
 /// Where records are kept.
@@ -81,6 +87,10 @@ pub trait Journal: Send + 'static {
     /// Keeps `state` as what all records so far come to, and drops what is not needed any more. The
     /// snapshot before and the records after it are kept as well, should this one turn out bad.
     fn snapshot(&mut self, state: &[u8]) -> Result<(), Error>;
+
+    /// Says that whatever it lacked at its end is known again: the next replay, under the same boot of
+    /// the machine, lacks nothing.
+    fn vouch(&mut self) -> Result<(), Error>;
 }
 
 const CHECKSUM: usize = 8;
@@ -97,6 +107,7 @@ pub struct Sled {
     last: u64,
     snapshots: Vec<u64>,
     failed: bool,
+    stamp: Stamp,
     // (Given up last.)
     _lock: files::Lock,
 }
@@ -105,6 +116,11 @@ impl Sled {
     /// Opens the journal in a directory, or makes a new one. Another process that has it open is
     /// named in the error.
     pub fn open(directory: &Path) -> Result<Self, Error> {
+        Self::open_under(directory, &stamp::boot_id()?)
+    }
+
+    /// The same under a boot of the machine with this name.
+    pub fn open_under(directory: &Path, boot: &str) -> Result<Self, Error> {
         files::create_directory(directory)?;
         let lock = files::Lock::take(directory)?;
         let config = sled::Config::new()
@@ -117,6 +133,7 @@ impl Sled {
             last: 0,
             snapshots: vec![],
             failed: false,
+            stamp: Stamp::read(directory, boot)?,
             _lock: lock,
         })
     }
@@ -201,6 +218,8 @@ impl Journal for Sled {
         let mut replay = Replay::default();
         let (mut entries, bad) = self.scan()?;
         if !bad.is_empty() {
+            // First, so that it stays so should this life end before that is made good.
+            self.stamp.void()?;
             let last = entries.last().map_or(0, |entry| entry.sequence);
             replay.repairs.push(format!(
                 "{} torn record(s) after {last} were cut",
@@ -245,6 +264,8 @@ impl Journal for Sled {
             return Err(self.damaged(what));
         }
         replay.entries = entries;
+        let is_new = replay == Replay::default();
+        replay.may_lack_end = !is_new && !self.stamp.is_of_this_boot();
         Ok(replay)
     }
 
@@ -293,6 +314,10 @@ impl Journal for Sled {
         self.database
             .apply_batch(batch)
             .map_err(self.failed("prune"))
+    }
+
+    fn vouch(&mut self) -> Result<(), Error> {
+        Ok(self.stamp.renew()?)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::random::Random;
 use crate::wire::Side;
 use crate::world::{Happening, World};
 use rebloom_core::cause::Exit;
+use rebloom_core::health::signal::Signal;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId};
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::{Join, NodeFacts};
@@ -42,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) cuts: u64,
     pub(crate) lag: Duration,
     pub(crate) spawns_fail: bool,
+    /// What its probes see until it is over.
+    pub(crate) levels: Vec<Signal>,
 }
 
 /// An agent's process.
@@ -89,6 +92,7 @@ impl Node {
             cuts: 0,
             lag: Duration::ZERO,
             spawns_fail: false,
+            levels: Vec::new(),
         }
     }
 
@@ -198,6 +202,7 @@ impl World {
             format_args!("agent starts, adopts {found} ranks, misses {gone}"),
         );
         self.after(Duration::ZERO, Happening::AgentTick { node: at, life });
+        self.probes_start(at);
         let pause = self.random.micros(100, 50_000);
         self.after(pause, Happening::AgentConnect { node: at, life });
     }

@@ -10,6 +10,7 @@ use crate::world::World;
 use rebloom_core::cause::Cause;
 use rebloom_core::checkpoint::Manifest;
 use rebloom_core::engine::{Engine, Fact, Placement, Record, Rung, judge};
+use rebloom_core::health::fleet::most_withdrawn;
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Slot, Step};
 use rebloom_core::spec::RunSpec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,12 @@ pub(crate) struct Checks {
     pub(crate) cordoned: BTreeSet<NodeId>,
     /// Nodes that were given up and did not come back.
     lost: BTreeSet<NodeId>,
+    /// Nodes that verdicts withdrew.
+    withdrawn: BTreeSet<NodeId>,
+    /// Nodes that are known to the controller.
+    enrolled: BTreeSet<NodeId>,
+    /// The share of them that verdicts may withdraw (S8).
+    share: f64,
 }
 
 /// What was seen of one run.
@@ -73,6 +80,9 @@ impl Checks {
             received: BTreeMap::new(),
             cordoned: BTreeSet::new(),
             lost: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
+            enrolled: BTreeSet::new(),
+            share: options.limits.withdraw_share,
         }
     }
 
@@ -98,6 +108,17 @@ impl Checks {
         }
         if let Fact::NodeUncordoned { node } = fact {
             self.cordoned.remove(node);
+            self.withdrawn.remove(node);
+        }
+        if let Fact::NodeEnrolled { facts, .. } = fact {
+            self.enrolled.insert(facts.node.clone());
+        }
+        if let Fact::VerdictReached { node, verdict, .. } = fact {
+            if verdict.withdraws() {
+                self.withdrawn.insert(node.clone());
+            } else {
+                self.withdrawn.remove(node);
+            }
         }
         if let Fact::NodeLost { node, .. } = fact {
             self.lost.insert(node.clone());
@@ -136,6 +157,31 @@ impl Checks {
         if newest.is_some_and(|newest| newest != generation) {
             self.violated(format!(
                 "S10: news of generation {generation} of {run} is taken for that of another"
+            ));
+        }
+    }
+
+    /// Verdicts withdraw no more than their share of the fleet, and each for a reason.
+    fn check_breaker(&mut self, fact: &Fact) {
+        let Fact::VerdictReached {
+            node,
+            verdict,
+            finding,
+            ..
+        } = fact
+        else {
+            return;
+        };
+        let (nodes, withdrawn) = (self.enrolled.len(), self.withdrawn.len());
+        let most = most_withdrawn(nodes, self.share);
+        if verdict.withdraws() && withdrawn > most {
+            self.violated(format!(
+                "S8: {withdrawn} of {nodes} nodes are withdrawn, {most} may be"
+            ));
+        }
+        if verdict.withdraws() && finding.as_ref().is_none_or(|finding| !finding.counts()) {
+            self.violated(format!(
+                "S9: {node} is {verdict} without a finding that counts"
             ));
         }
     }
@@ -280,6 +326,7 @@ impl World {
         } = &record.fact
         else {
             self.checks.note_fact(&record.fact);
+            self.checks.check_breaker(&record.fact);
             return;
         };
         let Some(seen) = self.checks.runs.get_mut(run) else {
@@ -348,7 +395,8 @@ impl World {
             let stayed = before
                 .as_ref()
                 .is_some_and(|before| before.seats.iter().any(|old| old.node == seat.node));
-            let holds_back = [&self.checks.cordoned, &self.checks.lost];
+            let checks = &self.checks;
+            let holds_back = [&checks.cordoned, &checks.lost, &checks.withdrawn];
             if holds_back.iter().any(|nodes| nodes.contains(&seat.node)) {
                 let node = &seat.node;
                 violations.push(format!(
@@ -384,6 +432,8 @@ impl World {
         }
         self.checks.cordoned.clear();
         self.checks.lost.clear();
+        self.checks.withdrawn.clear();
+        self.checks.enrolled.clear();
         for fact in facts {
             self.checks.note_fact(fact);
             if let Fact::Placed {

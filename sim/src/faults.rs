@@ -1,10 +1,13 @@
 //! What goes wrong, how it ends, and what admins do meanwhile.
 
+mod illness;
+
 use crate::agent::Node;
 use crate::options::Fault;
 use crate::world::{Happening, Undo, World};
 use rebloom_core::cause::{Blamed, Exit};
-use rebloom_core::engine::{Ask, RunState};
+use rebloom_core::engine::{Ask, NodeHealth, RunState};
+use rebloom_core::health::{Action, Finding};
 use rebloom_core::order::Stop;
 use rebloom_core::time::Duration;
 
@@ -84,6 +87,13 @@ impl World {
                 self.nodes[node].spawns_fail = true;
                 let back = self.random.millis(1000, 20_000);
                 self.after(back, Happening::Undo(Undo::Spawns { node }));
+            }
+            Fault::FatalXid
+            | Fault::OddXid
+            | Fault::FlappingLevel
+            | Fault::XidBurst
+            | Fault::ResetVote => {
+                self.fall_ill(fault);
             }
             Fault::WorkerError => self.plant_error(Blamed::Infrastructure),
             Fault::RunError => self.plant_error(Blamed::Run),
@@ -187,6 +197,13 @@ impl World {
     pub(crate) fn undo(&mut self, undo: Undo) {
         match undo {
             Undo::Power { node } => self.power_on(node),
+            Undo::Level { node } => self.level_ends(node),
+            Undo::Repair { node } => {
+                // After the storm, admins repair on their rounds.
+                if self.calm.is_none() {
+                    self.repair(node);
+                }
+            }
             Undo::Cut { node, cut } => {
                 if self.nodes[node].cuts == cut {
                     self.nodes[node].is_link_cut = false;
@@ -248,6 +265,7 @@ impl World {
             self.nodes[node].spawns_fail = false;
             self.reconnected(node);
         }
+        self.mend_nodes();
         for process in self.processes.values_mut() {
             process.slowness = 1;
             process.trouble = None;
@@ -259,11 +277,18 @@ impl World {
     pub(crate) fn care(&mut self) {
         self.after(Duration::from_secs(2), Happening::Care);
         self.ask_again();
+        self.mend_again();
         let now = self.controller_now();
         let Some(engine) = &self.controller.engine else {
             return;
         };
-        let cordoned = engine.nodes().into_iter().filter(|node| node.cordoned);
+        // What waits for hardware to be replaced waits for people.
+        let is_held = |health: &NodeHealth| {
+            let replace = |(_, finding): &(_, Finding)| finding.action == Action::ReplaceNode;
+            health.verdict.withdraws() && (health.is_lemon || health.findings.iter().any(replace))
+        };
+        let nodes = engine.nodes().into_iter();
+        let cordoned = nodes.filter(|node| node.cordoned || is_held(&node.health));
         let mut asks: Vec<Ask> = cordoned
             .map(|node| Ask::Uncordon {
                 node: node.facts.node,

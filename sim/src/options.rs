@@ -3,6 +3,7 @@
 
 use crate::random::Random;
 use rebloom_core::engine::Limits;
+use rebloom_core::health::Windows;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
@@ -41,6 +42,11 @@ pub(crate) enum Fault {
     RotShard,
     FillStorage,
     FailSpawn,
+    FatalXid,
+    OddXid,
+    FlappingLevel,
+    XidBurst,
+    ResetVote,
     WorkerError,
     RunError,
     AdminStop,
@@ -49,7 +55,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 28] = [
         Self::KillRank,
         Self::KillSeveral,
         Self::KillAgent,
@@ -68,6 +74,11 @@ impl Fault {
         Self::RotShard,
         Self::FillStorage,
         Self::FailSpawn,
+        Self::FatalXid,
+        Self::OddXid,
+        Self::FlappingLevel,
+        Self::XidBurst,
+        Self::ResetVote,
         Self::WorkerError,
         Self::RunError,
         Self::AdminStop,
@@ -132,6 +143,8 @@ impl Options {
             silent_after: beat_every * 4 + r.millis(0, 3000),
             rejoin_within: r.millis(1000, 4000),
             orphan_after: r.millis(8000, 40_000),
+            withdraw_share: [0.0, 0.25, 0.5, 1.0][usize::try_from(r.within(0, 3)).unwrap_or(2)],
+            health: draw_windows(r),
             ..Limits::default()
         };
         let silent_after = limits.silent_after;
@@ -165,6 +178,23 @@ impl Options {
         };
         self.storm = Duration::from_secs(120);
         self
+    }
+}
+
+/// The rules' windows, made as short as everything else in here.
+fn draw_windows(r: &mut Random) -> Windows {
+    Windows {
+        burst: r.millis(100, 2000),
+        sticky: r.millis(2000, 20_000),
+        history: r.millis(20_000, 100_000),
+        throttled_for: r.millis(1000, 10_000),
+        suspect_for: r.millis(500, 5000),
+        quarantine_for: r.millis(500, 8000),
+        flaps_within: r.millis(2000, 20_000),
+        lemon_after: r.small(2, 6),
+        lemon_within: r.millis(20_000, 200_000),
+        act_within: r.millis(500, 10_000),
+        ..Windows::default()
     }
 }
 

@@ -187,6 +187,7 @@ fn report(report: &Report) -> String {
                 shard.rank
             )
         }
+        Report::Signal { signal } => format!("signal {signal}"),
         Report::ShardFailed { .. } | Report::Sealed { .. } | Report::Stopped { .. } => cut(report),
     }
 }
@@ -198,6 +199,9 @@ pub(crate) fn ask(ask: &Ask) -> String {
         | Ask::Resume { .. }
         | Ask::Cordon { .. }
         | Ask::Uncordon { .. }
-        | Ask::Drain { .. } => cut(ask),
+        | Ask::Drain { .. }
+        | Ask::SetRule { .. }
+        | Ask::SetRuleMode { .. }
+        | Ask::UnsetRule { .. } => cut(ask),
     }
 }

@@ -126,7 +126,7 @@ impl World {
         let is_used = unused.is_empty();
         if let Some(node) = unused
             .iter()
-            .find(|node| self.now.since(calm.max(node.booted)) > RETURN)
+            .find(|node| self.now.since(calm.max(node.booted)) > RETURN + 2 * self.clean_spell())
         {
             let node = &node.id;
             return Some(Err(format!(
@@ -168,7 +168,8 @@ impl World {
     fn unused(&self, nodes: &[NodeView]) -> Vec<&Node> {
         let is_known = |node: &&Node| {
             nodes.iter().any(|view| {
-                view.facts.node == node.id && (view.cordoned || view.state == NodeState::Ready)
+                let is_ready = view.state == NodeState::Ready && !view.health.verdict.withdraws();
+                view.facts.node == node.id && (view.cordoned || is_ready)
             })
         };
         let living = self.nodes.iter().filter(|node| node.is_on);
@@ -255,7 +256,8 @@ impl World {
             round * rounds + steps * 2.0 * f64::from(u32::try_from(run.train.steps).unwrap_or(0))
         };
         let work: f64 = self.options.runs.iter().map(of_run).sum();
-        Duration::from_secs_f64(work) + self.options.limits.orphan_after * 3
+        let healing = 4 * (self.clean_spell() + RETURN);
+        Duration::from_secs_f64(work) + self.options.limits.orphan_after * 3 + healing
     }
 }
 
@@ -264,7 +266,8 @@ fn has_room(run: &RunView, nodes: &[NodeView]) -> bool {
     let layout = run.spec.layout;
     let usable = nodes
         .iter()
-        .filter(|node| node.state == NodeState::Ready && !node.cordoned);
+        .filter(|node| node.state == NodeState::Ready && !node.cordoned)
+        .filter(|node| !node.health.verdict.withdraws());
     let groups = usable.map(|node| {
         let others = node.ranks.iter().filter(|(of, _)| *of != run.spec.name);
         let taken = u32::try_from(others.count()).unwrap_or(u32::MAX);

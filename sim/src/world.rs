@@ -166,6 +166,8 @@ pub(crate) enum Undo {
     Lag { node: usize },
     Full,
     Spawns { node: usize },
+    Level { node: usize },
+    Repair { node: usize },
     Cordon { node: usize },
     Resume { run: RunId },
 }

@@ -45,7 +45,7 @@ const DATA: &str = "rebloom-data";
 
 /// Who may import whom.
 const LAYERS: &[Layer] = &[
-    strict(CORE, &[], &["serde", "thiserror"]),
+    strict(CORE, &[], &["cel", "serde", "thiserror"]),
     strict(
         PROTO,
         &[CORE],
@@ -68,6 +68,7 @@ const ANYTHING: &str = "rebloom-tests";
 
 /// Crates that one package alone may import.
 const OWNED: &[(&str, &str)] = &[
+    ("cel", CORE),
     ("tch", "rebloom-worker"),
     ("sled", RUNTIME),
     ("tokenizers", DATA),

@@ -67,6 +67,7 @@ impl AgentLink for Service {
             session: Session(1),
             beat_every,
             orphan_after,
+            now: rebloom_core::time::Instant::ZERO,
         };
         outgoing.send(ToAgent::Welcome(welcome)).await.unwrap();
         self.links

@@ -8,6 +8,7 @@
 
 mod cluster;
 mod doors;
+mod gpus;
 mod probe;
 mod process;
 mod ranks;

@@ -4,8 +4,8 @@ use crate::client::Cluster;
 use rebloom_core::cause::{Cause, Exit};
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::engine::{
-    CheckpointState, Incident, Ledger, NodeState, NodeView, RankView, RunState, RunView, Rung,
-    Seating, Spend,
+    CheckpointState, Incident, Ledger, NodeHealth, NodeState, NodeView, RankView, RunState,
+    RunView, Rung, Seating, Spend,
 };
 use rebloom_core::flight::Phase;
 use rebloom_core::id::{Generation, IncidentId, NodeId, Rank, RunId, Slot, Step};
@@ -136,6 +136,7 @@ pub(crate) fn cluster(run: RunView) -> Cluster {
         },
         state: NodeState::Ready,
         cordoned: false,
+        health: NodeHealth::default(),
         ranks: run
             .ranks
             .iter()

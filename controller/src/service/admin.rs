@@ -4,6 +4,7 @@ use super::{Guard, Parts};
 use crate::links::Unanswered;
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::engine::{Ask, CheckpointState, Engine, NodeState, Refusal, RunView};
+use rebloom_core::health::expression::BadExpression;
 use rebloom_core::id::{NodeId, Rank, RunId};
 use rebloom_core::time::Instant;
 use rebloom_proto::admin::{CheckpointVerified, answer, status};
@@ -376,6 +377,40 @@ impl Admin for Service {
         let nodes = self.view(|engine, _| engine.nodes()).await?;
         let nodes = nodes.into_iter().map(Into::into).collect();
         Ok(Response::new(wire::ListNodesReply { nodes }))
+    }
+
+    async fn list_health_rules(
+        &self,
+        request: Request<wire::ListHealthRulesRequest>,
+    ) -> Reply1<wire::ListHealthRulesReply> {
+        self.guard.admin(&request)?;
+        let rules = self.view(|engine, _| engine.health_rules()).await?;
+        Ok(Response::new(rules.into()))
+    }
+
+    async fn set_health_rule(
+        &self,
+        request: Request<wire::SetHealthRuleRequest>,
+    ) -> Reply1<wire::Answer> {
+        self.ask(request).await
+    }
+
+    async fn unset_health_rule(
+        &self,
+        request: Request<wire::UnsetHealthRuleRequest>,
+    ) -> Reply1<wire::Answer> {
+        self.ask(request).await
+    }
+
+    async fn test_health_rule(
+        &self,
+        request: Request<wire::TestHealthRuleRequest>,
+    ) -> Reply1<wire::TestHealthRuleReply> {
+        self.guard.admin(&request)?;
+        let when = rebloom_proto::health::expression(request.into_inner().when, "when")?;
+        let hits = self.view(move |engine, _| engine.test_rule(&when)).await?;
+        let refused = |error: BadExpression| status(Refusal::BadRule(error.to_string()));
+        Ok(Response::new(hits.map_err(refused)?.into()))
     }
 
     async fn cordon(&self, request: Request<wire::CordonRequest>) -> Reply1<wire::Answer> {

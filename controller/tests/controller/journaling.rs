@@ -41,6 +41,9 @@ impl Journal for Gate {
     fn snapshot(&mut self, state: &[u8]) -> Result<(), journal::Error> {
         self.below.snapshot(state)
     }
+    fn vouch(&mut self) -> Result<(), journal::Error> {
+        self.below.vouch()
+    }
 }
 
 struct Control {

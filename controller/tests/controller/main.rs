@@ -6,6 +6,7 @@
     reason = "a test that cannot go on fails, and picks what it waits for"
 )]
 
+mod doubt;
 mod fleet;
 mod journaling;
 mod links;

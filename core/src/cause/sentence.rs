@@ -11,6 +11,18 @@ impl fmt::Display for Cause {
             Self::StopRequested => f.write_str("an admin asked the run to stop"),
             Self::ResumeRequested => f.write_str("an admin asked the run to go on"),
             Self::NodeDrained { node } => write!(f, "an admin drained node {node}"),
+            Self::NodeFaulty {
+                node,
+                rule,
+                what,
+                action,
+            } => {
+                let action = action.meaning();
+                write!(f, "node {node} is faulty ({rule}): {what}; {action}")
+            }
+            Self::NodeQuarantined { node, rule, what } => {
+                write!(f, "node {node} is quarantined ({rule}): {what}")
+            }
             Self::RankExited { rank, node, exit } => {
                 write!(f, "rank {rank} on {node} ended with {exit}")
             }

@@ -21,6 +21,9 @@ impl Engine {
             Ask::Cordon { node } => self.cordon(node, true),
             Ask::Uncordon { node } => self.cordon(node, false),
             Ask::Drain { node, dry_run } => self.drain(node, dry_run),
+            Ask::SetRule { rule } => self.set_rule(rule),
+            Ask::SetRuleMode { name, mode } => self.set_rule_mode(name, mode),
+            Ask::UnsetRule { name } => self.unset_rule(&name),
         };
         answer.unwrap_or_else(Answer::Refused)
     }
@@ -192,13 +195,15 @@ impl Engine {
             .nodes
             .get(&node)
             .ok_or_else(|| Refusal::NoSuchNode(node.clone()))?;
-        if known.cordoned != cordoned {
+        let is_charted = self.state.health.chart(&node).is_some();
+        if known.cordoned != cordoned || (!cordoned && is_charted) {
             let node = node.clone();
             self.tell(if cordoned {
                 Fact::NodeCordoned { node }
             } else {
                 Fact::NodeUncordoned { node }
             });
+            self.room_in_breaker();
         }
         let message = if cordoned {
             format!("nothing new is placed on {node}")
@@ -267,10 +272,8 @@ impl Engine {
                 .get(&run)
                 .is_some_and(|run| run.moving.is_some());
             if !is_moving {
-                self.tell(Fact::MoveAsked {
-                    run,
-                    node: node.clone(),
-                });
+                let (node, cause) = (node.clone(), Cause::NodeDrained { node: node.clone() });
+                self.tell(Fact::MoveAsked { run, node, cause });
             }
         }
         Ok(self.done(
@@ -279,7 +282,7 @@ impl Engine {
         ))
     }
 
-    fn done(&self, message: String, run: Option<&RunId>) -> Answer {
+    pub(super) fn done(&self, message: String, run: Option<&RunId>) -> Answer {
         let run = run.and_then(|run| self.state.runs.get(run));
         Answer::Done {
             message,

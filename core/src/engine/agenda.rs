@@ -90,6 +90,7 @@ impl Engine {
     /// Brings what is in line with what shall be, until nothing is left to decide.
     pub(super) fn settle(&mut self) {
         self.check_due();
+        self.check_health();
         let mut seen = BTreeSet::new();
         for _ in 0..ROUNDS {
             let mut batch = std::mem::take(&mut self.agenda.touched);
@@ -117,7 +118,10 @@ impl Engine {
         }
         let doubts = self.doubts_until();
         self.agenda.was_in_doubt = doubts.is_some();
-        self.wake = [self.agenda.next(), doubts].into_iter().flatten().min();
+        self.wake = [self.agenda.next(), doubts, self.ward.deadline()]
+            .into_iter()
+            .flatten()
+            .min();
     }
 
     /// Takes up what has come due.
@@ -212,7 +216,7 @@ impl Engine {
             .is_some_and(|link| link.open().is_some());
         let standing = Standing {
             allowed: known.is_allowed(),
-            usable: known.is_allowed() && is_open,
+            usable: known.is_allowed() && is_open && !self.state.health.verdict(node).withdraws(),
         };
         if is_news || !self.floor.stand(node, standing) {
             self.floor.set(&known.facts, standing);

@@ -41,7 +41,26 @@ impl State {
                 self.reliability.returned(at);
             }
             Fact::NodeCordoned { node } => self.node(node, |node| node.cordoned = true),
-            Fact::NodeUncordoned { node } => self.node(node, |node| node.cordoned = false),
+            Fact::NodeUncordoned { node } => {
+                self.node(node, |node| node.cordoned = false);
+                self.health.lifted(node);
+            }
+            Fact::SignalHeard {
+                node,
+                signal,
+                findings,
+            } => self.health.heard(at, node, signal, findings),
+            Fact::VerdictReached {
+                node,
+                verdict,
+                finding,
+                lemon,
+            } => self
+                .health
+                .reached(at, node, *verdict, finding.as_ref(), *lemon),
+            Fact::VerdictHeld { node, finding } => self.health.held_back(node, finding),
+            Fact::HealthRuleSet { rule } => self.health.set(rule),
+            Fact::HealthRuleUnset { name } => self.health.unset(name),
             Fact::RunSubmitted { spec } => {
                 let floor = self.floors.remove(&spec.name).unwrap_or_default();
                 self.runs
@@ -176,11 +195,7 @@ impl Run {
             }
             Fact::ResumeAsked { .. } => self.resumed(at),
             Fact::LayoutChosen { layout, .. } => (self.spec.layout, self.full) = (*layout, None),
-            Fact::MoveAsked { node, .. } => {
-                let cause = Cause::NodeDrained { node: node.clone() };
-                self.moving = Some(Moving { cause, at });
-            }
-            Fact::TurnAsked { cause, .. } => {
+            Fact::MoveAsked { cause, .. } | Fact::TurnAsked { cause, .. } => {
                 let cause = cause.clone();
                 self.moving = Some(Moving { cause, at });
             }
@@ -315,6 +330,11 @@ impl Run {
             | Fact::NodeReturned { .. }
             | Fact::NodeCordoned { .. }
             | Fact::NodeUncordoned { .. }
+            | Fact::SignalHeard { .. }
+            | Fact::VerdictReached { .. }
+            | Fact::VerdictHeld { .. }
+            | Fact::HealthRuleSet { .. }
+            | Fact::HealthRuleUnset { .. }
             | Fact::RunSubmitted { .. }
             | Fact::RunForgotten { .. }
             | Fact::GenerationSeen { .. } => {}

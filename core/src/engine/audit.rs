@@ -5,6 +5,7 @@
 
 use super::state::Run;
 use super::{Engine, NodeState};
+use crate::health::fleet::most_withdrawn;
 use crate::id::{NodeId, RunId, Slot};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,8 +25,8 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Every violation of S1, S2, S3, S4 and S6 in the engine's state; none is right. S3 is judged at
-/// the moment of placing: call this after every event.
+/// Every violation of S1, S2, S3, S4, S6 and S8 in the engine's state; none is right. S3 is judged at
+/// the moment of placing, S8 at that of withdrawing: call this after every event.
 pub fn judge(engine: &Engine) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut report = |invariant, what| found.push(Violation { invariant, what });
@@ -67,7 +68,18 @@ pub fn judge(engine: &Engine) -> Vec<Violation> {
             }
         }
     }
+    few_withdrawn(engine, &mut report);
     found
+}
+
+/// S8: what automation withdrew is no more than its share of the fleet.
+fn few_withdrawn(engine: &Engine, report: &mut impl FnMut(&'static str, String)) {
+    let (nodes, share) = (engine.state.nodes.len(), engine.limits.withdraw_share);
+    let verdicts = engine.state.health.charts().map(|(_, chart)| chart.verdict);
+    let withdrawn = verdicts.filter(|verdict| verdict.withdraws()).count();
+    if engine.ward.withdrew && withdrawn > most_withdrawn(nodes, share) {
+        report("S8", format!("{withdrawn} of {nodes} nodes are withdrawn"));
+    }
 }
 
 /// S1: the gang in force shares a node with every older gang that might still step, so that it
@@ -143,7 +155,8 @@ fn usable(engine: &Engine, id: &RunId, run: &Run, report: &mut impl FnMut(&'stat
             .nodes
             .get(node)
             .is_none_or(|node| node.cordoned);
-        if is_cordoned || engine.node_state(node) != NodeState::Ready {
+        let is_withdrawn = engine.state.health.verdict(node).withdraws();
+        if is_cordoned || is_withdrawn || engine.node_state(node) != NodeState::Ready {
             report(
                 "S3",
                 format!("{id}: generation {} was placed on {node}", gang.generation),

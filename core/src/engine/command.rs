@@ -31,6 +31,12 @@ pub enum Refusal {
         "node {0} is known by another identity; remove it first, or give this agent its own name"
     )]
     OtherIdentity(NodeId),
+    /// The rule of health cannot be one.
+    #[error("{0}")]
+    BadRule(String),
+    /// There is no such rule of health.
+    #[error("there is no rule {0}")]
+    NoSuchRule(String),
     /// Draining would leave a run without room.
     #[error("no room for the ranks of run {0} elsewhere")]
     NoRoom(RunId),

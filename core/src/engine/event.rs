@@ -1,5 +1,7 @@
 //! What the engine is told.
 
+use crate::health::Mode;
+use crate::health::edited::EditedRule;
 use crate::id::{Digest, NodeId, RunId, Session};
 use crate::layout::Layout;
 use crate::order::Stop;
@@ -52,6 +54,23 @@ pub enum Ask {
         node: NodeId,
         /// Whether nothing is to be moved: only say what would be.
         dry_run: bool,
+    },
+    /// Add or change a rule of health.
+    SetRule {
+        /// The rule.
+        rule: EditedRule,
+    },
+    /// Change whether a rule of health acts.
+    SetRuleMode {
+        /// Its name.
+        name: String,
+        /// Whether it acts.
+        mode: Mode,
+    },
+    /// Remove a rule of health, or set one that is built in back to its default.
+    UnsetRule {
+        /// Its name.
+        name: String,
     },
 }
 

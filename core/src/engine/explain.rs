@@ -13,6 +13,7 @@ const NAMED: usize = 3;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Bar {
     Cordoned,
+    Withdrawn,
     Lost,
     Unreachable,
     TooFewFree { needs: u32, has: u32 },
@@ -25,6 +26,7 @@ impl fmt::Display for Bar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cordoned => f.write_str("cordoned"),
+            Self::Withdrawn => f.write_str("withdrawn for its health"),
             Self::Lost => f.write_str("lost"),
             Self::Unreachable => f.write_str("unreachable"),
             Self::TooFewFree { needs, has } => {
@@ -126,6 +128,9 @@ impl Engine {
         let has = self.floor.free(node, id).len();
         if known.cordoned {
             return Bar::Cordoned;
+        }
+        if self.state.health.verdict(node).withdraws() {
+            return Bar::Withdrawn;
         }
         match self.node_state(node) {
             NodeState::Lost => Bar::Lost,

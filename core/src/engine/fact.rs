@@ -7,6 +7,9 @@ use super::{Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
+use crate::health::edited::EditedRule;
+use crate::health::signal::Signal;
+use crate::health::{Finding, Verdict};
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use crate::layout::Layout;
 use crate::order::Stop;
@@ -57,6 +60,43 @@ pub enum Fact {
         /// Which.
         node: NodeId,
     },
+    /// A probe saw something, and this was made of it.
+    SignalHeard {
+        /// Of which node.
+        node: NodeId,
+        /// What was seen.
+        signal: Signal,
+        /// What the rules inferred, those in shadow mode too.
+        findings: Vec<Finding>,
+    },
+    /// Something else is made of a node from now on.
+    VerdictReached {
+        /// Of which.
+        node: NodeId,
+        /// What.
+        verdict: Verdict,
+        /// Why; none where nothing is held against it any more.
+        finding: Option<Finding>,
+        /// Whether it was withdrawn too often and stays so until an admin uncordons it.
+        lemon: bool,
+    },
+    /// A node is not withdrawn, since too much of the fleet is already (S8).
+    VerdictHeld {
+        /// Which.
+        node: NodeId,
+        /// What it would have been withdrawn for.
+        finding: Finding,
+    },
+    /// An admin set a rule of health.
+    HealthRuleSet {
+        /// The rule.
+        rule: EditedRule,
+    },
+    /// An admin removed a rule of health, or set one that is built in back.
+    HealthRuleUnset {
+        /// Its name.
+        name: String,
+    },
     /// A run was accepted.
     RunSubmitted {
         /// What it is.
@@ -94,6 +134,8 @@ pub enum Fact {
         run: RunId,
         /// The node it leaves.
         node: NodeId,
+        /// Why.
+        cause: Cause,
     },
     /// A run is to stop safely and be placed anew, for a reason of its own.
     TurnAsked {
@@ -338,7 +380,12 @@ impl Fact {
             | Self::NodeLost { .. }
             | Self::NodeReturned { .. }
             | Self::NodeCordoned { .. }
-            | Self::NodeUncordoned { .. } => None,
+            | Self::NodeUncordoned { .. }
+            | Self::SignalHeard { .. }
+            | Self::VerdictReached { .. }
+            | Self::VerdictHeld { .. }
+            | Self::HealthRuleSet { .. }
+            | Self::HealthRuleUnset { .. } => None,
             Self::RunSubmitted { spec } => Some(&spec.name),
             Self::RunForgotten { run }
             | Self::StopAsked { run, .. }
@@ -379,7 +426,8 @@ impl Fact {
         if let Self::NodeLost { node, .. }
         | Self::NodeReturned { node }
         | Self::NodeCordoned { node }
-        | Self::NodeUncordoned { node } = self
+        | Self::NodeUncordoned { node }
+        | Self::VerdictReached { node, .. } = self
         {
             return Some(node);
         }

@@ -2,6 +2,7 @@
 
 use super::state::{Run, State};
 use super::{Engine, Placement};
+use crate::health::Verdict;
 use crate::id::{Generation, NodeId, RunId};
 use crate::layout::Layout;
 use crate::placement::{Slots, Want};
@@ -81,6 +82,12 @@ impl Engine {
         let run = self.state.runs.get(id)?;
         let current = run.gang.as_ref().filter(|_| run.spec.layout == layout);
         let current = current.map(|gang| &gang.placement);
+        // Suspects are taken last.
+        let mut blamed = run.ladder.blamed.clone();
+        let charts = self.state.health.charts();
+        for (node, _) in charts.filter(|(_, chart)| chart.verdict > Verdict::Healthy) {
+            *blamed.entry(node.clone()).or_default() += 1;
+        }
         (0..=avoid.len()).rev().find_map(|many| {
             let mut without = held.clone();
             without.extend(avoid[..many].iter().cloned());
@@ -89,7 +96,7 @@ impl Engine {
                 layout,
                 current,
                 without: &without,
-                blamed: &run.ladder.blamed,
+                blamed: &blamed,
             })?;
             self.tears_older(run, &placement).then_some(placement)
         })

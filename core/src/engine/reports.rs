@@ -52,6 +52,7 @@ impl Engine {
                 self.manifest_written(&run, checkpoint, error);
             }
             Report::Stopped { run, generation } => self.stopped(node, &run, generation),
+            Report::Signal { signal } => self.signal(node, signal),
         }
     }
 

@@ -31,6 +31,7 @@ impl Engine {
             facts: node.facts.clone(),
             state: self.node_state(id),
             cordoned: node.cordoned,
+            health: self.node_health(id),
             ranks: self.ranks_on(id),
             last_heard: self
                 .links

@@ -9,6 +9,7 @@ use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
+use crate::health::fleet::Fleet;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::layout::Layout;
 use crate::order::Stop;
@@ -29,6 +30,9 @@ pub struct State {
     /// How often nodes were lost, and for how long.
     #[serde(default)]
     pub(super) reliability: Reliability,
+    /// What is known of the nodes' health.
+    #[serde(default)]
+    pub(super) health: Fleet,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,6 +4,8 @@ use crate::cause::Cause;
 use crate::checkpoint::CheckpointId;
 use crate::flight::Phase;
 use crate::footprint::Tariff;
+use crate::health::fleet::Tally;
+use crate::health::{Finding, Mode, Verdict};
 use crate::id::{Digest, Generation, IncidentId, NodeId, Rank, RunId, Slot, Step};
 use crate::ladder::Rung;
 use crate::report::Milestone;
@@ -277,8 +279,59 @@ pub struct NodeView {
     pub state: NodeState,
     /// Whether an admin cordoned it (S11).
     pub cordoned: bool,
+    /// What is made of its health.
+    pub health: NodeHealth,
     /// Ranks on it, by run.
     pub ranks: Vec<(RunId, Rank)>,
     /// When it was last heard.
     pub last_heard: Option<Instant>,
+}
+
+/// What is made of a node's health, now.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeHealth {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Since when; none where nothing was ever seen.
+    pub since: Option<Instant>,
+    /// The finding that led to it.
+    pub why: Option<Finding>,
+    /// It was withdrawn too often: only an admin brings it back.
+    pub is_lemon: bool,
+    /// What it would have been withdrawn for, had the breaker allowed it (S8).
+    pub held: Option<Finding>,
+    /// What was found of late, what is raised first, then newest first; shadow mode too.
+    pub findings: Vec<(Instant, Finding)>,
+}
+
+/// A rule of health, now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthRuleView {
+    /// Its name.
+    pub name: String,
+    /// Whether it is built in.
+    pub is_builtin: bool,
+    /// When it fires: in words, or the expression of an admin.
+    pub fires: String,
+    /// What it makes of a node.
+    pub verdict: Verdict,
+    /// Whether it acts.
+    pub mode: Mode,
+    /// How often it found something.
+    pub tally: Tally,
+    /// Where it comes from.
+    pub source: String,
+}
+
+/// What a rule makes of a signal that was heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleHit {
+    /// When it was heard.
+    pub at: Instant,
+    /// Of which node.
+    pub node: NodeId,
+    /// What was seen.
+    pub signal: String,
+    /// Whether the rule fires on it, or why that cannot be said.
+    pub fires: Result<bool, String>,
 }

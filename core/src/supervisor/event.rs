@@ -3,6 +3,7 @@
 use crate::cause::Exit;
 use crate::checkpoint::CheckpointId;
 use crate::flight::Sighting;
+use crate::health::signal::Signal;
 use crate::id::{Rank, RunId};
 use crate::order::Order;
 use crate::word::FromWorker;
@@ -69,6 +70,8 @@ pub enum Event {
     },
     /// What the flight pages say now, as asked for by `Command::ReadPages`.
     Pages(Vec<(RunId, Sighting)>),
+    /// A probe saw something.
+    Signal(Signal),
     /// A manifest was written, or not.
     ManifestWritten {
         /// Of which run.

@@ -14,6 +14,7 @@ mod chronicle;
 mod crash;
 mod generations;
 mod hangs;
+mod health;
 mod ladder;
 mod layouts;
 mod ledger;

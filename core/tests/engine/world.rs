@@ -115,7 +115,12 @@ impl World {
 
     /// The same with a run in full swing.
     pub(crate) fn running(slots: &[u32], spec: RunSpec) -> (Self, RunId) {
-        let mut world = Self::new(slots);
+        Self::new(slots).with_run(spec)
+    }
+
+    /// The same with this run in full swing.
+    pub(crate) fn with_run(self, spec: RunSpec) -> (Self, RunId) {
+        let mut world = self;
         let run = spec.name.clone();
         world.submit(spec);
         assert_eq!(world.state(&run), RunState::Running);
@@ -240,7 +245,7 @@ impl World {
 
     /// The engine dies and another one comes up; nobody has joined yet.
     pub(crate) fn go_down(&mut self, journal: Vec<Record>) {
-        self.engine = Engine::replay(Limits::default(), journal.clone());
+        self.engine = Engine::replay(self.engine.limits().clone(), journal.clone());
         self.journal = journal;
         self.fold = self.engine.snapshot().clone();
         self.agents

@@ -254,5 +254,6 @@ fn short_report(report: &Report) -> String {
         Report::ShardFailed { rank, .. } => format!("no shard of {rank}"),
         Report::Sealed { checkpoint, .. } => format!("sealed {}", checkpoint.step),
         Report::Stopped { generation, .. } => format!("stopped {generation}"),
+        Report::Signal { signal } => format!("signal {}", signal.sign.kind().name()),
     }
 }

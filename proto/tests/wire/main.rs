@@ -4,7 +4,9 @@ mod refuse;
 mod samples;
 
 use prost::Message;
-use rebloom_core::engine::{Answer, Ask, NodeView, Refusal, RunView};
+use rebloom_core::cause::Cause;
+use rebloom_core::engine::{Answer, Ask, HealthRuleView, NodeView, Refusal, RuleHit, RunView};
+use rebloom_core::health::signal::Signal;
 use rebloom_core::id::{Generation, Rank, Slot};
 use rebloom_core::order::Stop;
 use rebloom_proto::admin::{self, CheckpointVerified};
@@ -35,6 +37,10 @@ fn what_is_sent_is_what_arrives() {
     round_trip::<wire::ToRank, ToRank>(samples::to_rank());
     round_trip::<wire::RunView, RunView>(samples::runs());
     round_trip::<wire::NodeView, NodeView>(samples::nodes());
+    round_trip::<wire::Signal, Signal>(samples::health::signals());
+    round_trip::<wire::Cause, Cause>(samples::health::causes());
+    round_trip::<wire::ListHealthRulesReply, Vec<HealthRuleView>>(vec![samples::health::rules()]);
+    round_trip::<wire::TestHealthRuleReply, Vec<RuleHit>>(vec![samples::health::hits()]);
     round_trip::<wire::VerifyCheckpointReply, CheckpointVerified>(vec![CheckpointVerified {
         checkpoint: samples::checkpoint(),
         node: samples::node(),
@@ -94,7 +100,9 @@ fn each_kind_of_refusal_has_its_code() {
             NotFound,
             FailedPrecondition,
             PermissionDenied,
-            ResourceExhausted
+            ResourceExhausted,
+            InvalidArgument,
+            NotFound
         ]
     );
     assert!(matches!(samples::refusals()[0], Refusal::Flaws(_)));

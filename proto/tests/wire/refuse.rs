@@ -278,3 +278,47 @@ proptest! {
         take_all(&bytes);
     }
 }
+
+#[test]
+fn a_signal_that_cannot_be_is_refused() {
+    use rebloom_core::health::signal::Signal;
+    use wire::signal::{HostMemory, Sign, Storage, Xid};
+    let refused = |device, cleared, sign| {
+        let signal = wire::Signal {
+            device,
+            cleared,
+            sign,
+        };
+        field(Signal::try_from(signal))
+    };
+    let xid = |code, detail: &str| {
+        let detail = detail.to_owned();
+        Some(Sign::Xid(Xid { code, detail }))
+    };
+    assert_eq!(refused(Some(1), false, xid(79, "x")), "accepted");
+    assert_eq!(refused(None, false, None), "sign");
+    assert_eq!(refused(Some(1), false, xid(0, "x")), "xid");
+    assert_eq!(refused(Some(1), true, xid(79, "x")), "xid");
+    assert_eq!(refused(Some(1), false, xid(79, &"x".repeat(999))), "xid");
+    assert_eq!(
+        refused(None, false, Some(Sign::NvlinkDown(1))),
+        "nvlink_down"
+    );
+    assert_eq!(
+        refused(Some(1), false, Some(Sign::ClockSkew(1))),
+        "clock_skew"
+    );
+    let recovery = Some(Sign::RecoveryAction(77));
+    assert_eq!(refused(Some(1), false, recovery), "recovery_action");
+    let memory = Sign::HostMemory(HostMemory {
+        available: 2,
+        total: 1,
+    });
+    assert_eq!(refused(None, false, Some(memory)), "host_memory");
+    let storage = Sign::Storage(Storage {
+        of: 0,
+        left: 1,
+        total: 2,
+    });
+    assert_eq!(refused(None, false, Some(storage)), "storage.of");
+}

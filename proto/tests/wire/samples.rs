@@ -1,16 +1,16 @@
 //! One sample at least of every variant that crosses the wire, for the tests beside this file.
 
 mod causes;
+pub(crate) mod health;
 mod views;
 mod words;
 
 pub(crate) use causes::causes;
-pub(crate) use views::{nodes, runs};
+pub(crate) use views::{nodes, refusals, runs};
 pub(crate) use words::{from_rank, to_rank};
 
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
-use rebloom_core::engine::{Refusal, RunState};
 use rebloom_core::flight::{Counter, Page, Phase, Sighting};
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
 use rebloom_core::layout::Layout;
@@ -19,7 +19,7 @@ use rebloom_core::report::{
     Beat, Finish, Join, Milestone, Pages, RankEvent, RankStatus, Remembered, Report,
 };
 use rebloom_core::spec::{
-    Checkpoint, Data, Deadlines, Elastic, Flaw, Model, Optimizer, Recovery, RunSpec, Train,
+    Checkpoint, Data, Deadlines, Elastic, Model, Optimizer, Recovery, RunSpec, Train,
 };
 use rebloom_core::time::{Duration, Instant};
 use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent, Verified, Welcome};
@@ -375,6 +375,7 @@ pub(crate) fn to_agent() -> Vec<ToAgent> {
         session: Session(3),
         beat_every: Duration::from_millis(500),
         orphan_after: Duration::from_secs(300),
+        now: Instant::from_nanos(9),
     };
     let read_log = Question::ReadLog {
         run: run(),
@@ -403,22 +404,4 @@ pub(crate) fn to_agent() -> Vec<ToAgent> {
     ];
     messages.extend(orders().into_iter().map(ToAgent::Order));
     messages
-}
-
-pub(crate) fn refusals() -> Vec<Refusal> {
-    let flaw = Flaw {
-        field: "layout.tensor".to_owned(),
-        value: "3".to_owned(),
-        problem: "does not divide model.heads (4)".to_owned(),
-        remedy: "use one of 1, 2, 4".to_owned(),
-    };
-    vec![
-        Refusal::Flaws(vec![flaw.clone(), flaw]),
-        Refusal::RunExists(run(), RunState::Running),
-        Refusal::NoSuchRun(run()),
-        Refusal::NoSuchNode(node()),
-        Refusal::WrongState(run(), RunState::Completed, "submit a new one".to_owned()),
-        Refusal::OtherIdentity(node()),
-        Refusal::NoRoom(run()),
-    ]
 }

@@ -128,6 +128,41 @@ fn a_torn_tail_is_cut_and_told() {
 }
 
 #[test]
+fn whether_its_end_may_be_missing_is_remembered_until_it_is_vouched_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let lacks = |boot: &str, vouches: bool| {
+        let mut journal = Sled::open_under(path, boot).unwrap();
+        let lacks = journal.replay().unwrap().may_lack_end;
+        if vouches {
+            journal.vouch().unwrap();
+        }
+        lacks
+    };
+    assert!(!lacks("first", true), "there was nothing to lose");
+    let mut journal = Sled::open_under(path, "first").unwrap();
+    journal.replay().unwrap();
+    journal.append(&records(1..=2)).unwrap();
+    drop(journal);
+    assert!(!lacks("first", true), "the process died, not the machine");
+    assert!(lacks("second", false));
+    assert!(lacks("second", true), "nobody made it good");
+    assert!(!lacks("second", false));
+    assert!(lacks("first", false), "moved to another machine, or back");
+    fs::remove_file(path.join("boot")).unwrap();
+    assert!(lacks("second", true), "restored from a copy");
+
+    let mut journal = Sled::open_under(path, "second").unwrap();
+    journal.replay().unwrap();
+    let last = 2_u64.to_be_bytes();
+    journal.database.insert(last, b"torn").unwrap();
+    drop(journal);
+    assert!(lacks("second", false), "a tail was cut");
+    assert!(lacks("second", true), "and nothing came in its place");
+    assert!(!lacks("second", true));
+}
+
+#[test]
 fn a_damaged_middle_is_an_error_that_says_what_to_do() {
     let damage: [fn(&sled::Db); 3] = [
         |database| drop(database.insert(5_u64.to_be_bytes(), b"flipped").unwrap()),
@@ -168,6 +203,9 @@ async fn a_writer_keeps_the_order_and_passes_errors_on() {
         }
         fn snapshot(&mut self, _: &[u8]) -> Result<(), Error> {
             panic!("as sled does at times");
+        }
+        fn vouch(&mut self) -> Result<(), Error> {
+            Ok(())
         }
     }
     let (sender, receiver) = mpsc::channel();

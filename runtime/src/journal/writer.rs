@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 enum Work {
     Append(Vec<Vec<u8>>),
     Snapshot(Vec<u8>),
+    Vouch,
 }
 
 type Job = (Work, oneshot::Sender<Result<(), Error>>);
@@ -31,6 +32,7 @@ impl Writer {
                     let outcome = match work {
                         Work::Append(records) => journal.append(&records),
                         Work::Snapshot(state) => journal.snapshot(&state),
+                        Work::Vouch => journal.vouch(),
                     };
                     // (Whoever asked may have given up; the record is there all the same.)
                     drop(done.send(outcome));
@@ -50,6 +52,11 @@ impl Writer {
     /// Keeps `state` as what all records so far come to.
     pub async fn snapshot(&self, state: Vec<u8>) -> Result<(), Error> {
         self.work(Work::Snapshot(state)).await
+    }
+
+    /// Says that whatever the journal lacked at its end is known again.
+    pub async fn vouch(&self) -> Result<(), Error> {
+        self.work(Work::Vouch).await
     }
 
     async fn work(&self, work: Work) -> Result<(), Error> {

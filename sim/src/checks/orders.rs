@@ -29,7 +29,8 @@ impl World {
                 ..
             }
             | Report::Sealed { .. }
-            | Report::Stopped { .. } => return false,
+            | Report::Stopped { .. }
+            | Report::Signal { .. } => return false,
             Report::Rank {
                 run, generation, ..
             } => (run, *generation),

@@ -3,14 +3,15 @@
 use super::{causes, checkpoint, node, run, spec};
 use rebloom_core::cause::Cause;
 use rebloom_core::engine::{
-    CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, RunState, RunView,
-    Rung, Seating, Spend,
+    CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, Refusal, RunState,
+    RunView, Rung, Seating, Spend,
 };
 use rebloom_core::flight::Phase;
 use rebloom_core::footprint::Tariff;
 use rebloom_core::id::{Digest, Generation, IncidentId, Rank, Slot, Step};
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::{Milestone, NodeFacts};
+use rebloom_core::spec::Flaw;
 use rebloom_core::time::{Duration, Instant};
 
 pub(crate) fn runs() -> Vec<RunView> {
@@ -141,6 +142,9 @@ pub(crate) fn nodes() -> Vec<NodeView> {
         facts: facts(),
         state,
         cordoned: last_heard.is_some(),
+        health: last_heard
+            .map(|_| super::health::node())
+            .unwrap_or_default(),
         ranks: vec![(run(), Rank(2))],
         last_heard,
     };
@@ -163,4 +167,24 @@ pub(super) fn facts() -> NodeFacts {
         nccl: Some(Nccl(2, 27, 5)),
         labels: [("rack".to_owned(), "r1".to_owned())].into(),
     }
+}
+
+pub(crate) fn refusals() -> Vec<Refusal> {
+    let flaw = Flaw {
+        field: "layout.tensor".to_owned(),
+        value: "3".to_owned(),
+        problem: "does not divide model.heads (4)".to_owned(),
+        remedy: "use one of 1, 2, 4".to_owned(),
+    };
+    vec![
+        Refusal::Flaws(vec![flaw.clone(), flaw]),
+        Refusal::RunExists(run(), RunState::Running),
+        Refusal::NoSuchRun(run()),
+        Refusal::NoSuchNode(node()),
+        Refusal::WrongState(run(), RunState::Completed, "submit a new one".to_owned()),
+        Refusal::OtherIdentity(node()),
+        Refusal::NoRoom(run()),
+        Refusal::BadRule("no".to_owned()),
+        Refusal::NoSuchRule("mine".to_owned()),
+    ]
 }

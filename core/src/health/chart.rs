@@ -1,0 +1,289 @@
+//! The chart of one node: what was seen of it lately, what is raised, and the verdict with its
+//! hysteresis. Bounded, whatever the node says; a node that nothing was ever seen of has none.
+
+use super::signal::{Key, Kind, Sign, Signal};
+use super::{Action, Finding, Verdict, Windows};
+use crate::time::{Duration, Instant};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Events of a node that are remembered.
+const SEEN: usize = 32;
+/// Levels of a node that can be raised at once.
+const RAISED: usize = 64;
+/// Withdrawals of a node that are remembered.
+const WITHDRAWALS: usize = 16;
+/// What is older than this is forgotten, whatever the windows are.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Something that was seen and may still count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// When.
+    pub at: Instant,
+    /// What it was about.
+    pub key: Key,
+    /// What was made of it.
+    pub findings: Vec<Finding>,
+    /// When it was repaired, or over.
+    pub repaired: Option<Instant>,
+}
+
+/// A level that is raised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raised {
+    /// Since when.
+    pub since: Instant,
+    /// What was last said of it, and when.
+    pub told: Instant,
+    /// See `told`.
+    pub signal: Signal,
+    /// What was made of it.
+    pub findings: Vec<Finding>,
+}
+
+/// What is known of one node's health.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Chart {
+    /// What is made of it.
+    pub verdict: Verdict,
+    /// Since when.
+    pub since: Instant,
+    /// The finding that led to the verdict.
+    pub why: Option<Finding>,
+    /// It was withdrawn too often: only an admin brings it back.
+    pub lemon: bool,
+    /// What it would have been withdrawn for, had the breaker allowed it (S8).
+    pub held: Option<Finding>,
+    /// What was seen, oldest first.
+    pub seen: VecDeque<Seen>,
+    /// What is raised.
+    pub raised: BTreeMap<Key, Raised>,
+    /// When it was withdrawn, oldest first.
+    pub withdrawn: VecDeque<Instant>,
+}
+
+/// What a chart amounts to at a moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Judged {
+    /// The worst that is in force.
+    pub verdict: Verdict,
+    /// The finding it comes from.
+    pub finding: Option<Finding>,
+    /// When that finding was last supported.
+    pub at: Instant,
+    /// When something in force ends by itself, at the earliest.
+    pub until: Option<Instant>,
+}
+
+impl Chart {
+    /// Takes in a signal and what was made of it.
+    pub(super) fn take(
+        &mut self,
+        at: Instant,
+        signal: &Signal,
+        findings: &[Finding],
+        rebooted: bool,
+    ) {
+        self.forget(at);
+        let key = signal.key();
+        if matches!(signal.sign, Sign::ProbesStarted { .. }) {
+            self.begin(at, rebooted);
+        } else if signal.cleared {
+            self.clear(at, key);
+        } else if signal.is_event() {
+            self.see(Seen {
+                at,
+                key,
+                findings: findings.to_vec(),
+                repaired: None,
+            });
+        } else {
+            self.raise(at, key, signal, findings);
+        }
+    }
+
+    fn raise(&mut self, at: Instant, key: Key, signal: &Signal, findings: &[Finding]) {
+        if self.raised.len() >= RAISED && !self.raised.contains_key(&key) {
+            self.raised.pop_last();
+        }
+        let raised = self.raised.entry(key).or_insert_with(|| Raised {
+            since: at,
+            told: at,
+            signal: signal.clone(),
+            findings: Vec::new(),
+        });
+        (raised.told, raised.signal) = (at, signal.clone());
+        raised.findings = findings.to_vec();
+    }
+
+    /// A level is over. What it meant is in force for a clean spell longer.
+    fn clear(&mut self, at: Instant, key: Key) {
+        if let Some(raised) = self.raised.remove(&key) {
+            self.see(Seen {
+                at,
+                key,
+                findings: raised.findings,
+                repaired: Some(at),
+            });
+        }
+        if key.kind == Kind::RecoveryAction {
+            self.repair(at, |seen, action| {
+                seen.key.device == key.device && action == Action::ResetGpu
+            });
+        }
+    }
+
+    /// The probes began anew: levels that still hold are raised again at once. What was seen before
+    /// the node booted is repaired where a reboot does it.
+    fn begin(&mut self, at: Instant, rebooted: bool) {
+        let keys: Vec<_> = self.raised.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.clear(at, key));
+        if rebooted {
+            self.repair(at, |_, action| action.is_done_by_reboot());
+        }
+    }
+
+    fn repair(&mut self, at: Instant, does: impl Fn(&Seen, Action) -> bool) {
+        for seen in &mut self.seen {
+            let faults = seen.findings.iter().filter(|finding| finding.counts());
+            let is_done = faults
+                .map(|finding| finding.action)
+                .all(|action| does(seen, action));
+            if seen.repaired.is_none() && is_done {
+                seen.repaired = Some(at);
+            }
+        }
+    }
+
+    fn see(&mut self, seen: Seen) {
+        if self.seen.len() >= SEEN {
+            // What keeps a node withdrawn until its repair is not pushed out by chatter.
+            let chatter = self
+                .seen
+                .iter()
+                .position(|old| !old.waits_for_repair())
+                .unwrap_or(0);
+            self.seen.remove(chatter);
+        }
+        self.seen.push_back(seen);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let since = now - KEPT;
+        self.seen
+            .retain(|seen| seen.waits_for_repair() || seen.repaired.unwrap_or(seen.at) >= since);
+        self.withdrawn.retain(|at| *at >= since);
+    }
+
+    /// Notes a verdict.
+    pub(super) fn reach(
+        &mut self,
+        at: Instant,
+        verdict: Verdict,
+        why: Option<Finding>,
+        lemon: bool,
+    ) {
+        if verdict.withdraws() && !self.verdict.withdraws() {
+            self.withdrawn.push_back(at);
+            if self.withdrawn.len() > WITHDRAWALS {
+                self.withdrawn.pop_front();
+            }
+        }
+        if verdict != self.verdict {
+            self.since = at;
+        }
+        (self.verdict, self.why, self.lemon) = (verdict, why, lemon);
+        if verdict.withdraws() || verdict == Verdict::Healthy {
+            self.held = None;
+        }
+    }
+
+    /// What it amounts to now.
+    pub fn judge(&self, now: Instant, w: &Windows) -> Judged {
+        let mut judged = Judged::default();
+        if self.lemon {
+            judged.verdict = self.verdict;
+            judged.finding.clone_from(&self.why);
+            judged.at = self.since;
+            return judged;
+        }
+        for raised in self.raised.values() {
+            let found = raised.findings.iter().filter(|finding| finding.counts());
+            found.for_each(|finding| judged.hold(finding, now));
+        }
+        for seen in &self.seen {
+            for finding in seen.findings.iter().filter(|finding| finding.counts()) {
+                let until = seen.in_force_until(finding.verdict, w);
+                if until.is_none_or(|until| until > now) {
+                    judged.hold(finding, seen.at);
+                    judged.until = [judged.until, until].into_iter().flatten().min();
+                }
+            }
+        }
+        judged
+    }
+
+    /// How often it was withdrawn lately.
+    pub fn withdrawals(&self, now: Instant, w: &Windows) -> u32 {
+        let since = now - w.lemon_within;
+        let lately = self.withdrawn.iter().filter(|at| **at >= since);
+        u32::try_from(lately.count()).unwrap_or(u32::MAX)
+    }
+
+    /// How often this was seen within `within`, bursts counting once and, with `sticky`, echoes of a
+    /// fault that was not repaired not at all.
+    pub(super) fn times(
+        &self,
+        now: Instant,
+        within: Duration,
+        apart: Duration,
+        is_it: impl Fn(&Seen) -> bool,
+    ) -> u32 {
+        let mut times = 0;
+        let mut last: Option<(Instant, Option<Instant>)> = None;
+        let since = now - within;
+        for seen in self
+            .seen
+            .iter()
+            .filter(|seen| seen.at >= since && is_it(seen))
+        {
+            let is_echo = last.is_some_and(|(at, repaired)| {
+                seen.at.since(at) < apart && repaired.is_none_or(|repaired| repaired > seen.at)
+            });
+            if !is_echo {
+                times += 1;
+                last = Some((seen.at, seen.repaired));
+            }
+        }
+        times
+    }
+}
+
+impl Seen {
+    fn waits_for_repair(&self) -> bool {
+        let faulty = |finding: &Finding| finding.counts() && finding.verdict == Verdict::Faulty;
+        self.repaired.is_none() && self.findings.iter().any(faulty)
+    }
+
+    /// Until when it is in force; none until it is repaired.
+    fn in_force_until(&self, verdict: Verdict, w: &Windows) -> Option<Instant> {
+        let from = self.repaired.unwrap_or(self.at);
+        match verdict {
+            Verdict::Healthy => Some(self.at),
+            Verdict::Suspect => Some(from + w.suspect_for),
+            Verdict::Quarantined => Some(from + w.quarantine_for),
+            Verdict::Faulty => self.repaired.map(|repaired| repaired + w.quarantine_for),
+        }
+    }
+}
+
+impl Judged {
+    fn hold(&mut self, finding: &Finding, at: Instant) {
+        if (finding.verdict, at) > (self.verdict, self.at) || self.finding.is_none() {
+            self.verdict = finding.verdict;
+            self.finding = Some(finding.clone());
+            self.at = at;
+        }
+    }
+}

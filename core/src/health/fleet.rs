@@ -1,0 +1,287 @@
+//! What is known of the health of every node: charts, the log of XIDs that tells software from
+//! hardware, rules, and who is withdrawn.
+//!
+//! A part of the engine's durable state: only facts change it, through the methods that are named
+//! after them, and it holds nothing for a node of which nothing was ever seen.
+
+use super::chart::Chart;
+use super::edited::EditedRule;
+use super::rule::Builtin;
+use super::signal::{Kind, Sign, Signal};
+use super::{Finding, Mode, Verdict, Windows};
+use crate::id::{NodeId, Slot};
+use crate::time::{Duration, Instant};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// XIDs of the whole fleet that are remembered.
+const XIDS: usize = 512;
+/// Signals of the whole fleet that are remembered, for trying rules on.
+const RECENT: usize = 256;
+
+/// A signal that was heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// When.
+    pub at: Instant,
+    /// Of which node.
+    pub node: NodeId,
+    /// What.
+    pub signal: Signal,
+}
+
+/// An XID somewhere in the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct XidSeen {
+    pub(super) at: Instant,
+    pub(super) node: NodeId,
+    pub(super) device: Option<Slot>,
+    pub(super) code: u32,
+}
+
+/// How often a rule found something.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// Findings that counted.
+    pub enforced: u64,
+    /// Findings in shadow mode.
+    pub shadowed: u64,
+    /// The last one.
+    pub last: Instant,
+    /// Where that was.
+    pub node: Option<NodeId>,
+}
+
+/// The health of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Fleet {
+    pub(super) charts: BTreeMap<NodeId, Chart>,
+    pub(super) xids: VecDeque<XidSeen>,
+    pub(super) recent: VecDeque<Heard>,
+    pub(super) rules: BTreeMap<String, EditedRule>,
+    tallies: BTreeMap<String, Tally>,
+    withdrawn: BTreeSet<NodeId>,
+    held: BTreeSet<NodeId>,
+    /// The boot in which each node is, where that is known.
+    pub(super) boots: BTreeMap<NodeId, u64>,
+    /// Nodes that cannot use the checkpoints' storage.
+    pub(super) stranded: BTreeSet<NodeId>,
+}
+
+impl Fleet {
+    /// Takes in a signal of a node and what was made of it.
+    pub fn heard(&mut self, at: Instant, node: &NodeId, signal: &Signal, findings: &[Finding]) {
+        for finding in findings {
+            let tally = self.tallies.entry(finding.rule.clone()).or_default();
+            match finding.mode {
+                Mode::Enforce => tally.enforced += 1,
+                Mode::Shadow | Mode::Off => tally.shadowed += 1,
+            }
+            (tally.last, tally.node) = (at, Some(node.clone()));
+        }
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Heard {
+            at,
+            node: node.clone(),
+            signal: signal.clone(),
+        });
+        if let Sign::Xid { code, .. } = &signal.sign {
+            if self.xids.len() >= XIDS {
+                self.xids.pop_front();
+            }
+            self.xids.push_back(XidSeen {
+                at,
+                node: node.clone(),
+                device: signal.device,
+                code: *code,
+            });
+        }
+        let kind = signal.sign.kind();
+        let begins = kind == Kind::ProbesStarted;
+        let mut rebooted = false;
+        if let Sign::ProbesStarted { boot } = signal.sign {
+            let before = self.boots.insert(node.clone(), boot);
+            rebooted = before.is_some_and(|before| before != boot);
+        }
+        let chart = match self.charts.get_mut(node) {
+            Some(chart) => chart,
+            None if signal.cleared || begins => return,
+            None => self.charts.entry(node.clone()).or_default(),
+        };
+        chart.take(at, signal, findings, rebooted);
+        if begins || kind == Kind::StorageFailing {
+            self.storage_failed(
+                node,
+                kind == Kind::StorageFailing && !signal.cleared,
+                findings,
+            );
+        }
+    }
+
+    /// Once so many nodes cannot use the storage that it is the storage, none of them is at fault.
+    fn storage_failed(&mut self, node: &NodeId, fails: bool, findings: &[Finding]) {
+        if !fails {
+            self.stranded.remove(node);
+            return;
+        }
+        self.stranded.insert(node.clone());
+        let rule = Builtin::StorageFailing.name();
+        let acquits =
+            |finding: &Finding| finding.rule == rule && finding.verdict == Verdict::Healthy;
+        if !findings.iter().any(acquits) {
+            return;
+        }
+        for node in &self.stranded {
+            let chart = self.charts.get_mut(node).into_iter();
+            let raised = chart.flat_map(|chart| chart.raised.values_mut());
+            let found = raised.flat_map(|raised| &mut raised.findings);
+            for finding in found.filter(|finding| finding.rule == rule) {
+                finding.verdict = Verdict::Healthy;
+            }
+        }
+    }
+
+    /// Notes a verdict.
+    pub fn reached(
+        &mut self,
+        at: Instant,
+        node: &NodeId,
+        verdict: Verdict,
+        why: Option<&Finding>,
+        lemon: bool,
+    ) {
+        let chart = self.charts.entry(node.clone()).or_default();
+        chart.reach(at, verdict, why.cloned(), lemon);
+        if chart.held.is_none() {
+            self.held.remove(node);
+        }
+        if verdict.withdraws() {
+            self.withdrawn.insert(node.clone());
+        } else {
+            self.withdrawn.remove(node);
+        }
+    }
+
+    /// Notes what a node would have been withdrawn for (S8).
+    pub fn held_back(&mut self, node: &NodeId, finding: &Finding) {
+        if let Some(chart) = self.charts.get_mut(node) {
+            chart.held = Some(finding.clone());
+            self.held.insert(node.clone());
+        }
+    }
+
+    /// An admin says that a node can be used: what was held against it is forgotten (S11).
+    pub fn lifted(&mut self, node: &NodeId) {
+        self.charts.remove(node);
+        for nodes in [&mut self.withdrawn, &mut self.held, &mut self.stranded] {
+            nodes.remove(node);
+        }
+    }
+
+    /// Takes in a rule.
+    pub fn set(&mut self, rule: &EditedRule) {
+        self.rules.insert(rule.name.clone(), rule.clone());
+    }
+
+    /// Removes a rule of an admin's own, or sets one that is built in back to its default.
+    pub fn unset(&mut self, name: &str) {
+        self.rules.remove(name);
+        self.tallies.remove(name);
+    }
+
+    /// What is known of a node; none where nothing is.
+    pub fn chart(&self, node: &NodeId) -> Option<&Chart> {
+        self.charts.get(node)
+    }
+
+    /// What is made of a node.
+    pub fn verdict(&self, node: &NodeId) -> Verdict {
+        self.charts
+            .get(node)
+            .map_or(Verdict::Healthy, |chart| chart.verdict)
+    }
+
+    /// Every node of which something was seen.
+    pub fn charts(&self) -> impl Iterator<Item = (&NodeId, &Chart)> {
+        self.charts.iter()
+    }
+
+    /// The nodes that are withdrawn (S3).
+    pub const fn withdrawn(&self) -> &BTreeSet<NodeId> {
+        &self.withdrawn
+    }
+
+    /// The nodes that would be withdrawn, had the breaker allowed it (S8).
+    pub const fn held(&self) -> &BTreeSet<NodeId> {
+        &self.held
+    }
+
+    /// The nodes that cannot use the checkpoints' storage.
+    pub const fn stranded(&self) -> &BTreeSet<NodeId> {
+        &self.stranded
+    }
+
+    /// The last signals of the fleet, oldest first.
+    pub fn recent(&self) -> impl Iterator<Item = &Heard> {
+        self.recent.iter()
+    }
+
+    /// What admins said of rules, by name.
+    pub const fn rules(&self) -> &BTreeMap<String, EditedRule> {
+        &self.rules
+    }
+
+    /// How often a rule found something.
+    pub fn tally(&self, rule: &str) -> Tally {
+        self.tallies.get(rule).cloned().unwrap_or_default()
+    }
+
+    /// Whether a rule that is built in acts.
+    pub fn mode(&self, rule: Builtin) -> Mode {
+        self.rules
+            .get(rule.name())
+            .map_or(rule.rule().mode, |edited| edited.mode)
+    }
+
+    /// On how many units this XID was seen within a burst before or after `at`.
+    pub(super) fn units(
+        &self,
+        at: Instant,
+        code: u32,
+        burst: Duration,
+    ) -> BTreeSet<(&NodeId, Option<Slot>)> {
+        let near = |xid: &&XidSeen| {
+            xid.code == code && xid.at.since(at) <= burst && at.since(xid.at) <= burst
+        };
+        let units = self.xids.iter().filter(near);
+        units.map(|xid| (&xid.node, xid.device)).collect()
+    }
+
+    /// Whether a withdrawal of one more node keeps to the share of the fleet that automation may
+    /// withdraw (S8).
+    pub fn may_withdraw(&self, nodes: usize, share: f64) -> bool {
+        self.withdrawn.len() < most_withdrawn(nodes, share)
+    }
+
+    /// Whether a node that is withdrawn for the next time has been too often (a lemon).
+    pub fn turns_lemon(&self, now: Instant, node: &NodeId, w: &Windows) -> bool {
+        let before = self
+            .charts
+            .get(node)
+            .map_or(0, |chart| chart.withdrawals(now, w));
+        self.mode(Builtin::Lemon) == Mode::Enforce && before + 1 >= w.lemon_after
+    }
+}
+
+/// How many of a fleet of `nodes` automation may withdraw at once (S8).
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a number of nodes, rounded down"
+)]
+pub fn most_withdrawn(nodes: usize, share: f64) -> usize {
+    (nodes as f64 * share.clamp(0.0, 1.0)) as usize
+}

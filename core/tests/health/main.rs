@@ -1,0 +1,137 @@
+//! The rules of health as tables: signals in, findings and verdicts out.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test says what is wrong by panicking"
+)]
+
+mod docs;
+mod expressions;
+mod gauge;
+mod kernel_log;
+mod rules;
+mod signals;
+mod xid;
+
+use rebloom_core::health::chart::Judged;
+use rebloom_core::health::edited::{EditedRule, OwnRule};
+use rebloom_core::health::expression::Expression;
+use rebloom_core::health::fleet::Fleet;
+use rebloom_core::health::signal::{Sign, Signal};
+use rebloom_core::health::{Action, Examined, Finding, Mode, Verdict, Windows};
+use rebloom_core::id::{NodeId, Slot};
+use rebloom_core::report::NodeFacts;
+use rebloom_core::time::{Duration, Instant};
+use std::collections::BTreeMap;
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn facts(name: &str) -> NodeFacts {
+    NodeFacts {
+        node: node(name),
+        slots: 8,
+        gpus: vec!["NVIDIA A100-SXM4-80GB".to_owned(); 8],
+        store_address: format!("{name}:1"),
+        host: format!("{name}.cluster"),
+        cores: 64,
+        memory: 1 << 39,
+        nccl: None,
+        labels: BTreeMap::new(),
+    }
+}
+
+const fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(60 * minutes)
+}
+
+fn xid(device: u32, code: u32, detail: &str) -> Signal {
+    let detail = detail.to_owned();
+    Signal::raised(Some(Slot(device)), Sign::Xid { code, detail })
+}
+
+fn on(device: u32, sign: Sign) -> Signal {
+    Signal::raised(Some(Slot(device)), sign)
+}
+
+fn over(mut signal: Signal) -> Signal {
+    signal.cleared = true;
+    signal
+}
+
+/// A fleet that is told signals, one after the other.
+struct Bench {
+    fleet: Fleet,
+    now: Instant,
+    windows: Windows,
+    programs: BTreeMap<String, Expression>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            fleet: Fleet::default(),
+            now: Instant::ZERO + Duration::from_secs(1_000_000),
+            windows: Windows::default(),
+            programs: BTreeMap::new(),
+        }
+    }
+
+    fn wait(&mut self, time: Duration) -> &mut Self {
+        self.now = self.now + time;
+        self
+    }
+
+    /// What is made of a signal; none where it is no news.
+    fn tell(&mut self, name: &str, signal: &Signal) -> Option<Vec<Finding>> {
+        signal.check().unwrap();
+        let examined = self.fleet.examine(
+            self.now,
+            (&facts(name), false),
+            signal,
+            &self.windows,
+            &self.programs,
+        );
+        let Examined::News { findings, failed } = examined else {
+            return None;
+        };
+        assert_eq!(failed, 0);
+        self.fleet.heard(self.now, &node(name), signal, &findings);
+        Some(findings)
+    }
+
+    /// The names of the rules that found something.
+    fn rules(&mut self, name: &str, signal: &Signal) -> Vec<String> {
+        let findings = self.tell(name, signal).expect("news");
+        findings.into_iter().map(|finding| finding.rule).collect()
+    }
+
+    fn judged(&self, name: &str) -> Judged {
+        let chart = self.fleet.chart(&node(name));
+        chart
+            .map(|chart| chart.judge(self.now, &self.windows))
+            .unwrap_or_default()
+    }
+
+    fn verdict(&self, name: &str) -> Verdict {
+        self.judged(name).verdict
+    }
+
+    fn set(&mut self, name: &str, mode: Mode, when: Option<&str>, verdict: Verdict) {
+        let rule = EditedRule {
+            name: name.to_owned(),
+            mode,
+            own: when.map(|when| OwnRule {
+                when: when.to_owned(),
+                verdict,
+                action: Action::ContactSupport,
+            }),
+        };
+        if let Some(program) = rule.check().unwrap() {
+            self.programs.insert(rule.name.clone(), program);
+        }
+        self.fleet.set(&rule);
+    }
+}

@@ -1,0 +1,479 @@
+//! What the rules make of signals and of their history, and how verdicts come and go.
+
+use super::{Bench, minutes, node, on, over, xid};
+use rebloom_core::health::rule::{Builtin, RULES};
+use rebloom_core::health::signal::{Headroom, Kind, Probe, Recovery, Sign, Signal, Throttle};
+use rebloom_core::health::{Action, Mode, Verdict};
+use rebloom_core::time::Duration;
+
+const REG0_HARDWARE: &str =
+    "NVLink: fatal error detected on link 3(0x10000, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0)";
+
+fn of_node(sign: Sign) -> Signal {
+    Signal::raised(None, sign)
+}
+
+fn boot(boot: u64) -> Signal {
+    of_node(Sign::ProbesStarted { boot })
+}
+
+fn throttled(nanos: u64) -> Signal {
+    let reason = Throttle::Thermal;
+    on(2, Sign::Throttled { reason, nanos })
+}
+
+fn failing() -> Signal {
+    of_node(Sign::StorageFailing {
+        error: "no such device".to_owned(),
+    })
+}
+
+/// One signal alone: the rule, and what becomes of the node.
+#[test]
+fn a_single_signal() {
+    let ecc = |volatile, sram| on(0, Sign::EccUncorrected { volatile, sram });
+    let rows = |pending, failed| {
+        on(
+            0,
+            Sign::RowRemap {
+                rows: 1,
+                pending,
+                failed,
+            },
+        )
+    };
+    let storage = |of| {
+        of_node(Sign::Storage {
+            of,
+            left: 1,
+            total: 100,
+        })
+    };
+    let action = |action| on(0, Sign::RecoveryAction { action });
+    let second = 1_000_000_000;
+    let cases: Vec<(Signal, &[&str], Verdict)> = vec![
+        (xid(0, 79, ""), &["xid_fatal"], Verdict::Faulty),
+        (xid(0, 48, ""), &["xid_fatal"], Verdict::Faulty),
+        (xid(0, 54, ""), &["xid_fatal"], Verdict::Faulty),
+        (xid(0, 61, ""), &["xid_fatal"], Verdict::Faulty),
+        (xid(0, 151, ""), &["xid_fatal"], Verdict::Faulty),
+        (xid(0, 31, ""), &["xid_once"], Verdict::Healthy),
+        (xid(0, 94, ""), &["xid_once"], Verdict::Healthy),
+        (xid(0, 45, ""), &["xid_once"], Verdict::Healthy),
+        (xid(0, 63, ""), &[], Verdict::Healthy),
+        (xid(0, 154, ""), &[], Verdict::Healthy),
+        (xid(0, 78, ""), &["xid_software"], Verdict::Suspect),
+        (xid(0, 159, ""), &["xid_software"], Verdict::Suspect),
+        (xid(0, 74, REG0_HARDWARE), &["nvlink_xid"], Verdict::Suspect),
+        (
+            xid(0, 74, "link 1(0x2, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0)"),
+            &["nvlink_xid_fatal"],
+            Verdict::Faulty,
+        ),
+        (
+            xid(0, 145, "RLW Nonfatal XC1"),
+            &["nvlink_xid"],
+            Verdict::Suspect,
+        ),
+        (
+            xid(0, 145, "RLW Fatal XC1"),
+            &["nvlink_xid_fatal"],
+            Verdict::Faulty,
+        ),
+        (
+            action(Recovery::Reset),
+            &["recovery_action"],
+            Verdict::Faulty,
+        ),
+        (
+            action(Recovery::Reboot),
+            &["recovery_action"],
+            Verdict::Faulty,
+        ),
+        (
+            action(Recovery::DrainAndReset),
+            &["recovery_action"],
+            Verdict::Faulty,
+        ),
+        (
+            action(Recovery::RecoverDomain),
+            &["recovery_action"],
+            Verdict::Faulty,
+        ),
+        (
+            action(Recovery::ResetBus),
+            &["recovery_action"],
+            Verdict::Faulty,
+        ),
+        (
+            action(Recovery::RebootSystem),
+            &["recovery_action"],
+            Verdict::Faulty,
+        ),
+        (
+            action(Recovery::DrainPeers),
+            &["recovery_drain"],
+            Verdict::Quarantined,
+        ),
+        (on(0, Sign::GpuLost), &["gpu_lost"], Verdict::Faulty),
+        (ecc(1, 0), &["ecc_uncorrected"], Verdict::Suspect),
+        (ecc(0, 4), &["ecc_uncorrected"], Verdict::Suspect),
+        (ecc(0, 5), &["ecc_sram"], Verdict::Faulty),
+        (rows(true, false), &["row_remap_pending"], Verdict::Suspect),
+        (rows(true, true), &["row_remap_failed"], Verdict::Faulty),
+        (throttled(30 * second), &["throttled"], Verdict::Suspect),
+        (
+            throttled(600 * second),
+            &["throttled_long"],
+            Verdict::Quarantined,
+        ),
+        (
+            on(0, Sign::PcieReplays { per_minute: 9 }),
+            &["pcie_replays"],
+            Verdict::Suspect,
+        ),
+        (
+            on(
+                0,
+                Sign::NvLinkErrors {
+                    link: 1,
+                    per_minute: 1,
+                },
+            ),
+            &["nvlink_errors"],
+            Verdict::Suspect,
+        ),
+        (
+            on(0, Sign::NvLinkDown { link: 1 }),
+            &["nvlink_down"],
+            Verdict::Faulty,
+        ),
+        (
+            of_node(Sign::HostMemory {
+                available: 1,
+                total: 100,
+            }),
+            &["host_memory"],
+            Verdict::Suspect,
+        ),
+        (storage(Headroom::Space), &["storage_low"], Verdict::Healthy),
+        (
+            storage(Headroom::Inodes),
+            &["storage_low"],
+            Verdict::Healthy,
+        ),
+        (storage(Headroom::Quota), &["storage_low"], Verdict::Healthy),
+        (failing(), &["storage_failing"], Verdict::Quarantined),
+        (
+            of_node(Sign::ClockSkew { nanos: -2 }),
+            &["clock_skew"],
+            Verdict::Suspect,
+        ),
+        (
+            // In shadow mode: found, and counted for nothing.
+            of_node(Sign::ProbeHung {
+                probe: Probe::Gpu,
+                nanos: 60 * second,
+            }),
+            &["probe_hung"],
+            Verdict::Healthy,
+        ),
+    ];
+    let mut kinds: Vec<_> = cases
+        .iter()
+        .map(|(signal, ..)| signal.sign.kind())
+        .collect();
+    kinds.push(Kind::ProbesStarted);
+    kinds.sort();
+    kinds.dedup();
+    assert_eq!(kinds.len(), Kind::ALL.len(), "a case for every kind");
+    for (signal, rules, verdict) in cases {
+        let mut bench = Bench::new();
+        assert_eq!(bench.rules("n1", &signal), rules, "{signal}");
+        assert_eq!(bench.verdict("n1"), verdict, "{signal}");
+    }
+}
+
+#[test]
+fn the_table_is_in_order_and_names_are_unique() {
+    for (at, rule) in RULES.iter().enumerate() {
+        assert_eq!(rule.id as usize, at, "{}", rule.name);
+        assert_eq!(Builtin::from_name(rule.name), Some(rule.id));
+    }
+}
+
+#[test]
+fn the_same_unit_again_is_its_hardware() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.rules("n1", &xid(3, 31, "")), ["xid_once"]);
+    // Within the burst it is the same event.
+    assert!(bench.wait(minutes(2)).tell("n1", &xid(3, 31, "")).is_none());
+    // Another unit, and another code, are something else.
+    assert_eq!(
+        bench.wait(minutes(10)).rules("n1", &xid(4, 31, "")),
+        ["xid_once"]
+    );
+    assert_eq!(bench.rules("n1", &xid(3, 13, "")), ["xid_once"]);
+    assert_eq!(
+        bench.wait(minutes(10)).rules("n1", &xid(3, 31, "")),
+        ["xid_again"]
+    );
+    assert_eq!(bench.verdict("n1"), Verdict::Quarantined);
+    assert_eq!(
+        bench.judged("n1").finding.unwrap().action,
+        Action::RunDiagnostics
+    );
+    // A day later it is forgotten.
+    let mut bench = Bench::new();
+    bench.rules("n1", &xid(3, 31, ""));
+    assert_eq!(
+        bench.wait(minutes(25 * 60)).rules("n1", &xid(3, 31, "")),
+        ["xid_once"]
+    );
+}
+
+#[test]
+fn many_units_are_the_software() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.rules("n1", &xid(0, 13, "")), ["xid_once"]);
+    assert_eq!(bench.rules("n2", &xid(0, 13, "")), ["xid_once"]);
+    assert_eq!(bench.rules("n3", &xid(0, 13, "")), ["xid_many_units"]);
+    assert_eq!(bench.rules("n4", &xid(7, 13, "")), ["xid_many_units"]);
+    // Nobody is charged with that burst, not even those who spoke before it was one.
+    bench.wait(minutes(30));
+    for name in ["n1", "n2", "n3", "n4"] {
+        let device = if name == "n4" { 7 } else { 0 };
+        assert_eq!(bench.verdict(name), Verdict::Healthy);
+        bench.wait(minutes(10));
+        assert_eq!(
+            bench.rules(name, &xid(device, 13, "")),
+            ["xid_once"],
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_clean_up_after_another_xid_is_its_echo() {
+    let mut bench = Bench::new();
+    bench.rules("n1", &xid(3, 48, ""));
+    assert!(bench.rules("n1", &xid(3, 45, "")).is_empty());
+    assert_eq!(bench.rules("n1", &xid(4, 45, "")), ["xid_once"]);
+}
+
+#[test]
+fn nvlink_errors_again() {
+    let mut bench = Bench::new();
+    bench.rules("n1", &xid(3, 74, REG0_HARDWARE));
+    bench.wait(minutes(30));
+    assert_eq!(
+        bench.rules("n1", &xid(3, 74, REG0_HARDWARE)),
+        ["nvlink_xid_fatal"]
+    );
+    let mut bench = Bench::new();
+    bench.rules("n1", &xid(3, 145, "Nonfatal"));
+    bench.wait(minutes(30));
+    assert_eq!(
+        bench.rules("n1", &xid(3, 145, "Nonfatal")),
+        ["nvlink_xid_again"]
+    );
+    assert_eq!(bench.verdict("n1"), Verdict::Quarantined);
+}
+
+#[test]
+fn a_fault_speaks_until_it_is_repaired_and_a_unit_that_faults_five_times_is_replaced() {
+    let mut bench = Bench::new();
+    bench.tell("n1", &boot(1)).unwrap();
+    // Echoes of one fault within the sticky window count once, however many there are.
+    for _ in 0..8 {
+        assert_eq!(bench.rules("n1", &xid(3, 119, "")), ["xid_fatal"]);
+        bench.wait(minutes(10));
+    }
+    // Repaired by a reboot, it faults again, and again.
+    let mut last = Vec::new();
+    for at in 0..4 {
+        bench.wait(minutes(20)).tell("n1", &boot(2 + at)).unwrap();
+        last = bench.wait(minutes(60)).rules("n1", &xid(3, 119, ""));
+    }
+    assert_eq!(last, ["xid_fatal", "xid_repeated"]);
+    // From now on no reboot brings it back.
+    bench.wait(minutes(20));
+    bench.tell("n1", &boot(9)).unwrap();
+    bench.wait(minutes(24 * 60 * 20));
+    assert_eq!(bench.verdict("n1"), Verdict::Faulty);
+}
+
+#[test]
+fn a_faulty_node_is_faulty_until_it_booted_and_was_clean_for_a_while() {
+    let mut bench = Bench::new();
+    bench.tell("n1", &boot(1)).unwrap();
+    bench.rules("n1", &xid(3, 79, ""));
+    bench.wait(minutes(24 * 60 * 3));
+    assert_eq!(
+        bench.verdict("n1"),
+        Verdict::Faulty,
+        "time alone repairs nothing"
+    );
+    // An agent that is started anew on a node that was not rebooted repairs nothing either.
+    assert!(bench.tell("n1", &boot(1)).is_none());
+    bench.wait(minutes(120));
+    assert_eq!(bench.verdict("n1"), Verdict::Faulty);
+    bench.tell("n1", &boot(2)).unwrap();
+    bench.wait(minutes(59));
+    assert_eq!(bench.verdict("n1"), Verdict::Faulty, "it has to stay clean");
+    let judged = bench.judged("n1");
+    assert_eq!(judged.until, Some(bench.now + minutes(1)));
+    bench.wait(minutes(1));
+    assert_eq!(bench.verdict("n1"), Verdict::Healthy);
+}
+
+#[test]
+fn the_drivers_vote_ends_with_the_driver() {
+    let mut bench = Bench::new();
+    let vote = on(
+        3,
+        Sign::RecoveryAction {
+            action: Recovery::Reset,
+        },
+    );
+    bench.rules("n1", &xid(3, 119, ""));
+    bench.rules("n1", &vote);
+    // The GPU was reset: the driver asks for nothing any more, which also answers the XID.
+    bench.wait(minutes(20)).tell("n1", &over(vote)).unwrap();
+    assert_eq!(bench.verdict("n1"), Verdict::Faulty);
+    bench.wait(minutes(60));
+    assert_eq!(bench.verdict("n1"), Verdict::Healthy);
+}
+
+#[test]
+fn a_level_is_in_force_while_it_is_raised_and_a_clean_spell_longer() {
+    let mut bench = Bench::new();
+    let hot = throttled(30_000_000_000);
+    bench.rules("n1", &hot);
+    bench.wait(minutes(300));
+    assert_eq!(bench.verdict("n1"), Verdict::Suspect);
+    bench.tell("n1", &over(hot.clone())).unwrap();
+    assert!(
+        bench.tell("n1", &over(hot)).is_none(),
+        "it is over only once"
+    );
+    bench.wait(minutes(9));
+    assert_eq!(bench.verdict("n1"), Verdict::Suspect);
+    bench.wait(minutes(1));
+    assert_eq!(bench.verdict("n1"), Verdict::Healthy);
+}
+
+#[test]
+fn what_flickers_is_a_fault_of_its_own() {
+    let mut bench = Bench::new();
+    let replays = on(1, Sign::PcieReplays { per_minute: 20 });
+    for expected in [
+        vec!["pcie_replays"],
+        vec!["pcie_replays"],
+        vec!["pcie_replays", "flapping"],
+    ] {
+        assert_eq!(bench.wait(minutes(5)).rules("n1", &replays), expected);
+        bench
+            .wait(minutes(5))
+            .tell("n1", &over(replays.clone()))
+            .unwrap();
+    }
+    assert_eq!(bench.verdict("n1"), Verdict::Quarantined);
+    // Slowly it may.
+    let mut bench = Bench::new();
+    for _ in 0..6 {
+        assert_eq!(
+            bench.wait(minutes(35)).rules("n1", &replays),
+            ["pcie_replays"]
+        );
+        bench
+            .wait(minutes(1))
+            .tell("n1", &over(replays.clone()))
+            .unwrap();
+    }
+}
+
+#[test]
+fn storage_that_fails_on_many_nodes_is_the_storage() {
+    let mut bench = Bench::new();
+    bench.rules("n1", &failing());
+    bench.rules("n2", &failing());
+    assert_eq!(bench.verdict("n2"), Verdict::Quarantined);
+    let third = bench.tell("n3", &failing()).unwrap();
+    assert_eq!(third[0].verdict, Verdict::Healthy);
+    for name in ["n1", "n2", "n3"] {
+        assert_eq!(bench.verdict(name), Verdict::Healthy, "{name}");
+    }
+    // It works again for all but one, whose own fault it is the next time.
+    for name in ["n1", "n2", "n3"] {
+        bench.wait(minutes(1)).tell(name, &over(failing())).unwrap();
+    }
+    bench.wait(minutes(120)).tell("n2", &failing()).unwrap();
+    assert_eq!(bench.verdict("n2"), Verdict::Quarantined);
+}
+
+#[test]
+fn the_same_again_is_no_news_and_a_moving_value_now_and_then() {
+    let mut bench = Bench::new();
+    let memory = |available| {
+        of_node(Sign::HostMemory {
+            available,
+            total: 1000,
+        })
+    };
+    bench.tell("n1", &memory(20)).unwrap();
+    assert!(bench.tell("n1", &memory(20)).is_none());
+    assert!(bench.wait(minutes(1)).tell("n1", &memory(19)).is_none());
+    assert!(bench.wait(minutes(3)).tell("n1", &memory(18)).is_some());
+    // What asks for another action is news at once.
+    let vote = |action| on(0, Sign::RecoveryAction { action });
+    bench.tell("n1", &vote(Recovery::Reset)).unwrap();
+    assert!(bench.tell("n1", &vote(Recovery::Reboot)).is_some());
+}
+
+#[test]
+fn modes_and_rules_of_admins() {
+    let mut bench = Bench::new();
+    bench.set("xid_fatal", Mode::Shadow, None, Verdict::Healthy);
+    let found = bench.tell("n1", &xid(0, 79, "")).unwrap();
+    assert_eq!(found[0].mode, Mode::Shadow);
+    assert_eq!(bench.verdict("n1"), Verdict::Healthy);
+    assert_eq!(bench.fleet.tally("xid_fatal").shadowed, 1);
+    bench.set("xid_fatal", Mode::Off, None, Verdict::Healthy);
+    assert!(
+        bench
+            .wait(minutes(10))
+            .rules("n1", &xid(0, 79, ""))
+            .is_empty()
+    );
+    // An admin's rule takes what no rule that is built in takes.
+    let when = "signal.kind == 'xid' && signal.code == 63 && node.again >= 2";
+    bench.set("remaps", Mode::Enforce, Some(when), Verdict::Quarantined);
+    assert!(bench.rules("n2", &xid(0, 63, "")).is_empty());
+    assert_eq!(
+        bench.wait(minutes(10)).rules("n2", &xid(0, 63, "")),
+        ["remaps"]
+    );
+    assert_eq!(bench.verdict("n2"), Verdict::Quarantined);
+    assert_eq!(bench.fleet.tally("remaps").enforced, 1);
+}
+
+#[test]
+fn what_an_admin_lifts_is_forgotten_and_a_chart_stays_small() {
+    let mut bench = Bench::new();
+    bench.rules("n1", &xid(0, 79, ""));
+    // Chatter does not push the fault out.
+    for at in 0..200_u32 {
+        let code = [13, 31, 45][at as usize % 3];
+        bench.wait(minutes(4)).tell("n1", &xid(at % 8, code, ""));
+    }
+    assert_eq!(bench.verdict("n1"), Verdict::Faulty);
+    let bytes = serde_json::to_vec(bench.fleet.chart(&node("n1")).unwrap()).unwrap();
+    assert!(bytes.len() < 16 << 10, "{} bytes", bytes.len());
+    bench.fleet.lifted(&node("n1"));
+    assert_eq!(bench.verdict("n1"), Verdict::Healthy);
+    assert_eq!(
+        bench.rules("n1", &throttled(Duration::from_secs(30).as_nanos() as u64)),
+        ["throttled"]
+    );
+}
