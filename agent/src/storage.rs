@@ -6,7 +6,7 @@
 //! nothing outside that directory is ever removed.
 
 use rebloom_core::cause::Unsound;
-use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, Shard};
+use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::id::{Digest, RunId};
 use rebloom_runtime::files;
 use sha2::{Digest as _, Sha256};
@@ -169,7 +169,7 @@ fn load(path: &Path, run: &RunId, id: CheckpointId) -> Result<Manifest, StorageE
         .map_err(io_error("read", path))?;
     let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|error| io_error("understand", path)(error.into()))?;
-    let fits = manifest.version == MANIFEST_VERSION && manifest.run == *run && manifest.id == id;
+    let fits = manifest.is_known() && manifest.run == *run && manifest.id == id;
     if fits && manifest.is_whole() {
         Ok(manifest)
     } else {

@@ -1,14 +1,17 @@
 //! The command line.
 
 mod health;
+mod model;
 
 pub(crate) use health::{HealthCommand, RulesCommand};
+pub(crate) use model::{Dtype, Eval, Generate, ModelCommand, Which};
 
 use crate::client::Target;
 use crate::failure::EXIT_CODES;
 use crate::format::Output;
 use clap::{Args, Parser, Subcommand};
 use rebloom_core::id::{NodeId, RunId};
+use rebloom_core::layout::Layout;
 use std::path::PathBuf;
 
 /// Rebloom keeps a large training run alive.
@@ -82,6 +85,19 @@ pub(crate) enum Command {
     /// Make training data from text, and check it
     #[command(subcommand)]
     Data(DataCommand),
+    /// Take models in from Hugging Face, and give them out
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Let a model write: a run's newest checkpoint, or any weights with --from
+    #[command(
+        after_help = "Example:\n  rebloom generate bloom-small --prompt 'All human beings'\n  rebloom generate --from bloom-560m --prompt 'Il était une fois' --temperature 0.8 --top-p 0.9 --seed 7"
+    )]
+    Generate(Generate),
+    /// Measure how well a model predicts held-out text, language by language
+    #[command(
+        after_help = "Example:\n  rebloom eval bloom-small --text held-out   # held-out/fr.txt, held-out/sw/*.txt...\n  rebloom eval --from bloom-560m --text held-out -o json"
+    )]
+    Eval(Eval),
     /// Print completions for a shell
     #[command(after_help = "Example:\n  rebloom completions bash > /etc/bash_completion.d/rebloom")]
     Completions {
@@ -168,8 +184,16 @@ pub(crate) enum RunCommand {
         now: bool,
     },
     /// Let a stopped, failed or parked run go on, with fresh budgets
-    #[command(after_help = "Example:\n  rebloom run resume night-run")]
-    Resume(OneRun),
+    #[command(
+        after_help = "Example:\n  rebloom run resume night-run\n  rebloom run resume night-run --layout 2x1x4   # the same state on other ranks"
+    )]
+    Resume {
+        #[command(flatten)]
+        run: OneRun,
+        /// Go on in another layout: tensor x pipeline x data
+        #[arg(long, value_name = "TPxPPxDP", value_parser = layout)]
+        layout: Option<Layout>,
+    },
     /// Print what a rank wrote to its standard output and error
     #[command(after_help = "Example:\n  rebloom run logs night-run --rank 3 --tail 50 --follow")]
     Logs {
@@ -214,6 +238,19 @@ pub(crate) enum ChronicleFormat {
     Md,
     /// One page of HTML.
     Html,
+}
+
+/// A layout as `2x1x4`.
+fn layout(text: &str) -> Result<Layout, String> {
+    let sizes: Option<Vec<u32>> = text.split('x').map(|size| size.parse().ok()).collect();
+    match sizes.as_deref() {
+        Some(&[tensor, pipeline, data]) => Ok(Layout {
+            tensor,
+            pipeline,
+            data,
+        }),
+        _ => Err("is not three numbers such as 2x1x4".to_owned()),
+    }
 }
 
 /// A node by name.

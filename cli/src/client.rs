@@ -7,6 +7,7 @@ use rebloom_core::engine::{Answer, HealthRuleView, NodeView, RuleHit, RunState, 
 use rebloom_core::health::Mode;
 use rebloom_core::health::edited::OwnRule;
 use rebloom_core::id::{NodeId, RunId};
+use rebloom_core::layout::Layout;
 use rebloom_core::order::Stop;
 use rebloom_core::spec::RunSpec;
 use rebloom_core::time::Instant;
@@ -214,9 +215,14 @@ impl Client {
     }
 
     /// Lets a run go on.
-    pub(crate) async fn resume(&self, run: &RunId) -> Result<Answer, Failure> {
+    pub(crate) async fn resume(
+        &self,
+        run: &RunId,
+        layout: Option<Layout>,
+    ) -> Result<Answer, Failure> {
         let request = wire::ResumeRunRequest {
             run: run.to_string(),
+            layout: layout.map(Into::into),
         };
         self.call(self.inner.clone().resume_run(request)).await
     }

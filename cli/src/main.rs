@@ -12,6 +12,7 @@ mod failure;
 mod format;
 mod health;
 mod logs;
+mod model;
 mod node;
 mod run;
 mod spec_file;
@@ -60,6 +61,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Chaos(command) => chaos::run(command, &global).await,
         Command::Tls(command) => tls::run(command),
         Command::Data(command) => data::run(command, global.output),
+        Command::Model(command) => model::run(command, &global).await,
+        Command::Generate(generate) => model::predict::generate(generate, &global).await,
+        Command::Eval(eval) => model::predict::evaluate(eval, &global).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rebloom", &mut script);

@@ -48,10 +48,10 @@ pub(crate) async fn run(command: RunCommand, global: &Global) -> Result<(), Fail
             let how = if now { Stop::Now } else { Stop::Safely };
             answer(&client.stop(&run, how).await?, global.output)
         }
-        RunCommand::Resume(run) => {
+        RunCommand::Resume { run, layout } => {
             let client = target.connect().await?;
             let run = client.meant(run.run.as_ref()).await?.spec.name;
-            answer(&client.resume(&run).await?, global.output)
+            answer(&client.resume(&run, layout).await?, global.output)
         }
         RunCommand::Logs {
             run,
@@ -215,13 +215,7 @@ fn get(run: &RunView, output: Output) -> Result<(), Failure> {
     let layout = spec.layout;
     field(
         "layout",
-        format!(
-            "TP {} x PP {} x DP {}, {}",
-            layout.tensor,
-            layout.pipeline,
-            layout.data,
-            count(layout.world().into(), "rank")
-        ),
+        format!("{layout}, {}", count(layout.world().into(), "rank")),
     );
     field("generation", run.generation.to_string());
     field("step", format!("{} of {}", run.step, spec.train.steps));

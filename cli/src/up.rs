@@ -8,6 +8,8 @@ mod home;
 mod prepare;
 mod supervise;
 
+pub(crate) use supervise::binary;
+
 use crate::args;
 use crate::client::{Client, Target, goes_on};
 use crate::explain;
@@ -174,7 +176,7 @@ impl Session<'_> {
         if goes_on(run.state) {
             line(&format!("run {name} is {}: watching it", run.state));
         } else {
-            client.resume(name).await?;
+            client.resume(name, None).await?;
             let from = newest_sealed(&run).map_or("the beginning".to_owned(), |id| {
                 format!("the checkpoint at step {}", id.step)
             });

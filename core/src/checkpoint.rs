@@ -48,8 +48,12 @@ impl CheckpointId {
     }
 }
 
-/// The version of [`Manifest`] that is written.
-pub const MANIFEST_VERSION: u32 = 1;
+/// The version of [`Manifest`] that is written. Since 2 a shard says of each slice where in the whole
+/// parameter it lies, so that it means the same to every layout.
+pub const MANIFEST_VERSION: u32 = 2;
+
+/// The oldest version that is still read.
+pub const OLDEST_MANIFEST: u32 = 1;
 
 /// What makes a checkpoint whole: every shard with its hash. Written last, so it is the seal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +74,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Whether this build reads checkpoints of its version.
+    pub const fn is_known(&self) -> bool {
+        OLDEST_MANIFEST <= self.version && self.version <= MANIFEST_VERSION
+    }
+
     /// Whether every rank of the layout has its one shard, in order.
     pub fn is_whole(&self) -> bool {
         // A manifest is read from storage: its sizes may be anything, and so may their product.

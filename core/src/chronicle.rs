@@ -154,7 +154,7 @@ fn hours(time: Duration) -> String {
 }
 
 /// Energy and CO2 of a ledger, where the power of the devices is known.
-fn energy(run: &RunView, ledger: &Ledger) -> Option<String> {
+pub fn energy(run: &RunView, ledger: &Ledger) -> Option<String> {
     let cost = run.tariff.of(ledger.device_time())?;
     Some(format!(
         "{:.2} kWh, {:.2} kg CO2e at {:.0} g/kWh",

@@ -19,6 +19,13 @@ pub struct Layout {
     pub data: u32,
 }
 
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (tensor, pipeline, data) = (self.tensor, self.pipeline, self.data);
+        write!(f, "TP {tensor} x PP {pipeline} x DP {data}")
+    }
+}
+
 /// Where a rank stands in its layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Coordinates {

@@ -17,6 +17,10 @@ pub struct RunSpec {
     pub priority: i32,
     /// Shape of the model.
     pub model: Model,
+    /// A folder with weights to begin with, as every node sees it: a Hugging Face model, or a checkpoint
+    /// of another run. None means random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
     /// Shape of the gang.
     pub layout: Layout,
     /// How long and how to train.
@@ -293,6 +297,7 @@ impl RunSpec {
             name: _,
             priority: _,
             model,
+            init,
             layout,
             train,
             data,
@@ -352,6 +357,9 @@ impl RunSpec {
             flaws.within(field, value, least, most);
         }
         flaws.path("checkpoint.directory", &checkpoint.directory);
+        if let Some(init) = init {
+            flaws.path("init", init);
+        }
         data.check(flaws);
     }
 

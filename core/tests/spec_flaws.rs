@@ -19,6 +19,7 @@ fn small() -> RunSpec {
             vocab: 1024,
             sequence: 128,
         },
+        init: None,
         layout: Layout {
             tensor: 2,
             pipeline: 2,
@@ -55,7 +56,13 @@ fn a_sound_spec_has_no_flaw() {
 #[test]
 fn each_flaw_names_the_field_the_value_and_what_would_do() {
     type Spoil = fn(&mut RunSpec);
-    let table: [(Spoil, &str, &str, &str); 17] = [
+    let table: [(Spoil, &str, &str, &str); 18] = [
+        (
+            |s| s.init = Some("model".to_owned()),
+            "init",
+            "`model`",
+            "a path from / on",
+        ),
         (
             |s| s.model.heads = 3,
             "model.heads",

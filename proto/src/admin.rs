@@ -1,7 +1,7 @@
 //! What admins ask and are answered. A refusal travels as a gRPC status whose details carry it, in
 //! the standard form (`google.rpc.Status`), so that other tools can show it too.
 
-use crate::check::{Malformed, code, list, node_id, part, run_id, text};
+use crate::check::{Malformed, code, list, maybe, node_id, part, run_id, text};
 use crate::link::Verified;
 use crate::wire;
 use crate::wire::{answer, refusal};
@@ -131,6 +131,7 @@ impl TryFrom<wire::ResumeRunRequest> for Ask {
     fn try_from(request: wire::ResumeRunRequest) -> Result<Self, Malformed> {
         Ok(Self::Resume {
             run: run_id(request.run, "run")?,
+            layout: maybe(request.layout, "layout")?,
         })
     }
 }

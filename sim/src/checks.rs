@@ -93,6 +93,11 @@ impl Checks {
         {
             (seen.own, seen.fruitless) = (0, 0);
         }
+        if let Fact::LayoutChosen { run, layout } = fact
+            && let Some(seen) = self.runs.get_mut(run)
+        {
+            seen.spec.layout = *layout;
+        }
         if let Fact::RunEnded { run, .. } | Fact::Unplaced { run } = fact
             && let Some(seen) = self.runs.get_mut(run)
         {

@@ -221,7 +221,7 @@ impl World {
                 let node = self.nodes[node].id.clone();
                 self.ask(Ask::Uncordon { node });
             }
-            Undo::Resume { run } => self.ask(Ask::Resume { run }),
+            Undo::Resume { run } => self.ask(Ask::Resume { run, layout: None }),
         }
     }
 
@@ -303,6 +303,7 @@ impl World {
                 Some(RunState::Stopped | RunState::Failed | RunState::Parked) => {
                     asks.push(Ask::Resume {
                         run: spec.name.clone(),
+                        layout: None,
                     });
                 }
                 Some(
@@ -316,7 +317,7 @@ impl World {
             }
         }
         for ask in asks {
-            if let Ask::Resume { run } = &ask {
+            if let Ask::Resume { run, .. } = &ask {
                 self.count_resume(&run.clone());
             }
             self.ask(ask);

@@ -224,6 +224,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             vocab: 64,
             sequence: 16,
         },
+        init: None,
         layout,
         train: Train {
             steps: r.within(1, 30) * r.within(1, 30),

@@ -26,6 +26,7 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             vocab: 512,
             sequence: 32,
         },
+        init: None,
         layout: Layout {
             tensor: 2,
             pipeline: 2,

@@ -1,51 +1,26 @@
 //! Shards: this rank's part of a checkpoint, written whole or not at all, and verified before use.
 //!
-//! A shard is a safetensors file with `weight/`, `exp_avg/` and `exp_avg_sq/` of each slice this rank
-//! owns, by name, and what is needed to go on exactly. It is hashed while it is written and while it
-//! is read. Whether a checkpoint is sealed, and which one to load, is decided elsewhere.
+//! A shard is a safetensors file with `weight/`, `exp_avg/` and `exp_avg_sq/` of each slice that its rank
+//! owns, by name and place in the parameter, so that any layout can load it. It is hashed while it is
+//! written and while it is read. Whether a checkpoint is sealed, and which one to load, is decided elsewhere.
 
+mod facts;
 mod load;
+mod read;
 mod save;
+pub mod slice;
 
-pub use load::{LoadError, load};
+pub use load::{LoadError, begin_with, load};
+pub use read::{Common, Stored, Want};
 pub use save::{Saved, Saver, Snapshot, write};
 
 use crate::shim::bytes;
 use crate::trainer::Trainer;
 use rebloom_core::checkpoint::CheckpointId;
-use rebloom_core::id::{Digest, Rank, RunId};
-use rebloom_core::layout::Layout;
-use rebloom_core::spec::{Model, RunSpec};
-use serde::{Deserialize, Serialize};
+use rebloom_core::id::{Digest, Rank};
+use rebloom_core::spec::RunSpec;
 use sha2::Digest as _;
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-/// What stands in front of the names of weights and moments.
-const KINDS: [&str; 3] = ["weight", "exp_avg", "exp_avg_sq"];
-
-/// The key under which [`Facts`] lie in a shard's metadata.
-const FACTS: &str = "rebloom";
-
-/// The version of [`Facts`] that is written.
-const VERSION: u32 = 1;
-
-/// What a shard says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Facts {
-    version: u32,
-    run: RunId,
-    id: CheckpointId,
-    rank: Rank,
-    layout: Layout,
-    model: Model,
-    seed: u64,
-    samples: u64,
-    /// For each name, which elements of the part that a tensor rank holds.
-    slices: BTreeMap<String, Range<i64>>,
-}
 
 /// The directory of a checkpoint.
 pub fn directory(spec: &RunSpec, id: CheckpointId) -> PathBuf {

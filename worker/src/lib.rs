@@ -7,12 +7,16 @@ pub mod checkpoint;
 pub mod comm;
 pub mod data;
 pub mod driver;
+pub mod hf;
+pub mod infer;
 pub mod link;
 pub mod model;
 pub mod optim;
 pub mod pipeline;
 pub mod shim;
 pub mod solo;
+pub mod tools;
 pub mod trainer;
+pub mod weights;
 
 pub use shim::setup;

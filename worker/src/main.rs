@@ -5,7 +5,7 @@ use rebloom_core::id::{Rank, RunId};
 use rebloom_core::member::Config;
 use rebloom_runtime::standby::Assignment;
 use rebloom_worker::driver::{self, Options};
-use rebloom_worker::solo;
+use rebloom_worker::{solo, tools};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -93,6 +93,15 @@ enum Other {
         #[arg(long, default_value_t = 5)]
         rounds: u64,
     },
+    /// Makes a Hugging Face folder of a checkpoint or of another such folder.
+    #[command(hide = true)]
+    Convert(tools::Convert),
+    /// Goes on after a prompt.
+    #[command(hide = true)]
+    Generate(tools::Generate),
+    /// Scores held-out text.
+    #[command(hide = true)]
+    Evaluate(tools::Evaluate),
 }
 
 /// Something inside went wrong (`EX_SOFTWARE`).
@@ -146,6 +155,9 @@ fn work(command: Command) -> anyhow::Result<()> {
             }),
             ..,
         ) => solo::save::run(&solo::read(&spec)?, &store, rounds, "127.0.0.1"),
+        (Some(Other::Convert(how)), ..) => tools::convert(&how),
+        (Some(Other::Generate(how)), ..) => tools::generate(&how),
+        (Some(Other::Evaluate(how)), ..) => tools::evaluate(&how),
         (None, Some(rank), Some(node)) => become_rank(rank, node),
         (None, ..) => anyhow::bail!("nothing to do"),
     }

@@ -23,7 +23,8 @@ usage: cargo xtask COMMAND
   layers         compare imports with the import table
   tidy           the house rules that no compiler checks
   bench [NAME]   set up, build in release mode, and measure
-  peers          install what the benches compare with (PyTorch's torchrun)
+  peers [--prove]  install what is compared with (PyTorch's torchrun, transformers); --prove builds the worker
+                 and lets transformers open what it exports
 ";
 
 fn main() -> ExitCode {
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         "up" => stages::up(&checkout, rest),
         "bench" => stages::bench(&checkout, rest),
-        "setup" | "test" | "layers" | "tidy" | "peers" if !rest.is_empty() => {
+        "setup" | "test" | "layers" | "tidy" if !rest.is_empty() => {
             eprintln!("`cargo xtask {command}` takes no arguments\n\n{USAGE}");
             return ExitCode::from(2);
         }
@@ -44,7 +45,14 @@ fn main() -> ExitCode {
         "test" => stages::test(&checkout),
         "layers" => layers::run(&checkout),
         "tidy" => tidy::run(&checkout),
-        "peers" => peers::run(&checkout),
+        "peers" => match rest {
+            [] => peers::run(&checkout, false),
+            [flag] if flag == "--prove" => peers::run(&checkout, true),
+            _ => {
+                eprintln!("`cargo xtask peers` takes --prove or nothing\n\n{USAGE}");
+                return ExitCode::from(2);
+            }
+        },
         "help" | "-h" | "--help" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -1,9 +1,11 @@
-//! What the benches compare with: PyTorch's `torchrun`, with Gloo on the CPU, in an environment of
-//! its own.
+//! What is compared with: PyTorch's `torchrun`, with Gloo on the CPU, and transformers, in an environment
+//! of their own.
 //!
 //! PyTorch's wheel links three gigabytes of CUDA libraries that a CPU run never calls. Instead of
 //! those, one small library stands in under all their names; each of its functions ends the process,
 //! so a call to one could not go unnoticed.
+
+mod transformers;
 
 use crate::checkout::{Checkout, spelled, status};
 use crate::setup::{self, Python};
@@ -58,24 +60,36 @@ const ASKING: [&str; 3] = [
 
 const PROOF: &str = include_str!("peers/proof.py");
 
-/// Installs PyTorch and proves that two ranks under torchrun can talk.
-pub(crate) fn run(checkout: &Checkout) -> Result<ExitCode> {
+/// Installs PyTorch and transformers, and proves what is asked of them: that two ranks under torchrun can talk, and,
+/// with `prove`, that transformers opens what Rebloom exports.
+pub(crate) fn run(checkout: &Checkout, prove: bool) -> Result<ExitCode> {
     let home = checkout.installed();
     fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
     let _held = setup::hold(&home)?;
     let environment = home.join("peers");
     let marker = environment.join(".pinned");
     let pinned = PACKAGES.join("\n") + "\n";
-    if fs::read_to_string(&marker).is_ok_and(|text| text == pinned) {
-        return Ok(ExitCode::SUCCESS);
+    if !fs::read_to_string(&marker).is_ok_and(|text| text == pinned) {
+        pytorch(&home, &environment)?;
+        fs::write(&marker, pinned).with_context(|| format!("cannot write {}", marker.display()))?;
     }
+    transformers::install(&environment)?;
+    println!("peers: {} is in place", environment.display());
+    if prove {
+        transformers::prove(checkout, &environment)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs PyTorch and lets two ranks under torchrun talk.
+fn pytorch(home: &Path, environment: &Path) -> Result<()> {
     let python = environment.join("bin/python");
     if !python.exists() {
         must(
-            Python::find(&home)?
+            Python::find(home)?
                 .command()
                 .args(["-m", "venv", "--clear"])
-                .arg(&environment),
+                .arg(environment),
         )?;
     }
     println!("peers: installing PyTorch 2.11.0 (531 MB)");
@@ -89,7 +103,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<ExitCode> {
     ])
     .args(PACKAGES);
     must(&mut pip).context("PyTorch cannot be installed; is there a network?")?;
-    stand_in(&environment)?;
+    stand_in(environment)?;
     println!("peers: two ranks under torchrun");
     let proof = environment.join("proof.py");
     fs::write(&proof, PROOF).with_context(|| format!("cannot write {}", proof.display()))?;
@@ -98,10 +112,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<ExitCode> {
         .args(["--standalone", "--nproc-per-node=2"])
         .arg(&proof)
         .env("OMP_NUM_THREADS", "1");
-    must(&mut torchrun)?;
-    fs::write(&marker, pinned).with_context(|| format!("cannot write {}", marker.display()))?;
-    println!("peers: {} is in place", environment.display());
-    Ok(ExitCode::SUCCESS)
+    must(&mut torchrun)
 }
 
 fn must(command: &mut Command) -> Result<()> {

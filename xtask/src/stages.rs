@@ -39,7 +39,7 @@ pub(crate) fn bench(checkout: &Checkout, arguments: &[String]) -> Result<ExitCod
         return Ok(failed);
     }
     let compares = arguments.first().is_none_or(|name| name == "recovery");
-    if compares && let Some(failed) = failure(peers::run(checkout)?) {
+    if compares && let Some(failed) = failure(peers::run(checkout, false)?) {
         return Ok(failed);
     }
     let mut bench = checkout.cargo(["run", "-p", "rebloom-tests", "--bin", "bench", "--"]);

@@ -238,7 +238,7 @@ fn text(path: &Path) -> String {
 }
 
 /// One of our binaries; they all lie beside this one.
-fn binary(name: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn binary(name: &str) -> Result<PathBuf, Failure> {
     let this = std::env::current_exe().map_err(|error| Failure::of(&error))?;
     let path = this.with_file_name(name);
     if path.is_file() {

@@ -348,6 +348,7 @@ pub(crate) fn spec(name: &str) -> RunSpec {
             vocab: 512,
             sequence: 32,
         },
+        init: None,
         layout: Layout {
             tensor: 2,
             pipeline: 1,

@@ -3,6 +3,7 @@
 use super::{Answer, Ask, Engine, Fact, Refusal, RunState, Seating};
 use crate::cause::Cause;
 use crate::id::{NodeId, RunId};
+use crate::layout::Layout;
 use crate::order::Stop;
 use crate::placement::Want;
 use crate::spec::{Flaw, RunSpec};
@@ -16,7 +17,7 @@ impl Engine {
         let answer = match ask {
             Ask::Submit { spec, dry_run } => self.submit(spec, dry_run),
             Ask::Stop { run, how } => self.stop(run, how),
-            Ask::Resume { run } => self.resume(run),
+            Ask::Resume { run, layout } => self.resume(run, layout),
             Ask::Cordon { node } => self.cordon(node, true),
             Ask::Uncordon { node } => self.cordon(node, false),
             Ask::Drain { node, dry_run } => self.drain(node, dry_run),
@@ -146,7 +147,7 @@ impl Engine {
         Ok(self.done(message, Some(&id)))
     }
 
-    fn resume(&mut self, id: RunId) -> Result<Answer, Refusal> {
+    fn resume(&mut self, id: RunId, layout: Option<Layout>) -> Result<Answer, Refusal> {
         let run = self
             .state
             .runs
@@ -165,8 +166,26 @@ impl Engine {
         let from = run
             .newest_sealed()
             .map_or(0, |checkpoint| checkpoint.step.0);
+        let mut message = format!("{id} goes on from step {from}");
+        let layout = layout.filter(|layout| *layout != run.spec.layout);
+        if let Some(layout) = layout {
+            let mut spec = run.spec.clone();
+            spec.layout = layout;
+            let mut flaws = spec.flaws();
+            if flaws.is_empty() {
+                flaws.extend(self.size_flaw(&spec));
+            }
+            if !flaws.is_empty() {
+                return Err(Refusal::Flaws(flaws));
+            }
+            message = format!("{message} as {layout}");
+            self.tell(Fact::LayoutChosen {
+                run: id.clone(),
+                layout,
+            });
+        }
         self.tell(Fact::ResumeAsked { run: id.clone() });
-        Ok(self.done(format!("{id} goes on from step {from}"), Some(&id)))
+        Ok(self.done(message, Some(&id)))
     }
 
     /// Automation never undoes what is set here (S11).

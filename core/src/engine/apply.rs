@@ -85,6 +85,7 @@ impl State {
             }
             Fact::StopAsked { run, .. }
             | Fact::ResumeAsked { run }
+            | Fact::LayoutChosen { run, .. }
             | Fact::MoveAsked { run, .. }
             | Fact::TurnAsked { run, .. }
             | Fact::PreemptAsked { run, .. }
@@ -193,6 +194,7 @@ impl Run {
                 (self.yielding, self.claim) = (None, None);
             }
             Fact::ResumeAsked { .. } => self.resumed(at),
+            Fact::LayoutChosen { layout, .. } => (self.spec.layout, self.full) = (*layout, None),
             Fact::MoveAsked { cause, .. } | Fact::TurnAsked { cause, .. } => {
                 let cause = cause.clone();
                 self.moving = Some(Moving { cause, at });

@@ -3,6 +3,7 @@
 use crate::health::Mode;
 use crate::health::edited::EditedRule;
 use crate::id::{Digest, NodeId, RunId, Session};
+use crate::layout::Layout;
 use crate::order::Stop;
 use crate::report::{Beat, Join, Report};
 use crate::spec::RunSpec;
@@ -34,6 +35,8 @@ pub enum Ask {
     Resume {
         /// Which.
         run: RunId,
+        /// The layout to go on in; none means the one it had.
+        layout: Option<Layout>,
     },
     /// Place nothing new on a node.
     Cordon {

@@ -121,6 +121,13 @@ pub enum Fact {
         /// Which.
         run: RunId,
     },
+    /// The generations to come of a run have this layout.
+    LayoutChosen {
+        /// Which run.
+        run: RunId,
+        /// How its gangs look from now on.
+        layout: Layout,
+    },
     /// A run is to stop safely and be placed without this node.
     MoveAsked {
         /// Which.

@@ -8,7 +8,7 @@ use super::orders::Told;
 use super::state::Run;
 use super::{CheckpointState, Command, Engine, Fact, Refusal};
 use crate::cause::Cause;
-use crate::checkpoint::{MANIFEST_VERSION, Manifest};
+use crate::checkpoint::Manifest;
 use crate::id::{Digest, NodeId, Rank, RunId, Session};
 use crate::report::{Join, Remembered};
 
@@ -197,9 +197,8 @@ impl Engine {
         let Some(run) = self.state.runs.get(id) else {
             return;
         };
-        let is_sound = manifest.version == MANIFEST_VERSION
+        let is_sound = manifest.is_known()
             && manifest.run == *id
-            && manifest.layout == run.spec.layout
             && manifest.is_whole()
             && manifest.id.step.0 <= run.spec.train.steps;
         if !is_sound {

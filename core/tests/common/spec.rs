@@ -16,6 +16,7 @@ pub(crate) fn spec() -> RunSpec {
             vocab: 32,
             sequence: 8,
         },
+        init: None,
         layout: Layout {
             tensor: 2,
             pipeline: 1,

@@ -81,7 +81,10 @@ fn a_dry_run_says_where_and_starts_nothing() {
 fn what_makes_no_sense_is_refused_with_a_reason() {
     let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
     let refused = |answer| matches!(answer, Answer::Refused(_));
-    assert!(refused(world.ask(Ask::Resume { run: run.clone() })));
+    assert!(refused(world.ask(Ask::Resume {
+        run: run.clone(),
+        layout: None
+    })));
     assert!(refused(world.ask(Ask::Stop {
         run: run_id("nope"),
         how: Stop::Now
@@ -104,7 +107,7 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
         run: run.clone(),
         how: Stop::Now
     })));
-    assert!(refused(world.ask(Ask::Resume { run })));
+    assert!(refused(world.ask(Ask::Resume { run, layout: None })));
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn act(world: &mut World, (what, which): (u8, u32)) {
             });
         }
         8 => {
-            world.ask(Ask::Resume { run });
+            world.ask(Ask::Resume { run, layout: None });
         }
         9 => {
             world.ask(Ask::Drain {
@@ -273,7 +273,10 @@ fn bring_back(world: &mut World) {
     }
     world.pass(Duration::from_secs(400));
     if world.state(&run) != RunState::Running {
-        let answer = world.ask(Ask::Resume { run: run.clone() });
+        let answer = world.ask(Ask::Resume {
+            run: run.clone(),
+            layout: None,
+        });
         assert!(
             matches!(answer, rebloom_core::engine::Answer::Done { .. }),
             "{answer:?} after {:#?}",

@@ -283,7 +283,10 @@ fn a_run_stops_safely_and_goes_on_from_its_checkpoint() {
     world.finish(&run, Finish::Stopped, 7);
     assert_eq!(world.state(&run), RunState::Stopped);
     assert_eq!(told(&world, Stop::Now), 0);
-    world.ask(Ask::Resume { run: run.clone() });
+    world.ask(Ask::Resume {
+        run: run.clone(),
+        layout: None,
+    });
     let view = world.view(&run);
     assert_eq!(
         (view.state, view.generation),
@@ -338,7 +341,10 @@ fn a_run_that_is_stopped_now_leaves_nothing_behind() {
             .iter()
             .all(|node| node.ranks.is_empty())
     );
-    world.ask(Ask::Resume { run: run.clone() });
+    world.ask(Ask::Resume {
+        run: run.clone(),
+        layout: None,
+    });
     assert_eq!(world.state(&run), RunState::Running);
 }
 

@@ -51,7 +51,10 @@ fn without_progress_each_rung_has_its_budget_and_then_the_run_is_parked() {
     assert_eq!(view.why, Cause::NoProgress { recoveries: 4 });
     assert_eq!(view.generation, Generation(5));
     assert_eq!(view.incidents.len(), 5, "parked with its evidence");
-    world.ask(rebloom_core::engine::Ask::Resume { run: run.clone() });
+    world.ask(rebloom_core::engine::Ask::Resume {
+        run: run.clone(),
+        layout: None,
+    });
     assert_eq!(world.state(&run), RunState::Running, "with fresh budgets");
 }
 

@@ -16,6 +16,7 @@ mod generations;
 mod hangs;
 mod health;
 mod ladder;
+mod layouts;
 mod ledger;
 mod nodes;
 mod placement;

@@ -52,7 +52,10 @@ fn as_few_nodes_as_possible_and_none_that_is_held_back() {
         how: Stop::Now,
     });
     world.ask(Ask::Cordon { node: node("n1") });
-    world.ask(Ask::Resume { run: run.clone() });
+    world.ask(Ask::Resume {
+        run: run.clone(),
+        layout: None,
+    });
     let nodes: BTreeSet<_> = (0..8).map(|rank| world.node_of(&run, rank)).collect();
     assert_eq!(nodes, BTreeSet::from([node("n0"), node("n2"), node("n3")]));
 }
@@ -92,7 +95,10 @@ fn a_run_that_fits_nowhere_for_now_lets_others_pass() {
     });
     world.destroy(&node("n1"));
     world.pass(millis(4000));
-    world.ask(Ask::Resume { run: large.clone() });
+    world.ask(Ask::Resume {
+        run: large.clone(),
+        layout: None,
+    });
     world.submit(spec("small", 2, 1, 1));
     assert_eq!(world.state(&large), RunState::Pending);
     assert_eq!(world.state(&run_id("small")), RunState::Running);

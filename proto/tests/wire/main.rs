@@ -160,10 +160,14 @@ fn requests_become_asks() {
             how: Stop::Now
         })
     );
-    let resume = wire::ResumeRunRequest {
-        run: run.to_string(),
-    };
-    assert_eq!(Ask::try_from(resume), Ok(Ask::Resume { run }));
+    for layout in [None, Some(samples::spec().layout)] {
+        let resume = wire::ResumeRunRequest {
+            run: run.to_string(),
+            layout: layout.map(Into::into),
+        };
+        let run = run.clone();
+        assert_eq!(Ask::try_from(resume), Ok(Ask::Resume { run, layout }));
+    }
     let cordon = wire::CordonRequest {
         node: node.to_string(),
     };

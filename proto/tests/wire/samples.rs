@@ -80,6 +80,7 @@ pub(crate) fn spec() -> RunSpec {
             vocab: 4096,
             sequence: 128,
         },
+        init: Some("/models/bloom-560m".to_owned()),
         layout: Layout {
             tensor: 2,
             pipeline: 2,

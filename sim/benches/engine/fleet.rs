@@ -56,6 +56,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             vocab: 250_880,
             sequence: 2048,
         },
+        init: None,
         layout,
         train: Train {
             steps: 1_000_000,

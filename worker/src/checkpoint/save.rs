@@ -1,6 +1,8 @@
 //! Writing a shard: a copy in memory while training stands still, the file on a thread of its own.
 
-use super::{FACTS, Facts, KINDS, VERSION, directory, file_name};
+use super::facts::{FACTS, Facts, KINDS, VERSION};
+use super::slice::Slice;
+use super::{directory, file_name};
 use crate::shim::bytes;
 use crate::trainer::Trainer;
 use rebloom_core::checkpoint::{CheckpointId, Shard};
@@ -31,6 +33,7 @@ impl Snapshot {
     /// Copies what `trainer` owns, into the memory of an older copy where there is one.
     pub fn take(trainer: &Trainer, rank: Rank, id: CheckpointId, old: Option<Self>) -> Self {
         let spec = trainer.spec();
+        let place = (spec.layout.coordinates(rank).tensor, spec.layout.tensor);
         let mut room = old.map(|old| old.tensors).unwrap_or_default().into_iter();
         let mut tensors = Vec::new();
         let mut names = Vec::new();
@@ -56,7 +59,8 @@ impl Snapshot {
                 ));
                 tensors.push(copy);
             }
-            slices.insert(name.clone(), slice.range);
+            let slice = Slice::of(&slice.slot.parameter, place, slice.range);
+            slices.insert(name.clone(), slice);
         }
         let facts = Facts {
             version: VERSION,

@@ -6,6 +6,7 @@ use crate::comm::{CommError, Device, Groups, Watch};
 use crate::data::Shelf;
 use crate::link::AgentStore;
 use crate::trainer::{StepError, Trainer};
+use crate::weights::Weights;
 use rebloom_core::cause::Blamed;
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::id::{Digest, Rank, Step};
@@ -15,7 +16,7 @@ use rebloom_core::word::Go;
 use rebloom_runtime::clock::monotonic;
 use rebloom_runtime::flight::Recorder;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -134,7 +135,14 @@ impl Worker {
         let mut trainer = Trainer::new(go.spec.clone(), go.rank, groups, samples)?;
         match go.resume {
             Some(id) => checkpoint::load(&mut trainer, go.rank, id)?,
-            None => trainer.begin(),
+            None => match &go.spec.init {
+                Some(path) => {
+                    let weights = Weights::open(Path::new(path));
+                    let weights = weights.map_err(|error| StepError::Data(error.to_string()))?;
+                    checkpoint::begin_with(&mut trainer, go.rank, &weights)?;
+                }
+                None => trainer.begin(),
+            },
         }
         let at = (trainer.step_done(), trainer.samples());
         self.trainer = Some(trainer);

@@ -390,6 +390,7 @@ impl Fleet<'_> {
     pub(super) fn human(&mut self) {
         self.ask(Ask::Resume {
             run: self.run.clone(),
+            layout: None,
         });
     }
 }

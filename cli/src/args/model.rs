@@ -1,0 +1,109 @@
+//! The part of the command line that is about models: in, out, writing, measured.
+
+use clap::{Args, Subcommand};
+use rebloom_core::id::RunId;
+use std::path::PathBuf;
+
+/// Which weights are meant.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Which {
+    /// A run, of which the newest sealed checkpoint is taken; may be left out where there is only one
+    #[arg(value_parser = RunId::new)]
+    pub(crate) run: Option<RunId>,
+    /// The run's checkpoint at this step instead of the newest
+    #[arg(long, value_name = "N", conflicts_with = "from")]
+    pub(crate) step: Option<u64>,
+    /// A checkpoint's directory or a model folder instead of a run
+    #[arg(long, value_name = "DIR", conflicts_with = "run")]
+    pub(crate) from: Option<PathBuf>,
+    /// Its tokenizer, unless it lies beside the weights or the run's dataset
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+}
+
+/// How weights are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Dtype {
+    /// As they are trained
+    Fp32,
+    /// Half the size, rounded to nearest
+    Bf16,
+    /// As they are where they come from
+    Same,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Check a Hugging Face BLOOM and copy it to where runs can begin with it
+    #[command(
+        after_help = "Example:\n  rebloom model import ~/bloom-560m --to /shared/models/bloom-560m\n\n\
+        It prints the lines of a run spec that begin with it."
+    )]
+    Import {
+        /// A folder with config.json and safetensors
+        source: PathBuf,
+        /// The folder to make
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// How weights are written
+        #[arg(long, value_enum, default_value_t = Dtype::Same)]
+        dtype: Dtype,
+        /// Most bytes of weights in one file
+        #[arg(long, default_value_t = 5_000_000_000, value_name = "BYTES")]
+        file_bytes: u64,
+    },
+    /// Write a checkpoint as a folder that transformers opens, with a model card
+    #[command(
+        after_help = "Example:\n  rebloom model export bloom-small --to bloom-small-hf --license bigscience-bloom-rail-1.0\n  \
+        rebloom model export --from /checkpoints/night-run/step-00000300.g1 --to out --license apache-2.0"
+    )]
+    Export {
+        #[command(flatten)]
+        which: Which,
+        /// The folder to make
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// The licence that the model card names
+        #[arg(long, value_name = "NAME")]
+        license: String,
+        /// How weights are written
+        #[arg(long, value_enum, default_value_t = Dtype::Same)]
+        dtype: Dtype,
+        /// Most bytes of weights in one file
+        #[arg(long, default_value_t = 5_000_000_000, value_name = "BYTES")]
+        file_bytes: u64,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Generate {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// The text to go on from
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Most tokens
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) tokens: usize,
+    /// How bold: 0 always takes the likeliest token
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    pub(crate) temperature: f64,
+    /// Draw from the N likeliest tokens only; 0 means all
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) top_k: usize,
+    /// Draw from the likeliest tokens that together have this probability
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    pub(crate) top_p: f64,
+    /// Seed of the draws: the same seed gives the same text
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Eval {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Held-out text: a file or a folder of files for each language, named by it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) text: PathBuf,
+}

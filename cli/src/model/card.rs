@@ -1,0 +1,122 @@
+//! The model card of an export: what the model is and how it came about, as far as it is known. What is not
+//! known is said to be unknown.
+
+use super::Made;
+use crate::format::{count, grouped, recoveries};
+use rebloom_core::chronicle::energy;
+use rebloom_core::engine::RunView;
+use rebloom_data::build::Meta;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// The card, in Markdown with the head that Hugging Face reads.
+pub(super) fn text(made: &Made, run: Option<&RunView>, license: &str) -> String {
+    let meta = run.and_then(|run| Meta::read(Path::new(&run.spec.data.prefix)).ok()?);
+    let name = made.of.as_ref().map_or("BLOOM", |of| of.run.as_str());
+    let mut text = head(license, meta.as_ref());
+    let m = &made.model;
+    // Writing into a string cannot fail.
+    let mut say = |line: &str| drop(writeln!(text, "{line}"));
+    say(&format!("# {name}\n"));
+    say("A BLOOM language model, trained with Rebloom.\n");
+    say("| | |\n|---|---|");
+    say(&format!(
+        "| parameters | {} |",
+        grouped(made.written.parameters)
+    ));
+    say(&format!(
+        "| shape | {} layers, width {}, {} heads, vocabulary {}, samples of {} tokens |",
+        m.layers,
+        m.hidden,
+        m.heads,
+        grouped(m.vocab.into()),
+        grouped(m.sequence.into())
+    ));
+    say(&format!("| weights | {} |", made.kind()));
+    say(&format!("| licence | {license} |"));
+    say("\n## Training\n");
+    say("| | |\n|---|---|");
+    let Some(of) = &made.of else {
+        say("| origin | a model folder; nothing is known of its training |");
+        return text;
+    };
+    say(&format!("| checkpoint | {} |", of.checkpoint.directory()));
+    say(&format!("| steps | {} |", grouped(of.checkpoint.step.0)));
+    let tokens = of.samples.saturating_mul(m.sequence.into());
+    say(&format!("| tokens | {} |", grouped(tokens)));
+    say(&format!("| layout | {} |", of.layout));
+    match &meta {
+        Some(meta) => say(&format!(
+            "| data | {} tokens of {} |",
+            grouped(meta.tokens),
+            count(meta.sources.len() as u64, "source")
+        )),
+        None => say("| data | unknown |"),
+    }
+    let Some(run) = run else {
+        say("| hardware hours | unknown: the controller was not asked |");
+        say("| energy | unknown |");
+        say("| incidents | unknown |");
+        return text;
+    };
+    if let Some(init) = &run.spec.init {
+        say(&format!("| began with | {init} |"));
+    }
+    let train = &run.spec.train;
+    say(&format!(
+        "| batch | {} samples |",
+        grouped(train.global_batch.into())
+    ));
+    say(&format!(
+        "| learning rate | {:e}, cosine to {:e} |",
+        train.optimizer.learning_rate, train.optimizer.min_learning_rate
+    ));
+    let hours = run.ledger.device_time().as_secs_f64() / 3600.0;
+    say(&format!("| hardware hours | {hours:.2} |"));
+    if let Some(ettr) = run.ledger.ettr() {
+        say(&format!(
+            "| productive share of that | {:.1} % |",
+            ettr * 100.0
+        ));
+    }
+    let energy = energy(run, &run.ledger);
+    let energy =
+        energy.unwrap_or_else(|| "unknown: the power of the devices is not known".to_owned());
+    say(&format!("| energy | {energy} |"));
+    say(&format!(
+        "| incidents | {}, {} recovered from |",
+        run.incidents.len(),
+        recoveries(run)
+    ));
+    if !run.incidents.is_empty() {
+        say("\n## Incidents\n");
+        for incident in &run.incidents {
+            say(&format!(
+                "{}. {} ({} done again)",
+                incident.id,
+                incident.cause,
+                count(incident.lost_steps, "step")
+            ));
+        }
+    }
+    text
+}
+
+fn head(license: &str, meta: Option<&Meta>) -> String {
+    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    let mut head = format!("---\nlicense: {}\n", quoted(license));
+    let languages: BTreeSet<&str> = meta
+        .iter()
+        .flat_map(|meta| &meta.sources)
+        .filter_map(|source| source.language.as_deref())
+        .collect();
+    if !languages.is_empty() {
+        head.push_str("language:\n");
+        for language in languages {
+            head.push_str(&format!("- {}\n", quoted(language)));
+        }
+    }
+    head.push_str("library_name: transformers\npipeline_tag: text-generation\ntags:\n- bloom\n- rebloom\n---\n\n");
+    head
+}

@@ -1,0 +1,181 @@
+//! `config.json`: what of it matters here, and the one that an export writes.
+
+use super::{CONFIG, HfError, Kind, read_json};
+use rebloom_core::spec::Model;
+use serde::Deserialize;
+use serde_json::json;
+use std::path::Path;
+
+/// BLOOM was trained on samples of this many tokens; a config does not always say.
+const SEQUENCE: u32 = 2048;
+
+/// The shape in a `config.json`, under any of the names that it was ever written with.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Config {
+    model_type: String,
+    #[serde(alias = "n_embed")]
+    hidden_size: u32,
+    #[serde(alias = "num_hidden_layers")]
+    n_layer: u32,
+    #[serde(alias = "num_attention_heads")]
+    n_head: u32,
+    vocab_size: u32,
+    #[serde(default)]
+    seq_length: Option<u32>,
+    #[serde(default = "epsilon")]
+    layer_norm_epsilon: f64,
+    #[serde(default)]
+    apply_residual_connection_post_layernorm: bool,
+    #[serde(default = "yes")]
+    tie_word_embeddings: bool,
+}
+
+const fn epsilon() -> f64 {
+    1e-5
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// Reads the one in a model folder.
+    pub fn read(folder: &Path) -> Result<Self, HfError> {
+        let path = folder.join(CONFIG);
+        let text = read_json(&path)?;
+        let config: Self =
+            serde_json::from_slice(&text).map_err(|error| HfError::odd(&path, error))?;
+        match config.flaw() {
+            None => Ok(config),
+            Some(problem) => Err(HfError::odd(&path, problem)),
+        }
+    }
+
+    /// What this build does not train.
+    fn flaw(&self) -> Option<String> {
+        if self.model_type != "bloom" {
+            return Some(format!("model_type: {} is not bloom", self.model_type));
+        }
+        if !self.tie_word_embeddings {
+            return Some("tie_word_embeddings: false is no BLOOM".to_owned());
+        }
+        if (self.layer_norm_epsilon - 1e-5).abs() > 1e-9 {
+            let found = self.layer_norm_epsilon;
+            return Some(format!("layer_norm_epsilon: {found} is not 1e-5"));
+        }
+        if self.apply_residual_connection_post_layernorm {
+            let field = "apply_residual_connection_post_layernorm";
+            return Some(format!("{field}: true is not trained here"));
+        }
+        for (field, value, most) in [
+            ("hidden_size", self.hidden_size, 1 << 17),
+            ("n_layer", self.n_layer, 1024),
+            ("n_head", self.n_head, 1024),
+            ("vocab_size", self.vocab_size, 1 << 22),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Some(format!("{field}: {value} is out of range; 1 to {most}"));
+            }
+        }
+        if !self.hidden_size.is_multiple_of(self.n_head) {
+            let (heads, hidden) = (self.n_head, self.hidden_size);
+            return Some(format!(
+                "n_head: {heads} does not divide hidden_size ({hidden})"
+            ));
+        }
+        None
+    }
+
+    /// The shape as a run spec has it.
+    pub fn model(&self) -> Model {
+        Model {
+            layers: self.n_layer,
+            hidden: self.hidden_size,
+            heads: self.n_head,
+            vocab: self.vocab_size,
+            sequence: self.seq_length.unwrap_or(SEQUENCE),
+        }
+    }
+
+    /// The text of a `config.json` for a model.
+    pub fn text(model: &Model, kind: Kind) -> String {
+        let config = json!({
+            "architectures": ["BloomForCausalLM"],
+            "model_type": "bloom",
+            "vocab_size": model.vocab,
+            "hidden_size": model.hidden,
+            "n_layer": model.layers,
+            "n_head": model.heads,
+            "layer_norm_epsilon": 1e-5,
+            "initializer_range": 0.02,
+            "apply_residual_connection_post_layernorm": false,
+            "hidden_dropout": 0.0,
+            "attention_dropout": 0.0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 3,
+            "unk_token_id": 0,
+            "pretraining_tp": 1,
+            "slow_but_exact": false,
+            "seq_length": model.sequence,
+            "tie_word_embeddings": true,
+            "dtype": kind.torch(),
+            "use_cache": true,
+        });
+        format!("{config:#}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODEL: Model = Model {
+        layers: 2,
+        hidden: 48,
+        heads: 6,
+        vocab: 160,
+        sequence: 64,
+    };
+
+    fn read(text: &str) -> Result<Config, HfError> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(CONFIG), text).unwrap();
+        Config::read(folder.path())
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same_shape() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let text = Config::text(&MODEL, kind);
+            assert_eq!(read(&text).unwrap().model(), MODEL);
+        }
+        let old = r#"{"model_type": "bloom", "n_embed": 1024, "n_layer": 24, "num_attention_heads": 16,
+            "vocab_size": 250880, "offset_alibi": 100, "n_inner": null}"#;
+        assert_eq!(read(old).unwrap().model().sequence, 2048);
+    }
+
+    #[test]
+    fn what_is_no_bloom_is_refused_by_field() {
+        let good = Config::text(&MODEL, Kind::Float);
+        for (from, to, field) in [
+            ("\"bloom\"", "\"llama\"", "model_type"),
+            ("\"n_head\": 6", "\"n_head\": 5", "n_head"),
+            ("\"n_head\": 6", "\"n_head\": 0", "n_head"),
+            ("\"n_layer\": 2", "\"n_layer\": -2", "invalid value"),
+            ("\"n_layer\": 2", "\"n_layer\": 4000000000", "n_layer"),
+            ("\"vocab_size\": 160", "\"x\": 160", "vocab_size"),
+            (
+                "post_layernorm\": false",
+                "post_layernorm\": true",
+                "residual",
+            ),
+        ] {
+            let bad = good.replace(from, to);
+            assert_ne!(bad, good);
+            let error = read(&bad).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains(CONFIG), "{error}");
+        }
+        assert!(read("").is_err() && read("[1]").is_err());
+    }
+}

@@ -1,0 +1,188 @@
+//! A whole BLOOM in one process, forward only, with the keys and values of what it has read kept.
+//!
+//! The same arithmetic as in training, over weights of whatever origin; nothing in here trains, and
+//! no rank of a gang uses it.
+
+pub mod generate;
+pub mod held_out;
+pub mod perplexity;
+pub mod sample;
+
+use crate::model::attention::slopes;
+use crate::model::shape::{EMBEDDING, Stage};
+use crate::weights::{Weights, WeightsError};
+use rebloom_core::spec::Model;
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor, no_grad};
+
+const EPSILON: f64 = 1e-5;
+
+#[derive(Debug)]
+struct Affine {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Affine {
+    fn norm(&self, x: &Tensor) -> Tensor {
+        let width = self.weight.size();
+        x.layer_norm(width, Some(&self.weight), Some(&self.bias), EPSILON, false)
+    }
+
+    fn linear(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, Some(&self.bias))
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    before_attention: Affine,
+    qkv: Affine,
+    dense: Affine,
+    before_mlp: Affine,
+    up: Affine,
+    down: Affine,
+}
+
+/// Keys and values of the words read so far, with room for more.
+#[derive(Debug)]
+pub struct Cache {
+    /// Of each block: keys and values, `[heads, room, width of a head]`.
+    blocks: Vec<[Tensor; 2]>,
+    words: i64,
+    room: i64,
+}
+
+impl Cache {
+    /// Words read so far.
+    pub const fn words(&self) -> i64 {
+        self.words
+    }
+}
+
+/// A model that predicts.
+#[derive(Debug)]
+pub struct Inference {
+    model: Model,
+    embedding: Tensor,
+    embedding_norm: Affine,
+    blocks: Vec<Block>,
+    final_norm: Affine,
+    /// `[heads, 1, 1]`
+    slopes: Tensor,
+}
+
+impl Inference {
+    /// Reads all weights into memory, in fp32.
+    pub fn load(weights: &Weights) -> Result<Self, WeightsError> {
+        let model = weights.model();
+        let parameters = Stage::of(&model, 1, 0).parameters(&model);
+        let tensors = weights.whole(parameters.iter())?;
+        let names = parameters.into_iter().map(|parameter| parameter.name);
+        let mut held: BTreeMap<String, Tensor> = names.zip(tensors).collect();
+        let mut take = |name: &str| held.remove(name).expect("the table has every parameter");
+        let embedding = take(EMBEDDING);
+        let mut affine = |name: &str| Affine {
+            weight: take(&format!("{name}.weight")),
+            bias: take(&format!("{name}.bias")),
+        };
+        let blocks = (0..model.layers).map(|index| {
+            let mut part = |name: &str| affine(&format!("h.{index}.{name}"));
+            Block {
+                before_attention: part("input_layernorm"),
+                qkv: part("self_attention.query_key_value"),
+                dense: part("self_attention.dense"),
+                before_mlp: part("post_attention_layernorm"),
+                up: part("mlp.dense_h_to_4h"),
+                down: part("mlp.dense_4h_to_h"),
+            }
+        });
+        Ok(Self {
+            blocks: blocks.collect(),
+            embedding_norm: affine("word_embeddings_layernorm"),
+            final_norm: affine("ln_f"),
+            embedding,
+            slopes: Tensor::from_slice(&slopes(model.heads))
+                .to_kind(Kind::Float)
+                .view([-1, 1, 1]),
+            model,
+        })
+    }
+
+    /// Its shape.
+    pub const fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// An empty cache for at most `room` words.
+    pub fn cache(&self, room: usize) -> Cache {
+        let room = i64::try_from(room).unwrap_or(i64::MAX);
+        let heads = i64::from(self.model.heads);
+        let shape = [heads, room, i64::from(self.model.hidden) / heads];
+        let empty = || Tensor::empty(shape, (Kind::Float, Device::Cpu));
+        let blocks = self.blocks.iter().map(|_| [empty(), empty()]);
+        Cache {
+            blocks: blocks.collect(),
+            words: 0,
+            room,
+        }
+    }
+
+    /// Reads `words` after what the cache holds; the hidden state of each, `[words, hidden]`.
+    ///
+    /// # Panics
+    /// Where the cache has no room for them.
+    pub fn read(&self, words: &[u32], cache: &mut Cache) -> Tensor {
+        no_grad(|| {
+            let ids: Vec<i64> = words.iter().map(|&word| i64::from(word)).collect();
+            let (from, count) = (cache.words, i64::try_from(ids.len()).unwrap_or(i64::MAX));
+            assert!(from + count <= cache.room, "the cache is full");
+            let bias = self.bias(from, count);
+            let mut x = self
+                .embedding_norm
+                .norm(&self.embedding.index_select(0, &Tensor::from_slice(&ids)));
+            for (block, held) in self.blocks.iter().zip(&mut cache.blocks) {
+                let y = block.before_attention.norm(&x);
+                x = &x
+                    + block
+                        .dense
+                        .linear(&self.attend(&block.qkv.linear(&y), held, from, &bias));
+                let y = block.before_mlp.norm(&x);
+                x = &x + block.down.linear(&block.up.linear(&y).gelu("tanh"));
+            }
+            cache.words += count;
+            self.final_norm.norm(&x)
+        })
+    }
+
+    fn attend(&self, qkv: &Tensor, held: &mut [Tensor; 2], from: i64, bias: &Tensor) -> Tensor {
+        let (count, heads) = (qkv.size()[0], i64::from(self.model.heads));
+        let parts = qkv.view([count, heads, 3, -1]).unbind(2);
+        // [heads, words, width of a head] each
+        let [q, k, v] = [0, 1, 2].map(|part| parts[part].transpose(0, 1));
+        for (room, new) in held.iter().zip([k, v]) {
+            room.narrow(1, from, count).copy_(&new);
+        }
+        let [k, v] = [0, 1].map(|part| held[part].narrow(1, 0, from + count).unsqueeze(0));
+        let q = q.unsqueeze(0);
+        let y =
+            Tensor::scaled_dot_product_attention(&q, &k, &v, Some(bias), 0.0, false, None, false);
+        y.squeeze_dim(0).transpose(0, 1).reshape([count, -1])
+    }
+
+    /// What is added to the scores of words `from .. from + count`: each head's slope times the
+    /// distance, and minus infinity for what lies ahead. `[1, heads, count, from + count]`.
+    fn bias(&self, from: i64, count: i64) -> Tensor {
+        let place = Tensor::arange(from + count, (Kind::Float, Device::Cpu));
+        let distance = place.view([1, -1]) - place.narrow(0, from, count).view([-1, 1]);
+        let ahead = distance.gt(0.0);
+        (distance * &self.slopes)
+            .masked_fill(&ahead, f64::NEG_INFINITY)
+            .unsqueeze(0)
+    }
+
+    /// Logits of every word of the vocabulary after each of the `hidden` states.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        no_grad(|| hidden.matmul(&self.embedding.tr()))
+    }
+}

@@ -1,0 +1,102 @@
+//! Text from a prompt, word by word.
+
+use super::Inference;
+use super::sample::{Chooser, Sampling};
+use rebloom_data::tokenizer::Tokenizer;
+use tch::Tensor;
+
+/// Why it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The model ended the document.
+    Document,
+    /// As many words as were asked for.
+    Length,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The words after the prompt, the end of the document not among them.
+    pub words: Vec<u32>,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// Goes on after `prompt` for at most `most` words, or until the word that ends a document; `say` hears each as
+/// it is chosen.
+pub fn generate(
+    model: &Inference,
+    prompt: &[u32],
+    end_of_document: u32,
+    most: usize,
+    how: Sampling,
+    mut say: impl FnMut(u32),
+) -> Text {
+    let vocabulary = model.model().vocab;
+    let mut cache = model.cache(prompt.len() + most + 1);
+    let mut chooser = Chooser::new(how);
+    let mut words = Vec::new();
+    // Documents follow each other in training, so each begins after the end of another.
+    let begin = [end_of_document];
+    let first = if prompt.is_empty() {
+        &begin[..]
+    } else {
+        prompt
+    };
+    let mut next = first.to_vec();
+    while words.len() < most {
+        let hidden = model.read(&next, &mut cache);
+        let last = hidden.narrow(0, hidden.size()[0] - 1, 1);
+        let logits = floats(&model.logits(&last).view([i64::from(vocabulary)]));
+        let word = u32::try_from(chooser.choose(&logits)).unwrap_or(vocabulary - 1);
+        if word == end_of_document {
+            return Text {
+                words,
+                end: End::Document,
+            };
+        }
+        words.push(word);
+        say(word);
+        next = vec![word];
+    }
+    Text {
+        words,
+        end: End::Length,
+    }
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    Vec::try_from(tensor).expect("logits are a vector of fp32")
+}
+
+/// Turns words into text as they come: what is not a whole letter yet is held back.
+#[derive(Debug, Default)]
+pub struct Spelling {
+    words: Vec<u32>,
+    /// Bytes of text that were given out.
+    said: usize,
+}
+
+impl Spelling {
+    /// The text that `word` completes.
+    pub fn add(&mut self, word: u32, tokenizer: &Tokenizer) -> String {
+        self.words.push(word);
+        let text = tokenizer.decode(&self.words).unwrap_or_default();
+        let whole = text.trim_end_matches('\u{FFFD}').len();
+        self.give(&text, whole)
+    }
+
+    /// What was held back.
+    pub fn end(&mut self, tokenizer: &Tokenizer) -> String {
+        let text = tokenizer.decode(&self.words).unwrap_or_default();
+        self.give(&text, text.len())
+    }
+
+    fn give(&mut self, text: &str, until: usize) -> String {
+        let new = text.get(self.said..until).unwrap_or_default().to_owned();
+        self.said = self.said.max(until);
+        new
+    }
+}

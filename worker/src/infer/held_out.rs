@@ -1,0 +1,110 @@
+//! Text that was kept from training, by language: a folder with a file, or a folder of files, for each. Every file is
+//! a document.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Files by the language that the first part of their path names.
+#[derive(Debug, Default)]
+pub struct HeldOut {
+    /// In order of path.
+    pub languages: BTreeMap<String, Vec<PathBuf>>,
+}
+
+/// A file that cannot be used.
+#[derive(Debug)]
+pub struct LeftOut {
+    /// Which.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+impl HeldOut {
+    /// Finds the files below `folder`; hidden ones are left alone.
+    pub fn find(folder: &Path) -> io::Result<Self> {
+        let mut this = Self::default();
+        for (language, path) in visible(folder)? {
+            let files = this.languages.entry(language).or_default();
+            walk(path, files)?;
+        }
+        this.languages.retain(|_, files| !files.is_empty());
+        Ok(this)
+    }
+}
+
+/// What lies in a folder, in order, each with its name up to the first dot.
+fn visible(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(stem) = name.split('.').next().filter(|stem| !stem.is_empty()) {
+            found.push((stem.to_owned(), entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn walk(path: PathBuf, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    if path.is_dir() {
+        for (_, below) in visible(&path)? {
+            walk(below, files)?;
+        }
+    } else {
+        files.push(path);
+    }
+    Ok(())
+}
+
+/// The text of a file.
+pub fn read(path: &Path) -> Result<String, LeftOut> {
+    let left_out = |reason: String| LeftOut {
+        path: path.to_owned(),
+        reason,
+    };
+    let bytes = fs::read(path).map_err(|error| left_out(format!("cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        left_out(format!("is not UTF-8 from byte {at} on"))
+    })?;
+    if text.trim().is_empty() {
+        return Err(left_out("is empty".to_owned()));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_language_is_a_file_or_a_folder_of_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("sw/more")).unwrap();
+        fs::create_dir(at("empty")).unwrap();
+        for (name, bytes) in [
+            ("fr.txt", &b"tous"[..]),
+            ("sw/b.txt", b"watu"),
+            ("sw/more/a", b"wote"),
+            ("sw/.hidden", b"no"),
+            ("xx.txt", b" \n"),
+            ("yy.txt", b"ab\xff"),
+        ] {
+            fs::write(at(name), bytes).unwrap();
+        }
+        let found = HeldOut::find(folder.path()).unwrap().languages;
+        let names: Vec<_> = found.keys().map(String::as_str).collect();
+        assert_eq!(names, ["fr", "sw", "xx", "yy"]);
+        assert_eq!(found["sw"], [at("sw/b.txt"), at("sw/more/a")]);
+        assert_eq!(read(&found["fr"][0]).unwrap(), "tous");
+        assert_eq!(read(&found["xx"][0]).unwrap_err().reason, "is empty");
+        let bad = read(&found["yy"][0]).unwrap_err();
+        assert_eq!(bad.reason, "is not UTF-8 from byte 2 on");
+        assert!(HeldOut::find(&at("no")).is_err());
+    }
+}

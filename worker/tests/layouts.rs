@@ -1,0 +1,252 @@
+//! A checkpoint of one layout, loaded in others: the same bits, and the same training after it.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
+
+mod common;
+
+use common::{MadeUp, train};
+use rebloom_core::cause::Unsound;
+use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, OLDEST_MANIFEST, Shard};
+use rebloom_core::id::{Digest, Generation, Rank, Step};
+use rebloom_core::layout::Layout;
+use rebloom_core::spec::RunSpec;
+use rebloom_worker::checkpoint::slice::Slice;
+use rebloom_worker::checkpoint::{self, LoadError, Snapshot};
+use rebloom_worker::data::Samples;
+use rebloom_worker::trainer::Trainer;
+use sha2::Digest as _;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+const fn layout(tensor: u32, pipeline: u32, data: u32) -> Layout {
+    Layout {
+        tensor,
+        pipeline,
+        data,
+    }
+}
+
+const OTHERS: [Layout; 8] = [
+    layout(1, 1, 1),
+    layout(4, 1, 1),
+    layout(1, 2, 4),
+    layout(2, 1, 2),
+    layout(1, 4, 2),
+    layout(2, 4, 1),
+    layout(1, 1, 8),
+    layout(2, 2, 2),
+];
+const SAVED_AT: u64 = 3;
+const STEPS: u64 = 6;
+
+fn spec(layout: Layout, directory: &Path) -> RunSpec {
+    let spec = serde_json::json!({
+        "name": "layouts",
+        "model": {"layers": 4, "hidden": 32, "heads": 4, "vocab": 64, "sequence": 16},
+        "layout": layout,
+        "train": {"steps": STEPS, "global_batch": 8, "micro_batch": 1, "seed": 11,
+                  "optimizer": {"learning_rate": 3e-3, "warmup_samples": 16}},
+        "data": {"prefix": "/made/up"},
+        "checkpoint": {"directory": directory, "every_steps": SAVED_AT},
+    });
+    let spec: RunSpec = serde_json::from_value(spec).unwrap();
+    assert_eq!(spec.flaws(), []);
+    spec
+}
+
+fn made_up() -> Box<dyn Samples> {
+    Box::new(MadeUp { vocab: 64 })
+}
+
+fn id() -> CheckpointId {
+    CheckpointId {
+        step: Step(SAVED_AT),
+        generation: Generation(1),
+    }
+}
+
+/// Bits of weights and moments of every parameter, element by element.
+type Whole = BTreeMap<String, [Vec<Option<u32>>; 3]>;
+
+/// Adds what a rank owns; what two ranks hold must be the same.
+fn gather(into: &Mutex<Whole>, trainer: &Trainer, rank: Rank) {
+    let layout = trainer.spec().layout;
+    let place = (layout.coordinates(rank).tensor, layout.tensor);
+    let mut whole = into.lock().unwrap();
+    for own in trainer.optimizer().own(&trainer.flat().plan) {
+        let parameter = &own.slot.parameter;
+        let all = usize::try_from(parameter.shape.iter().product::<i64>()).unwrap();
+        let entry = whole.entry(parameter.name.clone());
+        let held = entry.or_insert_with(|| [0; 3].map(|_| vec![None; all]));
+        let slice = Slice::of(parameter, place, own.range);
+        for (held, tensor) in held.iter_mut().zip(&own.tensors) {
+            let values = Vec::<f32>::try_from(tensor).unwrap();
+            for stretch in slice.stretches() {
+                for i in 0..stretch.length {
+                    let [from, to] =
+                        [stretch.local + i, stretch.whole + i].map(|n| usize::try_from(n).unwrap());
+                    let bits = values[from].to_bits();
+                    assert_eq!(*held[to].get_or_insert(bits), bits, "{}", parameter.name);
+                }
+            }
+        }
+    }
+}
+
+fn rest(trainer: &mut Trainer) -> Vec<f64> {
+    (SAVED_AT..STEPS)
+        .map(|_| trainer.step(false).unwrap().loss)
+        .collect()
+}
+
+fn seal(spec: &RunSpec, version: u32, shards: Vec<Shard>) {
+    let manifest = Manifest {
+        version,
+        run: spec.name.clone(),
+        id: id(),
+        layout: spec.layout,
+        samples: SAVED_AT * u64::from(spec.train.global_batch),
+        shards,
+    };
+    assert!(manifest.is_whole());
+    let path = checkpoint::directory(spec, id()).join("manifest.json");
+    std::fs::write(path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+}
+
+/// Saves in this layout; what was saved, and the losses of the steps after it.
+fn saved(layout: Layout, folder: &Path) -> (Whole, Vec<f64>, Vec<Shard>) {
+    let spec = spec(layout, folder);
+    let whole = Mutex::new(Whole::new());
+    let ranks = train(&spec, made_up, |rank, mut trainer| {
+        trainer.begin();
+        for _ in 0..SAVED_AT {
+            trainer.step(false).unwrap();
+        }
+        gather(&whole, &trainer, rank);
+        let shard = checkpoint::write(&Snapshot::take(&trainer, rank, id(), None)).unwrap();
+        let losses = rest(&mut trainer);
+        trainer.farewell();
+        (losses, shard)
+    });
+    let (losses, shards): (Vec<_>, Vec<_>) = ranks.into_iter().unzip();
+    seal(&spec, MANIFEST_VERSION, shards.clone());
+    (
+        whole.into_inner().unwrap(),
+        losses.into_iter().next().unwrap(),
+        shards,
+    )
+}
+
+fn loaded(layout: Layout, folder: &Path) -> (Whole, Vec<f64>) {
+    let spec = spec(layout, folder);
+    let whole = Mutex::new(Whole::new());
+    let losses = train(&spec, made_up, |rank, mut trainer| {
+        checkpoint::load(&mut trainer, rank, id()).unwrap();
+        assert_eq!(trainer.step_done(), Step(SAVED_AT));
+        gather(&whole, &trainer, rank);
+        trainer.check_replicas().unwrap();
+        let losses = rest(&mut trainer);
+        trainer.farewell();
+        losses
+    });
+    (
+        whole.into_inner().unwrap(),
+        losses.into_iter().next().unwrap(),
+    )
+}
+
+fn same(layout: Layout, saved: &(Whole, Vec<f64>), loaded: &(Whole, Vec<f64>)) {
+    assert!(saved.0 == loaded.0, "{layout}: other bits");
+    for (a, b) in saved.1.iter().zip(&loaded.1) {
+        assert!(((a - b) / a).abs() < 1e-6, "{layout}: {b} is not {a}");
+    }
+}
+
+#[test]
+fn any_layout_goes_on_from_the_same_bits_with_the_same_losses() {
+    for from in [layout(2, 2, 2), layout(1, 1, 1), layout(1, 4, 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, losses, _) = saved(from, folder.path());
+        let held = whole.values().flatten().flatten();
+        assert!(held.clone().count() > 0 && held.clone().all(Option::is_some));
+        let saved = (whole, losses);
+        for to in OTHERS {
+            same(to, &saved, &loaded(to, folder.path()));
+        }
+    }
+}
+
+/// The checkpoint as the version before wrote it: slices counted in the part of a tensor rank.
+fn as_before(spec: &RunSpec, shards: Vec<Shard>) {
+    let directory = checkpoint::directory(spec, id());
+    let rewritten = shards.into_iter().map(|shard| {
+        let path = directory.join(&shard.file);
+        let old = std::fs::read(&path).unwrap();
+        let length = usize::try_from(u64::from_le_bytes(old[..8].try_into().unwrap())).unwrap();
+        let mut header: serde_json::Value = serde_json::from_slice(&old[8..8 + length]).unwrap();
+        let facts = &mut header["__metadata__"]["rebloom"];
+        let mut page: serde_json::Value = serde_json::from_str(facts.as_str().unwrap()).unwrap();
+        page["version"] = 1.into();
+        for slice in page["slices"].as_object_mut().unwrap().values_mut() {
+            *slice = slice["range"].take();
+        }
+        *facts = page.to_string().into();
+        let mut json = header.to_string().into_bytes();
+        json.resize(json.len().next_multiple_of(8), b' ');
+        let mut new = (json.len() as u64).to_le_bytes().to_vec();
+        new.extend(json);
+        new.extend(&old[8 + length..]);
+        std::fs::write(&path, &new).unwrap();
+        Shard {
+            bytes: new.len() as u64,
+            sha256: Digest(sha2::Sha256::digest(&new).into()),
+            ..shard
+        }
+    });
+    let rewritten = rewritten.collect();
+    seal(spec, OLDEST_MANIFEST, rewritten);
+}
+
+#[test]
+fn the_version_before_is_still_read_in_any_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = layout(2, 2, 2);
+    let (whole, losses, shards) = saved(from, folder.path());
+    as_before(&spec(from, folder.path()), shards);
+    let saved = (whole, losses);
+    for to in [from, layout(1, 2, 1), layout(4, 1, 2)] {
+        same(to, &saved, &loaded(to, folder.path()));
+    }
+}
+
+/// What loading in another layout says after `spoil` changed a shard.
+fn refusal(spoil: impl Fn(&Path)) -> Unsound {
+    let folder = tempfile::tempdir().unwrap();
+    saved(layout(2, 2, 2), folder.path());
+    let spec = spec(layout(1, 1, 1), folder.path());
+    let shard = checkpoint::file_name(Rank(5));
+    spoil(&checkpoint::directory(&spec, id()).join(shard));
+    let outcome = train(&spec, made_up, |rank, mut trainer| {
+        match checkpoint::load(&mut trainer, rank, id()) {
+            Err(LoadError::Unsound(unsound)) => unsound,
+            other => panic!("{other:?}"),
+        }
+    });
+    outcome.into_iter().next().unwrap()
+}
+
+#[test]
+fn a_damaged_shard_is_refused_whichever_rank_wrote_it() {
+    let file = || checkpoint::file_name(Rank(5));
+    for at in [40, 9000] {
+        let flipped = refusal(|path| {
+            let mut bytes = std::fs::read(path).unwrap();
+            bytes[at] ^= 0x10;
+            std::fs::write(path, bytes).unwrap();
+        });
+        assert_eq!(flipped, Unsound::Hash { file: file() });
+    }
+    let gone = refusal(|path| std::fs::remove_file(path).unwrap());
+    assert_eq!(gone, Unsound::Missing { file: file() });
+}
