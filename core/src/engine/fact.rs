@@ -390,6 +390,7 @@ impl Fact {
             Self::RunForgotten { run }
             | Self::StopAsked { run, .. }
             | Self::ResumeAsked { run }
+            | Self::LayoutChosen { run, .. }
             | Self::MoveAsked { run, .. }
             | Self::PreemptAsked { run, .. }
             | Self::TurnAsked { run, .. }
