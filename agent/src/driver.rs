@@ -325,6 +325,7 @@ impl Driver {
                 self.supervisor.handle(monotonic(), Event::Pages(pages));
             }
             Command::Beat(beat) => self.link.say(FromAgent::Beat(beat)),
+            Command::Rejoin => self.link.cut(),
             Command::Report { sequence, report } => {
                 self.link.say(FromAgent::Report { sequence, report });
             }

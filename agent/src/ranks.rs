@@ -336,14 +336,16 @@ impl Ranks {
         }
     }
 
-    /// Says a word to a rank, now or when it is connected.
+    /// Says a word to a rank, now or when it is connected; what only counts now is not said later.
     pub fn tell(&mut self, run: &RunId, rank: Rank, word: ToWorker) {
         if let Some(entry) = self.entries.get_mut(&(run.clone(), rank)) {
             if let Some(connection) = &entry.connection {
                 send(connection, ToRank::Word(word.clone()));
             }
-            entry.word = Some(word);
-            entry.owed = false;
+            if !matches!(word, ToWorker::Heard(_)) {
+                entry.word = Some(word);
+                entry.owed = false;
+            }
         }
     }
 

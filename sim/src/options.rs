@@ -1,6 +1,10 @@
 //! The parameters of a world, all drawn from its seed: which faults there are at all, how often,
 //! how large the fleet is and how slow everything. So one seed tries few things hard.
 
+mod hard;
+
+pub(crate) use hard::{Bias, fits};
+
 use crate::random::Random;
 use rebloom_core::engine::Limits;
 use rebloom_core::health::Windows;
@@ -19,6 +23,9 @@ pub enum Planted {
     ShardUnverified,
     /// A resumed rank forgets how many samples were consumed: what T1 is there to catch.
     SamplesRepeated,
+    /// Workers are not told when a controller was last there, so one whose agent dies in a partition
+    /// counts from that death: what S1 is there to catch.
+    LeaseForgotten,
 }
 
 /// Something that goes wrong.
@@ -52,6 +59,9 @@ pub(crate) enum Fault {
     AdminStop,
     AdminDrain,
     AdminCordon,
+    LoseAgent,
+    FreezeAgent,
+    FreezeController,
 }
 
 impl Fault {
@@ -85,6 +95,19 @@ impl Fault {
         Self::AdminDrain,
         Self::AdminCordon,
     ];
+
+    /// What hard worlds know.
+    const HARD: [Self; Self::ALL.len() + 3] = {
+        let mut all = [Self::LoseAgent; Self::ALL.len() + 3];
+        let mut at = 0;
+        while at < Self::ALL.len() {
+            all[at] = Self::ALL[at];
+            at += 1;
+        }
+        all[at + 1] = Self::FreezeAgent;
+        all[at + 2] = Self::FreezeController;
+        all
+    };
 }
 
 /// The parameters of one world.
@@ -101,6 +124,12 @@ pub struct Options {
     /// For how long things go wrong.
     pub storm: Duration,
     pub(crate) faults: Vec<Fault>,
+    /// When faults strike, beside at random.
+    pub(crate) biases: Vec<Bias>,
+    /// The controller dies once it has written this many records; 0 is never.
+    pub(crate) dies_after: usize,
+    /// A controller that died is back after this, at most.
+    pub(crate) outage: Duration,
     pub(crate) fault_every: Duration,
     /// Time of a message over a link, at most.
     pub(crate) latency: Duration,
@@ -155,6 +184,9 @@ impl Options {
             limits,
             storm: r.millis(10_000, 200_000),
             faults,
+            biases: Vec::new(),
+            dies_after: 0,
+            outage: Duration::from_secs(6),
             fault_every: r.millis(100, 300) * r.small(1, 40),
             latency: r.millis(1, 80),
             // The engine allows for `silent_after` (see `Engine::fence_after`): S1 rests on it.
@@ -167,6 +199,13 @@ impl Options {
         }
     }
 
+    /// The same world, in which the controller also dies right after this many records of its journal.
+    #[must_use]
+    pub const fn dies_after(mut self, records: usize) -> Self {
+        self.dies_after = records;
+        self
+    }
+
     /// The same world with a bug in it, and with the faults that bring it out.
     #[must_use]
     pub fn plant(mut self, bug: Planted) -> Self {
@@ -175,6 +214,7 @@ impl Options {
             Planted::FenceIgnored => vec![Fault::CutLongLink],
             Planted::ShardUnverified => vec![Fault::RotShard, Fault::KillRank],
             Planted::SamplesRepeated => vec![Fault::KillRank],
+            Planted::LeaseForgotten => vec![Fault::CutLongLink, Fault::LoseAgent],
         };
         self.storm = Duration::from_secs(120);
         self
@@ -298,6 +338,10 @@ impl fmt::Display for Options {
             "storm     {:?}, a fault every {:?}",
             self.storm, self.fault_every
         )?;
-        write!(f, "faults    {:?}", self.faults)
+        write!(
+            f,
+            "faults    {:?}, biased to {:?}",
+            self.faults, self.biases
+        )
     }
 }

@@ -42,7 +42,9 @@ impl Engine {
 
     pub(super) fn heard(&self, node: &NodeId) -> Instant {
         let never = self.began.unwrap_or_default();
-        self.links.get(node).map_or(never, |link| link.heard)
+        self.links
+            .get(node)
+            .map_or(never, |link| link.heard.max(self.awake))
     }
 
     pub(super) fn left(&mut self, node: &NodeId, session: Session) {
@@ -141,8 +143,8 @@ impl Engine {
     pub(super) fn lost_at(&self, node: &NodeId) -> Option<Instant> {
         let link = self.links.get(node)?;
         Some(match link.session {
-            Some(_) => link.heard + self.limits.silent_after,
-            None => link.down_since + self.limits.rejoin_within,
+            Some(_) => link.heard.max(self.awake) + self.limits.silent_after,
+            None => link.down_since.max(self.awake) + self.limits.rejoin_within,
         })
     }
 
