@@ -12,6 +12,7 @@ mod admin;
 mod checkpoints;
 mod chronicle;
 mod crash;
+mod crash_points;
 mod generations;
 mod hangs;
 mod health;

@@ -204,7 +204,11 @@ impl World {
 
     fn tell_worker(&mut self, at: usize, life: u64, pid: u32, word: ToWorker) {
         let delay = self.random.micros(20, 800);
-        let is_forgotten = self.options.planted == Some(Planted::LeaseForgotten);
+        // (A lease would stop who ignores the fence.)
+        let is_forgotten = matches!(
+            self.options.planted,
+            Some(Planted::LeaseForgotten | Planted::FenceIgnored)
+        );
         let Some(agent) = self.agent(at, life) else {
             return;
         };
