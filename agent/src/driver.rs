@@ -321,6 +321,10 @@ impl Driver {
                 None
             }),
             Command::ReadPages => {
+                let read = self.ranks.read_output(self.supervisor.log_rules());
+                for event in read {
+                    self.supervisor.handle(monotonic(), event);
+                }
                 let pages = self.ranks.pages();
                 self.supervisor.handle(monotonic(), Event::Pages(pages));
             }

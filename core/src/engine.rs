@@ -25,8 +25,10 @@ mod placement;
 mod queue;
 mod recovery;
 mod reports;
+mod rules;
 mod seal;
 mod show;
+mod slow;
 mod state;
 mod view;
 

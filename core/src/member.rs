@@ -404,15 +404,7 @@ impl Member {
     fn enter(&mut self, now: Instant, phase: Phase) {
         let deadline = self.go.as_ref().and_then(|go| {
             let deadlines = &go.spec.deadlines;
-            let within = match phase {
-                Phase::Idle => return None,
-                Phase::Init => deadlines.init,
-                Phase::Load => deadlines.load,
-                Phase::Step | Phase::Eval => deadlines.step,
-                Phase::Save => deadlines.save,
-                Phase::Exit => deadlines.exit,
-            };
-            Some(now + seconds(within))
+            (phase != Phase::Idle).then(|| now + seconds(deadlines.of(phase)))
         });
         self.commands.push_back(Command::Enter { phase, deadline });
     }

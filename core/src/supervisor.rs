@@ -9,6 +9,7 @@ mod command;
 mod event;
 mod memory;
 mod outbox;
+mod read;
 mod run;
 
 pub use command::Command;
@@ -16,10 +17,10 @@ pub use event::Event;
 pub use memory::{Memory, Process, RankMemory, RunMemory, StopMemory};
 
 use crate::cause::{Cause, Exit};
-use crate::flight::{Page, Sighting};
+use crate::hang::rules::Match;
 use crate::id::{NodeId, Rank, RunId, Slot};
 use crate::order::Order;
-use crate::report::{Beat, Pages, RankEvent, Remembered, Report};
+use crate::report::{Beat, RankEvent, Remembered, Report};
 use crate::time::{Duration, Instant};
 use crate::word::{FromWorker, ToWorker};
 use outbox::Outbox;
@@ -55,6 +56,8 @@ pub struct Supervisor {
     next_beat: Instant,
     /// When it last found that it had not run for a while.
     awake: Option<Instant>,
+    /// What ranks wrote since the last beat that went out.
+    read: BTreeMap<RunId, Vec<Match>>,
     commands: VecDeque<Command>,
 }
 
@@ -77,6 +80,7 @@ impl Supervisor {
             heard_told: None,
             next_beat: Instant::ZERO,
             awake: None,
+            read: BTreeMap::new(),
             commands: VecDeque::new(),
         }
     }
@@ -160,6 +164,12 @@ impl Supervisor {
                 pid,
                 word,
             } => self.word(now, (run, rank, pid), word),
+            Event::Read {
+                run,
+                rank,
+                matches,
+                broken,
+            } => self.read(run, rank, matches, broken),
             Event::Pages(pages) => self.pages(now, pages),
             Event::Signal(signal) => self.report(Report::Signal { signal }),
             Event::ManifestWritten {
@@ -414,43 +424,6 @@ impl Supervisor {
             self.report(report);
         }
         self.settle(now);
-    }
-
-    /// Deadlines that passed become reports; the beat with the pages follows them.
-    fn pages(&mut self, now: Instant, pages: Vec<(RunId, Sighting)>) {
-        let mut beat: BTreeMap<RunId, BTreeMap<Rank, Page>> = BTreeMap::new();
-        for (run, sighting) in pages {
-            beat.entry(run)
-                .or_default()
-                .insert(sighting.rank, sighting.page);
-        }
-        let mut overdue = Vec::new();
-        for (id, run) in &mut self.runs {
-            for (rank, generation, phase) in run.overdue(now, beat.get(id)) {
-                let event = RankEvent::Overdue { phase };
-                overdue.push(Report::Rank {
-                    run: id.clone(),
-                    generation,
-                    rank,
-                    event,
-                });
-            }
-        }
-        overdue.into_iter().for_each(|report| self.report(report));
-        if self.linked {
-            let pages = beat.into_iter().map(|(run, pages)| {
-                let sightings = pages
-                    .into_iter()
-                    .map(|(rank, page)| Sighting { rank, page });
-                Pages {
-                    run,
-                    sightings: sightings.collect(),
-                }
-            });
-            self.commands.push_back(Command::Beat(Beat {
-                pages: pages.collect(),
-            }));
-        }
     }
 
     /// Brings every run closer to what was ordered. What is written down comes first.

@@ -39,11 +39,13 @@ fn small() -> RunSpec {
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),
             every_steps: 10,
+            auto: None,
             keep: 3,
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
         elastic: None,
+        log_rules: Vec::new(),
     }
 }
 

@@ -94,10 +94,17 @@ impl TryFrom<wire::Join> for Join {
 }
 
 impl From<Pages> for wire::Pages {
-    fn from(Pages { run, sightings }: Pages) -> Self {
+    fn from(
+        Pages {
+            run,
+            sightings,
+            matches,
+        }: Pages,
+    ) -> Self {
         Self {
             run: run.into(),
             sightings: sightings.into_iter().map(Into::into).collect(),
+            matches: matches.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -108,6 +115,7 @@ impl TryFrom<wire::Pages> for Pages {
         Ok(Self {
             run: run_id(pages.run, "run")?,
             sightings: list(pages.sightings, "sightings")?,
+            matches: list(pages.matches, "matches")?,
         })
     }
 }
@@ -175,6 +183,9 @@ impl From<RankEvent> for wire::RankEvent {
                 checkpoint: Some(checkpoint.into()),
                 unsound: Some(unsound.into()),
             }),
+            RankEvent::RuleBroken { rule, line } => {
+                w::What::RuleBroken(w::RuleBroken { rule, line })
+            }
             RankEvent::Overdue { phase } => w::What::Overdue(wire::Phase::from(phase).into()),
         };
         Self { what: Some(what) }
@@ -216,6 +227,10 @@ impl TryFrom<wire::RankEvent> for RankEvent {
                 What::LoadRefused(it) => Self::LoadRefused {
                     checkpoint: part(it.checkpoint, "load_refused.checkpoint")?,
                     unsound: part(it.unsound, "load_refused.unsound")?,
+                },
+                What::RuleBroken(it) => Self::RuleBroken {
+                    rule: text(it.rule, "rule_broken.rule")?,
+                    line: text(it.line, "rule_broken.line")?,
                 },
                 What::Overdue(phase) => Self::Overdue {
                     phase: code::<wire::Phase, _>(phase, "overdue")?,

@@ -280,6 +280,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),
             every_steps: r.within(2, 40),
+            auto: None,
             keep: r.small(1, 4),
         },
         deadlines: Deadlines {
@@ -288,6 +289,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             step: within(r, 3),
             save: within(r, 4) + 1.0,
             exit: within(r, 3),
+            ..Deadlines::default()
         },
         recovery: Recovery {
             restarts: r.small(0, 3),
@@ -297,6 +299,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             ..Recovery::default()
         },
         elastic: None,
+        log_rules: Vec::new(),
     }
 }
 

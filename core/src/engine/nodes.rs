@@ -65,7 +65,10 @@ impl Engine {
             self.tell(Fact::NodeReturned { node: node.clone() });
         }
         for pages in beat.pages {
+            let run = pages.run.clone();
+            self.read_out(node, &run, &pages.matches);
             self.sighted(node, pages);
+            self.judge_pace(&run);
         }
         // Runs that wait to be judged by their pages.
         for run in &self.judging {
@@ -81,18 +84,22 @@ impl Engine {
         let Some((run, gang)) = run.and_then(|run| Some((run, run.gang.as_ref()?))) else {
             return self.count("stale_page");
         };
-        let (generation, first) = (gang.generation, gang.first_step());
-        let mut stale = 0;
+        let generation = gang.generation;
+        let (mut stale, mut seen) = (0, Vec::new());
         let watch = match self.watches.get_mut(&pages.run) {
             Some(watch) => watch,
             None => self.watches.entry(pages.run.clone()).or_default(),
         };
-        watch.follow(generation, first, self.now);
+        watch.follow(run, gang, self.now);
         let step = watch.step;
         for Sighting { rank, page } in pages.sightings {
             if gang.node_of(rank) != Some(node) {
                 stale += 1;
                 continue;
+            }
+            if page.generation == generation {
+                let look = watch.look(run, gang, (rank, &page), (self.now, self.limits.beat_every));
+                seen.extend(look.into_iter().map(|look| (rank, look)));
             }
             if page.generation == generation && page.step > watch.step {
                 watch.step = page.step;
@@ -109,6 +116,9 @@ impl Engine {
             self.agenda.touch(&pages.run);
         }
         (0..stale).for_each(|_| self.count("stale_page"));
+        for (rank, seen) in seen {
+            self.looked(&pages.run, node, rank, seen);
+        }
     }
 
     /// Whether a node that has not joined yet may know what the journal lost.

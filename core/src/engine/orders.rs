@@ -7,6 +7,7 @@ use super::state::{Gang, Run};
 use super::{Command, Engine, RunState};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
+use crate::hang::deadline;
 use crate::id::{Generation, NodeId, RunId, Session};
 use crate::order::{Order, Seat, Start, Stop};
 use crate::spec::seconds;
@@ -262,8 +263,11 @@ impl Engine {
         });
         let store_node = gang.placement.store_node.clone();
         let store = self.state.nodes.get(&store_node);
+        let mut spec = run.spec.clone();
+        spec.checkpoint.every_steps = gang.every_steps;
+        spec.deadlines = deadline::learned(&spec.deadlines, &run.timings);
         let start = Start {
-            spec: run.spec.clone(),
+            spec,
             generation: gang.generation,
             seats,
             store_address: store

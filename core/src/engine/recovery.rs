@@ -193,11 +193,19 @@ impl Engine {
         rung: Rung,
         held: &BTreeSet<NodeId>,
     ) -> Option<Fact> {
-        let avoid: &[NodeId] = if rung >= Rung::Replace {
+        let at_fault: &[NodeId] = if rung >= Rung::Replace {
             &broken.avoid
         } else {
             &[]
         };
+        let search = run.search.iter().flat_map(|search| search.next_out());
+        let mut avoid = at_fault.to_vec();
+        for node in run.slow.iter().chain(search) {
+            if !avoid.contains(node) {
+                avoid.push(node.clone());
+            }
+        }
+        let avoid = &avoid;
         let (rung, layout, placement) = self
             .wanted_layouts(run, broken, rung)
             .into_iter()
@@ -213,6 +221,7 @@ impl Engine {
             run: id.clone(),
             generation: self.next_generation(run.floor),
             layout,
+            every_steps: self.interval(run, placement.nodes().len()),
             placement,
             async_off,
             rung: Some(rung),

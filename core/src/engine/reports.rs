@@ -7,6 +7,7 @@ use super::{CheckpointState, Engine, Fact, RunState};
 use crate::cause::{Cause, Unsound};
 use crate::checkpoint::CheckpointId;
 use crate::flight::Phase;
+use crate::hang::rules::Breach;
 use crate::id::{Generation, NodeId, Rank, RunId, Session};
 use crate::report::{RankEvent, Report};
 use crate::time::Duration;
@@ -178,6 +179,7 @@ impl Engine {
                     });
                 }
             }
+            RankEvent::RuleBroken { .. } if !is_over => self.root_cause(id, node, rank, event),
             RankEvent::Overdue { phase } if !is_over => {
                 if gang.overdue.is_none() {
                     self.tell(Fact::RankOverdue {
@@ -191,6 +193,7 @@ impl Engine {
             RankEvent::Failed { .. }
             | RankEvent::LoadRefused { .. }
             | RankEvent::PeerLost { .. }
+            | RankEvent::RuleBroken { .. }
             | RankEvent::Overdue { .. } => self.count("after_the_end"),
         }
     }
@@ -220,6 +223,7 @@ impl Engine {
             | RankEvent::NotStarted { .. }
             | RankEvent::Failed { .. }
             | RankEvent::PeerLost { .. }
+            | RankEvent::RuleBroken { .. }
             | RankEvent::Overdue { .. } => cause,
         };
         self.fault(id, cause, began);
@@ -336,6 +340,15 @@ fn cause_of(node: &NodeId, rank: Rank, event: &RankEvent) -> Option<Cause> {
                 step,
                 rank,
                 unsound,
+            })
+        }
+        RankEvent::RuleBroken { rule, line } => {
+            let (rule, line) = (rule.clone(), line.clone());
+            Some(Cause::LogRule {
+                rule,
+                breach: Breach::Written { line },
+                rank: Some(rank),
+                node: Some(node),
             })
         }
         RankEvent::Reached { .. }

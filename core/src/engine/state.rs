@@ -9,6 +9,8 @@ use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
+use crate::hang::bisect::Bisect;
+use crate::hang::deadline::Timing;
 use crate::health::fleet::Fleet;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::layout::Layout;
@@ -86,6 +88,17 @@ pub(super) struct Run {
     pub(super) full: Option<Layout>,
     /// Whether its ranks launch nothing asynchronously.
     pub(super) async_off: bool,
+    /// What was learned of its phases.
+    pub(super) timings: BTreeMap<Phase, Timing>,
+    /// How long a step takes, and how long a save holds it up.
+    pub(super) step_time: Option<Duration>,
+    pub(super) save_cost: Option<Duration>,
+    /// Faults that made it go back.
+    pub(super) failures: u64,
+    /// Nodes that were found slow; it stays off them where it can.
+    pub(super) slow: BTreeSet<NodeId>,
+    /// The search for the node that makes it slow.
+    pub(super) search: Option<Bisect>,
     /// What each node refused to load since a gang last loaded.
     pub(super) misread: BTreeMap<NodeId, Misread>,
     pub(super) incidents: VecDeque<Incident>,
@@ -104,6 +117,8 @@ pub(super) struct Gang {
     /// The nodes of the placement.
     pub(super) nodes: BTreeSet<NodeId>,
     pub(super) rung: Option<Rung>,
+    /// Steps between two of its checkpoints.
+    pub(super) every_steps: u64,
     pub(super) resume: Option<CheckpointId>,
     pub(super) fresh: bool,
     pub(super) kill: Vec<Rank>,

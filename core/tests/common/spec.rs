@@ -36,11 +36,13 @@ pub(crate) fn spec() -> RunSpec {
         checkpoint: Checkpoint {
             directory: "/checkpoints".into(),
             every_steps: 2,
+            auto: None,
             keep: 3,
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
         elastic: None,
+        log_rules: Vec::new(),
     }
 }
 

@@ -312,6 +312,7 @@ impl World {
         let Some(session) = agent.session else { return };
         let pages = agent.runs.iter().map(|(run, local)| Pages {
             run: run.clone(),
+            matches: local.said.clone(),
             sightings: local
                 .ranks
                 .iter()

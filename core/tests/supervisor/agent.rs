@@ -283,6 +283,7 @@ fn short_report(report: &Report) -> String {
                 RankEvent::Failed { blamed, .. } => format!("Failed {blamed:?}"),
                 RankEvent::PeerLost { .. } => "PeerLost".into(),
                 RankEvent::LoadRefused { .. } => "LoadRefused".into(),
+                RankEvent::RuleBroken { rule, .. } => format!("broke {rule}"),
                 RankEvent::Overdue { phase } => format!("overdue in {phase}"),
             };
             format!("rank {rank} g{generation} {event}")

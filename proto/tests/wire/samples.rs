@@ -12,6 +12,8 @@ pub(crate) use words::{from_rank, to_rank};
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::flight::{Counter, Page, Phase, Sighting};
+use rebloom_core::hang::deadline::Learn;
+use rebloom_core::hang::rules::{LogRule, Match, Metric, Operator};
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Seat, Start, Stop};
@@ -19,7 +21,7 @@ use rebloom_core::report::{
     Beat, Finish, Join, Milestone, Pages, RankEvent, RankStatus, Remembered, Report,
 };
 use rebloom_core::spec::{
-    Checkpoint, Data, Deadlines, Elastic, Model, Optimizer, Recovery, RunSpec, Train,
+    Auto, Checkpoint, Data, Deadlines, Elastic, Model, Optimizer, Recovery, RunSpec, Train,
 };
 use rebloom_core::time::{Duration, Instant};
 use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent, Verified, Welcome};
@@ -104,6 +106,10 @@ pub(crate) fn spec() -> RunSpec {
             directory: "/checkpoints".to_owned(),
             every_steps: 20,
             keep: 3,
+            auto: Some(Auto {
+                min: 60.0,
+                max: 3600.0,
+            }),
         },
         deadlines: Deadlines {
             init: 1.5,
@@ -111,6 +117,12 @@ pub(crate) fn spec() -> RunSpec {
             step: 3.5,
             save: 4.5,
             exit: 5.5,
+            eval: 7.0,
+            learn: Some(Learn {
+                factor: 4.0,
+                skip: 3,
+                least: 8.0,
+            }),
         },
         recovery: Recovery {
             restarts: 1,
@@ -127,6 +139,19 @@ pub(crate) fn spec() -> RunSpec {
             min_data: 2,
             wait: 120.5,
         }),
+        log_rules: vec![LogRule {
+            name: "iterations".to_owned(),
+            pattern: "^ iteration".to_owned(),
+            expected_start: Some(600.0),
+            expected_recurrence: None,
+            stop_pattern: Some("done".to_owned()),
+            fault_on_match: true,
+            metric: Some(Metric {
+                operator: Operator::AtMost,
+                threshold: 0.5,
+                points: 3,
+            }),
+        }],
     }
 }
 
@@ -178,6 +203,10 @@ pub(crate) fn reports() -> Vec<Report> {
             noticed_after_nanos: None,
         },
         RankEvent::NotStarted { error: error() },
+        RankEvent::RuleBroken {
+            rule: "oom".to_owned(),
+            line: "out of memory".to_owned(),
+        },
         RankEvent::Failed {
             phase: Phase::Load,
             error: error(),
@@ -290,6 +319,12 @@ pub(crate) fn from_agent() -> Vec<FromAgent> {
             pages: vec![Pages {
                 run: run(),
                 sightings: vec![sighting],
+                matches: vec![Match {
+                    generation: Generation(7),
+                    rule: 1,
+                    lines: 3,
+                    stopped: true,
+                }],
             }],
         }),
         FromAgent::Reply {

@@ -72,6 +72,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),
             every_steps: 100,
+            auto: None,
             keep: 3,
         },
         deadlines: Deadlines::default(),
@@ -84,6 +85,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             ..Recovery::default()
         },
         elastic: None,
+        log_rules: Vec::new(),
     }
 }
 
@@ -320,7 +322,11 @@ impl Fleet {
             .iter()
             .map(|(node, session)| {
                 let pages = ranks.remove(node);
-                let pages = pages.map(|(run, sightings)| Pages { run, sightings });
+                let pages = pages.map(|(run, sightings)| Pages {
+                    run,
+                    sightings,
+                    matches: Vec::new(),
+                });
                 Event::Beat {
                     node: node.clone(),
                     session: *session,
