@@ -196,7 +196,11 @@ impl World {
         let reached = nodes
             .iter()
             .all(|a| nodes.iter().all(|b| self.reach(*a, *b)));
-        if gang.arrived.len() < gang.size as usize || !gang.gone.is_empty() || !reached {
+        // Who is stopped sends nothing on, also where it had arrived before.
+        let runs = |pid: &u32| !self.processes.get(pid).is_some_and(|p| p.is_stopped);
+        let all_run = gang.members.values().all(runs);
+        if gang.arrived.len() < gang.size as usize || !gang.gone.is_empty() || !reached || !all_run
+        {
             return;
         }
         let Some(gang) = self.gangs.all.get_mut(&id) else {

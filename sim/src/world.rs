@@ -112,6 +112,8 @@ pub(crate) enum Happening {
         pid: u32,
     },
     Strike,
+    /// Gangs that waited for a process that was stopped go on, if that still is with them.
+    GangsTried,
     /// A fault that waited for its moment, on one of these nodes where it can.
     Ambush {
         nodes: Vec<usize>,
@@ -157,6 +159,7 @@ impl Happening {
             | Self::WordArrives { .. }
             | Self::Continue { .. }
             | Self::Strike
+            | Self::GangsTried
             | Self::Ambush { .. }
             | Self::ControllerDies { .. }
             | Self::Undo(_)
@@ -340,6 +343,7 @@ impl World {
             Happening::ShardWritten { pid, save } => self.shard_written(pid, save),
             Happening::Continue { pid } => self.continue_process(pid),
             Happening::Strike => self.strike(),
+            Happening::GangsTried => self.retry_gangs(),
             Happening::Ambush { nodes } => self.spring(nodes),
             Happening::ControllerDies { life } => {
                 if self.controller.life() == life {
