@@ -8,9 +8,7 @@ pub(crate) use check::flaws;
 use crate::args::{BuildData, DataCommand, Permission};
 use crate::failure::Failure;
 use crate::format::{self, Output, bytes, count, grouped, line};
-use rebloom_data::build::{
-    Meta, Progress, Vocabulary, build, build_separate, source_prefix,
-};
+use rebloom_data::build::{Meta, Progress, Vocabulary, build, build_separate, source_prefix};
 use rebloom_data::corpus::Corpus;
 use rebloom_data::sources::{Entry, Sources};
 use serde::Serialize;

@@ -4,6 +4,7 @@
 //! `rebloom run explain` all render this enum, so they cannot disagree.
 
 use crate::flight::{Channel, Phase};
+use crate::guard::Samples;
 use crate::id::{NodeId, Rank, Step};
 use crate::time::Duration;
 use serde::{Deserialize, Serialize};
@@ -186,6 +187,17 @@ pub enum Cause {
         /// What went wrong.
         error: String,
     },
+    /// The loss or the gradient norm ran away.
+    LossSpiked {
+        /// In which step.
+        step: Step,
+        /// The samples in question.
+        samples: Samples,
+        /// What was seen.
+        reading: String,
+        /// Whether the run goes back and skips the samples, or trains on.
+        rolls_back: bool,
+    },
     /// An older generation still ran somewhere.
     Superseded,
     /// The run reached its last step.
@@ -219,6 +231,7 @@ impl Cause {
             Self::RanksMissing { .. } => "RanksMissing",
             Self::CheckpointUnsound { .. } => "CheckpointUnsound",
             Self::SaveFailed { .. } => "SaveFailed",
+            Self::LossSpiked { .. } => "LossSpiked",
             Self::Superseded => "Superseded",
             Self::Completed => "Completed",
             Self::BudgetSpent { .. } => "BudgetSpent",
@@ -242,6 +255,7 @@ impl Cause {
             | Self::GangHung { .. }
             | Self::CheckpointUnsound { .. }
             | Self::SaveFailed { .. }
+            | Self::LossSpiked { .. }
             | Self::Superseded
             | Self::Completed
             | Self::BudgetSpent { .. }
@@ -274,6 +288,9 @@ impl Cause {
             self,
             Self::RankFailed {
                 blamed: Blamed::Run,
+                ..
+            } | Self::LossSpiked {
+                rolls_back: true,
                 ..
             }
         )
@@ -363,6 +380,18 @@ impl fmt::Display for Cause {
                     f,
                     "the checkpoint at step {step} could not be sealed: {error}"
                 )
+            }
+            Self::LossSpiked {
+                step,
+                samples,
+                reading,
+                rolls_back,
+            } => {
+                write!(f, "step {step} had {reading}")?;
+                if *rolls_back {
+                    write!(f, "; samples {samples} are skipped")?;
+                }
+                Ok(())
             }
             Self::Superseded => f.write_str("a newer generation runs"),
             Self::Completed => f.write_str("the run reached its last step"),

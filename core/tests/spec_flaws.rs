@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use rebloom_core::guard::LossGuard;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{
-    Checkpoint, Data, DataPart, Deadlines, Model, Optimizer, Recovery, RunSpec, Train,
+    Checkpoint, Data, DataPart, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
 };
 
 fn small() -> RunSpec {
@@ -17,6 +18,7 @@ fn small() -> RunSpec {
             heads: 4,
             vocab: 1024,
             sequence: 128,
+            residual_after_layernorm: false,
         },
         layout: Layout {
             tensor: 2,
@@ -29,6 +31,8 @@ fn small() -> RunSpec {
             micro_batch: 2,
             seed: 1,
             optimizer: Optimizer::default(),
+            ramp_up: None,
+            numerics: Numerics::default(),
         },
         data: Data {
             prefix: "/data/text".to_owned(),
@@ -41,6 +45,7 @@ fn small() -> RunSpec {
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
+        guard: LossGuard::default(),
     }
 }
 
@@ -167,6 +172,7 @@ fn sizes_whose_product_overflows_are_refused_and_not_multiplied() {
         heads: 64,
         vocab: 1024,
         sequence: 1,
+        residual_after_layernorm: false,
     };
     spec.layout = Layout {
         tensor: 64,

@@ -3,9 +3,12 @@
 
 use crate::random::Random;
 use rebloom_core::engine::Limits;
+use rebloom_core::guard::LossGuard;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::spec::{
+    Checkpoint, Data, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
+};
 use rebloom_core::time::Duration;
 use std::fmt;
 
@@ -192,6 +195,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             heads: 4,
             vocab: 64,
             sequence: 16,
+            residual_after_layernorm: false,
         },
         layout,
         train: Train {
@@ -200,6 +204,8 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             micro_batch: 1,
             seed: r.bits(),
             optimizer: Optimizer::default(),
+            ramp_up: None,
+            numerics: Numerics::default(),
         },
         data: Data {
             prefix: "/data/corpus".to_owned(),
@@ -223,6 +229,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             restart: r.small(1, 3),
             replace: r.small(1, 3),
         },
+        guard: LossGuard::default(),
     }
 }
 

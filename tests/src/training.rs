@@ -1,9 +1,12 @@
 //! What the clusters of these tests train: a tiny BLOOM on a tiny dataset, the same every time.
 
 use anyhow::Result;
+use rebloom_core::guard::LossGuard;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::spec::{
+    Checkpoint, Data, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
+};
 use rebloom_data::indexed::{Width, Writer};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -24,6 +27,7 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             heads: 4,
             vocab: 512,
             sequence: 32,
+            residual_after_layernorm: false,
         },
         layout: Layout {
             tensor: 2,
@@ -36,6 +40,8 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             micro_batch: 2,
             seed: 42,
             optimizer: Optimizer::default(),
+            ramp_up: None,
+            numerics: Numerics::default(),
         },
         data: Data {
             prefix: data.display().to_string(),
@@ -54,6 +60,7 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             exit: 20.0,
         },
         recovery: Recovery::default(),
+        guard: LossGuard::default(),
     })
 }
 

@@ -13,6 +13,7 @@ pub use save::{Saved, Saver, Snapshot, write};
 use crate::shim::bytes;
 use crate::trainer::Trainer;
 use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::guard;
 use rebloom_core::id::{Digest, Rank, RunId};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{Model, RunSpec};
@@ -32,7 +33,7 @@ const FACTS: &str = "rebloom";
 const VERSION: u32 = 1;
 
 /// What a shard says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Facts {
     version: u32,
@@ -43,6 +44,9 @@ struct Facts {
     model: Model,
     seed: u64,
     samples: u64,
+    /// Figures of the last steps, which the loss guard goes on from.
+    #[serde(default)]
+    recent: Vec<guard::Figures>,
     /// For each name, which elements of the part that a tensor rank holds.
     slices: BTreeMap<String, Range<i64>>,
 }

@@ -5,7 +5,7 @@ mod gang;
 mod incident;
 
 use super::ledger::Book;
-use super::state::{Ladder, Moving, Node, Overdue, Run, StopAsked};
+use super::state::{Ladder, Moving, Node, Overdue, Run, Skipped, StopAsked};
 use super::{CheckpointState, Fact, RunState, Spend, State};
 use crate::cause::Cause;
 use crate::id::{Digest, Generation, NodeId, RunId};
@@ -73,6 +73,7 @@ impl State {
             | Fact::CheckpointFailed { run, .. }
             | Fact::CheckpointSealed { run, .. }
             | Fact::CheckpointRejected { run, .. }
+            | Fact::SamplesSkipped { run, .. }
             | Fact::CheckpointsPruned { run, .. }
             | Fact::MilepostPassed { run, .. }
             | Fact::RunEnded { run, .. } => {
@@ -127,6 +128,7 @@ impl Run {
             older: Vec::new(),
             saves: Vec::new(),
             held: Vec::new(),
+            skipped: Vec::new(),
             garbage: Vec::new(),
             pruned: VecDeque::new(),
             ladder: Ladder::default(),
@@ -271,6 +273,16 @@ impl Run {
                     held.state = CheckpointState::Rejected;
                 }
             }
+            Fact::SamplesSkipped {
+                generation,
+                consumed,
+                samples,
+                ..
+            } => self.skip(Skipped {
+                by: *generation,
+                consumed: *consumed,
+                samples: *samples,
+            }),
             Fact::CheckpointsPruned { checkpoints, .. } => {
                 self.held.retain(|held| !checkpoints.contains(&held.id));
                 self.garbage.retain(|id| !checkpoints.contains(id));

@@ -3,12 +3,17 @@
 //! A report may come twice, late, or of a generation that is over. What is known already changes
 //! nothing; what is stale is counted and never acted on (S10).
 
+use super::state::{Run, Skipped};
 use super::{CheckpointState, Engine, Fact, RunState};
 use crate::cause::Cause;
 use crate::flight::Phase;
+use crate::guard::Spike;
 use crate::id::{Generation, NodeId, Rank, RunId, Session};
 use crate::report::{RankEvent, Report};
 use crate::time::Duration;
+
+/// Incidents in which a warning is looked for that another rank gave already.
+const RECENT: usize = 64;
 
 impl Engine {
     pub(super) fn report(&mut self, node: &NodeId, session: Session, report: Report) {
@@ -163,6 +168,9 @@ impl Engine {
                 });
                 self.root_cause(id, node, rank, event);
             }
+            RankEvent::Spiked { spike, goes_on } if !is_over => {
+                self.spiked(&run, generation, spike, goes_on);
+            }
             RankEvent::PeerLost { phase, error: _ } if !is_over => {
                 if gang.symptom.is_none() {
                     self.tell(Fact::RankBroke {
@@ -184,6 +192,7 @@ impl Engine {
             }
             RankEvent::Failed { .. }
             | RankEvent::LoadRefused { .. }
+            | RankEvent::Spiked { .. }
             | RankEvent::PeerLost { .. }
             | RankEvent::Overdue { .. } => self.count("after_the_end"),
         }
@@ -205,6 +214,51 @@ impl Engine {
             self.reject(id, checkpoint);
         }
         self.fault(id, cause, began);
+    }
+
+    /// Every rank of a gang reports the same spike; the first report decides.
+    fn spiked(&mut self, id: &RunId, generation: Generation, spike: Spike, goes_on: bool) {
+        let cause = spike_cause(spike.clone(), !goes_on);
+        if goes_on {
+            let is_known = self.state.runs.get(id).is_none_or(|run| {
+                let mut known = run.incidents.iter().rev().take(RECENT);
+                known.any(|incident| incident.cause == cause && incident.generation == generation)
+            });
+            if !is_known {
+                let step = self.step(id);
+                self.tell(Fact::IncidentOpened {
+                    run: id.clone(),
+                    cause,
+                    began: self.now,
+                    heard: self.now,
+                    step,
+                    rung: None,
+                });
+            }
+            return;
+        }
+        let phase = Phase::Step;
+        let run = id.clone();
+        self.tell(Fact::RankBroke {
+            run,
+            generation,
+            phase,
+        });
+        let skipped = Skipped {
+            by: generation,
+            consumed: spike.consumed,
+            samples: spike.samples,
+        };
+        let is_new = |run: &Run| !run.skipped.contains(&skipped);
+        if self.state.runs.get(id).is_some_and(is_new) {
+            self.tell(Fact::SamplesSkipped {
+                run: id.clone(),
+                generation,
+                consumed: spike.consumed,
+                samples: spike.samples,
+            });
+        }
+        self.fault(id, cause, self.now);
     }
 
     fn reject(&mut self, id: &RunId, checkpoint: crate::checkpoint::CheckpointId) {
@@ -262,6 +316,15 @@ impl Engine {
     }
 }
 
+fn spike_cause(spike: Spike, rolls_back: bool) -> Cause {
+    Cause::LossSpiked {
+        step: spike.step,
+        samples: spike.samples,
+        reading: spike.reading,
+        rolls_back,
+    }
+}
+
 /// The root cause that an event of a rank stands for; none where it is a symptom or no fault.
 fn cause_of(node: &NodeId, rank: Rank, event: &RankEvent) -> Option<Cause> {
     let node = node.clone();
@@ -301,6 +364,7 @@ fn cause_of(node: &NodeId, rank: Rank, event: &RankEvent) -> Option<Cause> {
                 unsound,
             })
         }
+        RankEvent::Spiked { spike, goes_on } => Some(spike_cause(spike.clone(), !goes_on)),
         RankEvent::Reached { .. }
         | RankEvent::Finished { .. }
         | RankEvent::PeerLost { .. }

@@ -14,6 +14,7 @@ pub(crate) fn spec() -> RunSpec {
             heads: 2,
             vocab: 32,
             sequence: 8,
+            residual_after_layernorm: false,
         },
         layout: Layout {
             tensor: 2,
@@ -26,6 +27,8 @@ pub(crate) fn spec() -> RunSpec {
             micro_batch: 1,
             seed: 1,
             optimizer: rebloom_core::spec::Optimizer::default(),
+            ramp_up: None,
+            numerics: rebloom_core::spec::Numerics::default(),
         },
         data: Data {
             prefix: "/data/corpus".into(),
@@ -38,6 +41,7 @@ pub(crate) fn spec() -> RunSpec {
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
+        guard: rebloom_core::guard::LossGuard::default(),
     }
 }
 

@@ -19,3 +19,4 @@ mod ledger;
 mod nodes;
 mod placement;
 mod scale;
+mod spikes;

@@ -1,8 +1,10 @@
 //! One sample at least of every variant that crosses the wire, for the tests beside this file.
 
+mod specs;
 mod views;
 mod words;
 
+pub(crate) use specs::spec;
 pub(crate) use views::{nodes, runs};
 pub(crate) use words::{from_rank, to_rank};
 
@@ -10,15 +12,14 @@ use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::engine::{Refusal, RunState};
 use rebloom_core::flight::{Channel, Counter, Page, Phase, Sighting};
+use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Seat, Start, Stop};
 use rebloom_core::report::{
     Beat, Finish, Join, Milestone, NodeFacts, Pages, RankEvent, RankStatus, Remembered, Report,
 };
-use rebloom_core::spec::{
-    Checkpoint, Data, DataPart, Deadlines, Flaw, Model, Optimizer, Recovery, RunSpec, Train,
-};
+use rebloom_core::spec::Flaw;
 use rebloom_core::time::{Duration, Instant};
 use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent, Verified, Welcome};
 
@@ -67,57 +68,19 @@ pub(crate) fn manifest() -> Manifest {
     }
 }
 
-pub(crate) fn spec() -> RunSpec {
-    RunSpec {
-        name: run(),
-        model: Model {
-            layers: 4,
-            hidden: 64,
-            heads: 4,
-            vocab: 4096,
-            sequence: 128,
-        },
-        layout: Layout {
-            tensor: 2,
-            pipeline: 2,
-            data: 2,
-        },
-        train: Train {
-            steps: 200,
-            global_batch: 16,
-            micro_batch: 2,
-            seed: 7,
-            optimizer: Optimizer {
-                warmup_samples: 320,
-                ..Optimizer::default()
-            },
-        },
-        data: Data {
-            prefix: "/data/roots".to_owned(),
-            blend: vec![DataPart {
-                prefix: "/data/sw".to_owned(),
-                weight: 0.25,
-                documents: [0.5, 0.75],
-            }],
-        },
-        checkpoint: Checkpoint {
-            directory: "/checkpoints".to_owned(),
-            every_steps: 20,
-            keep: 3,
-        },
-        deadlines: Deadlines {
-            init: 1.5,
-            load: 2.5,
-            step: 3.5,
-            save: 4.5,
-            exit: 5.5,
-        },
-        recovery: Recovery {
-            restarts: 1,
-            reform: 2,
-            restart: 3,
-            replace: 4,
-        },
+fn samples() -> Samples {
+    Samples {
+        from: 320,
+        until: 336,
+    }
+}
+
+fn spike() -> Spike {
+    Spike {
+        step: Step(21),
+        consumed: 8,
+        samples: samples(),
+        reading: "a loss of 9".to_owned(),
     }
 }
 
@@ -142,6 +105,12 @@ pub(crate) fn causes() -> Vec<Cause> {
     let (rank, phase, error) = (Rank(5), Phase::Step, || "no".to_owned());
     let mut causes = vec![
         Cause::Submitted,
+        Cause::LossSpiked {
+            step: Step(21),
+            samples: samples(),
+            reading: "a loss of 9".to_owned(),
+            rolls_back: true,
+        },
         Cause::StopRequested,
         Cause::ResumeRequested,
         Cause::NodeDrained { node: node() },
@@ -272,6 +241,10 @@ pub(crate) fn reports() -> Vec<Report> {
             },
         },
         RankEvent::Overdue { phase: Phase::Save },
+        RankEvent::Spiked {
+            spike: spike(),
+            goes_on: true,
+        },
     ];
     for milestone in [
         Milestone::Going,

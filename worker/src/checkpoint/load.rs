@@ -5,6 +5,7 @@ use crate::shim::bytes_mut;
 use crate::trainer::{StepError, Trainer};
 use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, Shard};
+use rebloom_core::guard::Guard;
 use rebloom_core::id::{Digest, Rank};
 use rebloom_core::spec::RunSpec;
 use safetensors::tensor::Metadata;
@@ -52,12 +53,14 @@ pub fn load(trainer: &mut Trainer, rank: Rank, id: CheckpointId) -> Result<(), L
         model: spec.model,
         seed: spec.train.seed,
         samples: manifest.samples,
+        recent: facts.recent.clone(),
         slices: facts.slices.clone(),
     };
     if facts != wanted {
         let text = "belongs to another run, rank, model or step than its manifest says".to_owned();
         return Err(unreadable(&shard.file, text).into());
     }
+    trainer.resume_guard(Guard::resume(facts.recent));
     trainer.resume(id.step, manifest.samples)?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
-use crate::engine::state::{Broken, Held, Run, Save};
+use crate::engine::state::{Broken, Held, Run, Save, Skipped};
 use crate::engine::{CheckpointState, Incident, Ledger, Milepost, RunState, Rung, Spend};
 use crate::id::{IncidentId, Step};
 use crate::time::Instant;
@@ -176,6 +176,22 @@ impl Run {
         save.shards.insert(shard.rank, shard.clone());
     }
 
+    pub(super) fn skip(&mut self, skipped: Skipped) {
+        if self.skipped.contains(&skipped) {
+            return;
+        }
+        self.skipped.push(skipped);
+        let tainted: Vec<_> = self
+            .held
+            .iter()
+            .filter(|held| self.is_tainted(held.id, held.samples))
+            .map(|held| held.id)
+            .collect();
+        for held in self.held.iter_mut().filter(|h| tainted.contains(&h.id)) {
+            held.state = CheckpointState::Rejected;
+        }
+    }
+
     pub(super) fn drop_partial_saves(&mut self) {
         let world = self.spec.layout.world() as usize;
         let partial = self.saves.extract_if(.., |save| save.shards.len() < world);
@@ -193,7 +209,11 @@ impl Run {
         self.saves.retain(|save| save.id != id);
         self.garbage.retain(|other| *other != id);
         if self.checkpoint_state(id).is_none() {
-            let state = CheckpointState::Sealed;
+            let state = if self.is_tainted(id, samples) {
+                CheckpointState::Rejected
+            } else {
+                CheckpointState::Sealed
+            };
             let at = self.held.partition_point(|held| held.id < id);
             self.held.insert(at, Held { id, state, samples });
         }
