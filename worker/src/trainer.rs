@@ -11,7 +11,6 @@ use crate::data::{Reader, Samples};
 use crate::model::shape::{EMBEDDING, Split, Stage};
 use crate::model::{Place, StageModel, initial_values};
 use crate::optim::{Flat, Optimizer, Plan, Slot, TooLarge, UpdateError, learning_rate};
-use crate::pipeline;
 use crate::shim::{AdamW, ShimError, bytes};
 use rebloom_core::flight::Channel;
 use rebloom_core::guard::{Guard, GuardAction, Spike};
