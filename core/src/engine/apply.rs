@@ -5,7 +5,7 @@ mod gang;
 mod incident;
 
 use super::ledger::Book;
-use super::state::{Ladder, Moving, Node, Overdue, Run, StopAsked, Turn, Yielding};
+use super::state::{Ladder, Moving, Node, Overdue, Run, Skipped, StopAsked, Turn, Yielding};
 use super::{Fact, RunState, Spend, State};
 use crate::cause::Cause;
 use crate::id::{Digest, Generation, NodeId, RunId};
@@ -107,6 +107,7 @@ impl State {
             | Fact::CheckpointSealed { run, .. }
             | Fact::CheckpointRejected { run, .. }
             | Fact::StorageBlamed { run, .. }
+            | Fact::SamplesSkipped { run, .. }
             | Fact::CheckpointsPruned { run, .. }
             | Fact::MilepostPassed { run, .. }
             | Fact::RunEnded { run, .. } => {
@@ -167,6 +168,7 @@ impl Run {
             older: Vec::new(),
             saves: Vec::new(),
             held: Vec::new(),
+            skipped: Vec::new(),
             garbage: Vec::new(),
             pruned: VecDeque::new(),
             ladder: Ladder::default(),
@@ -311,6 +313,16 @@ impl Run {
                 checkpoint, node, ..
             } => self.rejected(*checkpoint, node),
             Fact::StorageBlamed { node, .. } => self.storage_blamed(node),
+            Fact::SamplesSkipped {
+                generation,
+                consumed,
+                samples,
+                ..
+            } => self.skip(Skipped {
+                by: *generation,
+                consumed: *consumed,
+                samples: *samples,
+            }),
             Fact::CheckpointsPruned { checkpoints, .. } => {
                 self.held.retain(|held| !checkpoints.contains(&held.id));
                 self.garbage.retain(|id| !checkpoints.contains(id));

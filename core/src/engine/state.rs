@@ -9,6 +9,7 @@ use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
+use crate::guard::Samples;
 use crate::health::fleet::Fleet;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::layout::Layout;
@@ -77,6 +78,9 @@ pub(super) struct Run {
     pub(super) saves: Vec<Save>,
     /// Checkpoints that were sealed, oldest first.
     pub(super) held: Vec<Held>,
+    /// Samples that spikes cost.
+    #[serde(default)]
+    pub(super) skipped: Vec<Skipped>,
     /// Checkpoints that did not come about and whose files are still to be removed.
     pub(super) garbage: Vec<CheckpointId>,
     /// What was removed last, so that it can be asked for again.
@@ -215,6 +219,16 @@ pub(super) struct OldGang {
     pub(super) nodes: BTreeSet<NodeId>,
 }
 
+/// Samples that no later generation trains on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Skipped {
+    /// The generation that came upon them.
+    pub(super) by: Generation,
+    /// Samples consumed before the first of them.
+    pub(super) consumed: u64,
+    pub(super) samples: Samples,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Save {
     pub(super) id: CheckpointId,
@@ -331,6 +345,21 @@ impl Run {
             .iter()
             .find(|held| held.id == id)
             .map(|held| held.state)
+    }
+
+    /// Whether a checkpoint was trained on samples that are skipped by now.
+    pub(super) fn is_tainted(&self, id: CheckpointId, samples: u64) -> bool {
+        self.skipped
+            .iter()
+            .any(|skipped| id.generation <= skipped.by && samples > skipped.consumed)
+    }
+
+    /// The spec as the workers of the next generation get it.
+    pub(super) fn spec_to_run(&self) -> RunSpec {
+        let mut spec = self.spec.clone();
+        let skipped = self.skipped.iter().map(|skipped| skipped.samples);
+        spec.guard.skip.extend(skipped);
+        spec
     }
 
     /// Since when its gang is asked to stop at a step boundary, so that it can go elsewhere or wait.

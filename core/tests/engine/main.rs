@@ -23,3 +23,4 @@ mod placement;
 mod queue;
 mod rungs;
 mod scale;
+mod spikes;

@@ -243,6 +243,7 @@ fn short_report(report: &Report) -> String {
                 RankEvent::Finished { .. } => "Finished".into(),
                 RankEvent::Exited { exit, .. } => exit.to_string(),
                 RankEvent::NotStarted { .. } => "NotStarted".into(),
+                RankEvent::Spiked { goes_on, .. } => format!("Spiked {goes_on}"),
                 RankEvent::Failed { blamed, .. } => format!("Failed {blamed:?}"),
                 RankEvent::PeerLost { .. } => "PeerLost".into(),
                 RankEvent::LoadRefused { .. } => "LoadRefused".into(),

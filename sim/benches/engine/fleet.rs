@@ -3,13 +3,16 @@
 use rebloom_core::cause::Exit;
 use rebloom_core::engine::{Ask, Command, Engine, Event, Limits, RunState, Ticket};
 use rebloom_core::flight::{Page, Phase, Sighting};
+use rebloom_core::guard::LossGuard;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Stop};
 use rebloom_core::report::{
     Beat, FABRIC, Join, Milestone, NodeFacts, Pages, RACK, RankEvent, Report,
 };
-use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::spec::{
+    Checkpoint, Data, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
+};
 use rebloom_core::time::{Duration, Instant};
 use std::collections::BTreeMap;
 
@@ -55,6 +58,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             heads: 112,
             vocab: 250_880,
             sequence: 2048,
+            residual_after_layernorm: false,
         },
         init: None,
         layout,
@@ -64,6 +68,8 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             micro_batch: 1,
             seed: 42,
             optimizer: Optimizer::default(),
+            ramp_up: None,
+            numerics: Numerics::default(),
         },
         data: Data {
             prefix: "/data/roots".to_owned(),
@@ -84,6 +90,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             ..Recovery::default()
         },
         elastic: None,
+        guard: LossGuard::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use super::slice::{Move, Slice, Stretch, take};
 use crate::shim::bytes_mut;
 use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
+use rebloom_core::guard::Figures;
 use rebloom_core::id::{Digest, Rank};
 use rebloom_core::spec::Model;
 use safetensors::tensor::{Dtype, Metadata};
@@ -123,16 +124,23 @@ impl Stored {
     }
 
     /// Fills what is wanted, from as few shards as will do. The one of `first` is read first: in the layout
-    /// that wrote it, it holds all that its rank wants.
-    pub fn fill(&self, mut wants: Vec<Want>, first: Option<Rank>) -> Result<(), Unsound> {
+    /// that wrote it, it holds all that its rank wants. Answers the figures of the last steps before it, which
+    /// are the same whichever shards are read.
+    pub fn fill(
+        &self,
+        mut wants: Vec<Want>,
+        first: Option<Rank>,
+    ) -> Result<Vec<Figures>, Unsound> {
+        let mut recent = None;
         let shards = &self.manifest.shards;
         let (own, others): (Vec<_>, Vec<_>) = shards.iter().partition(|s| Some(s.rank) == first);
         for shard in own.into_iter().chain(others) {
-            if wants.iter().all(|want| want.lacking.is_empty()) {
+            let is_done = wants.iter().all(|want| want.lacking.is_empty());
+            if is_done && recent.is_some() {
                 break;
             }
-            if Some(shard.rank) == first || self.helps(shard, &wants)? {
-                self.read(shard, &mut wants)?;
+            if is_done || Some(shard.rank) == first || self.helps(shard, &wants)? {
+                recent = Some(self.read(shard, &mut wants)?);
             }
         }
         match wants.iter().find(|want| !want.lacking.is_empty()) {
@@ -140,7 +148,7 @@ impl Stored {
                 let text = format!("its shards do not hold all of {}", want.name);
                 Err(unreadable(MANIFEST, text))
             }
-            None => Ok(()),
+            None => Ok(recent.unwrap_or_default()),
         }
     }
 
@@ -159,7 +167,7 @@ impl Stored {
         }))
     }
 
-    fn read(&self, shard: &Shard, wants: &mut [Want]) -> Result<(), Unsound> {
+    fn read(&self, shard: &Shard, wants: &mut [Want]) -> Result<Vec<Figures>, Unsound> {
         let mut input = Input::open(&self.directory, shard)?;
         let outcome = self.read_tensors(shard, &mut input.reader, wants);
         // What is wrong inside is the fault of whoever wrote it only where the bytes are the right ones.
@@ -176,7 +184,7 @@ impl Stored {
         shard: &Shard,
         input: &mut impl Read,
         wants: &mut [Want],
-    ) -> Result<(), String> {
+    ) -> Result<Vec<Figures>, String> {
         let (metadata, facts) = header(input)?;
         if !self.is_part(shard, &facts) {
             return Err(
@@ -229,7 +237,7 @@ impl Stored {
         }
         let all: usize = plan.values().map(|(want, ..)| want.into.len()).sum();
         if taken == all {
-            Ok(())
+            Ok(facts.recent)
         } else {
             Err("it lacks tensors that it says it has".to_owned())
         }

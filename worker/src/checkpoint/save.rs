@@ -71,6 +71,7 @@ impl Snapshot {
             model: spec.model,
             seed: spec.train.seed,
             samples: trainer.samples(),
+            recent: trainer.guard().recent().collect(),
             slices,
         };
         Self {
