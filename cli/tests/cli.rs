@@ -211,8 +211,12 @@ fn a_dataset_is_built_and_verified() {
     let bin = folder.path().join("out/set.bin");
     let whole = fs::read(&bin).unwrap();
     fs::write(&bin, b"short").unwrap();
-    let (code, said) = refused(folder.path(), &verify[..3]);
-    assert_eq!(code, 1);
+    let shown = rebloom(folder.path(), &verify[..3]);
+    let (code, said) = (
+        shown.status.code(),
+        String::from_utf8(shown.stderr).unwrap(),
+    );
+    assert_eq!(code, Some(1));
     assert!(said.contains("set.bin: sha256 is"), "{said}");
     let damaged = rebloom(folder.path(), &verify);
     let found: serde_json::Value = serde_json::from_slice(&damaged.stdout).unwrap();
@@ -229,7 +233,7 @@ fn sources_are_inspected_and_one_without_permission_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let listed = folder.path().join("sources.yaml");
     fs::write(folder.path().join("a.txt"), "born free and equal").unwrap();
-    fs::write(folder.path().join("b.txt"), b"caf\xe9").unwrap();
+    fs::write(folder.path().join("b.txt"), b"caf\xe9 noir").unwrap();
     let said = "licence: MIT, permission: ours, contact: me";
     let one =
         |name: &str| format!("  - {{name: {name}, path: {name}.txt, language: en, {said}}}\n");

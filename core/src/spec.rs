@@ -1,7 +1,9 @@
 //! The run spec: what a user submits, and what is wrong with it if it does not fit.
 
+mod data;
 mod train;
 
+pub use data::{Data, DataPart};
 pub use train::{Numerics, Optimizer, Precision, RampUp, Train};
 
 use crate::guard::LossGuard;
@@ -67,39 +69,6 @@ pub struct Model {
     #[serde(default)]
     pub residual_after_layernorm: bool,
 }
-
-/// What to train on: one dataset, or several in a blend.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Data {
-    /// Path of a Megatron indexed dataset without its `.bin` / `.idx`, as the nodes see it; empty
-    /// where there is a blend.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub prefix: String,
-    /// Datasets that take turns by weight; empty where there is a prefix.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub blend: Vec<DataPart>,
-}
-
-/// One dataset of a blend.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataPart {
-    /// Its path, as [`Data::prefix`].
-    pub prefix: String,
-    /// Its weight; weights need not add up to 1.
-    pub weight: f64,
-    /// The shares of its documents between which it is used; all where it is left out.
-    #[serde(default = "all_documents")]
-    pub documents: [f64; 2],
-}
-
-const fn all_documents() -> [f64; 2] {
-    [0.0, 1.0]
-}
-
-/// Most datasets of a blend: Megatron keeps their numbers in a byte, and needs one value for none.
-const MOST_PARTS: usize = 254;
 
 /// Where and how often to save.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -342,49 +311,6 @@ impl RunSpec {
             );
         } else {
             train.check_ramp_up(train.micro_batch * layout.data, flaws);
-        }
-    }
-}
-
-impl Data {
-    fn check(&self, flaws: &mut Flaws) {
-        if self.blend.is_empty() {
-            return flaws.path("data.prefix", &self.prefix);
-        }
-        if !self.prefix.is_empty() {
-            let value = format!("`{}`", self.prefix);
-            flaws.add(
-                "data.prefix",
-                value,
-                "stands beside data.blend",
-                "keep one of the two",
-            );
-        }
-        if self.blend.len() > MOST_PARTS {
-            let remedy = format!("use at most {MOST_PARTS}");
-            flaws.add(
-                "data.blend",
-                self.blend.len(),
-                "datasets are too many",
-                &remedy,
-            );
-            return;
-        }
-        for (at, part) in self.blend.iter().enumerate() {
-            let field = |name: &str| format!("data.blend[{at}].{name}");
-            flaws.path(&field("prefix"), &part.prefix);
-            flaws.within(&field("weight"), part.weight, 1e-12, 1e18);
-            let [from, to] = part.documents;
-            if !(0.0 <= from && from < to && to <= 1.0) {
-                let value = format!("[{from}, {to}]");
-                let problem = "are not two shares of the documents";
-                flaws.add(
-                    &field("documents"),
-                    value,
-                    problem,
-                    "use such as [0.0, 0.95]",
-                );
-            }
         }
     }
 }

@@ -5,8 +5,11 @@ use rebloom_sim::replay::report::Report;
 use rebloom_sim::replay::scenario::{BUILT_IN, Scenario};
 
 fn replay(name: &str) -> Replay {
-    let (_, text) = BUILT_IN.iter().find(|(known, _)| *known == name).unwrap();
-    Replay::new(text, None).unwrap()
+    let (_, text) = BUILT_IN
+        .iter()
+        .find(|(known, _)| *known == name)
+        .expect("it is built in");
+    Replay::new(text, None).expect("it reads")
 }
 
 /// A week of eight nodes on which something breaks about once a day.

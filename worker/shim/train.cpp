@@ -13,6 +13,7 @@
 #include <ATen/ops/native_layer_norm_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <cstdlib>
 #include <unistd.h>
 
 namespace {
@@ -135,11 +136,18 @@ void rb_exit(int code) {
 
 char* rb_setup() {
   return rb::guarded([] {
-    at::set_num_threads(1);
-    // (It may be set once in the life of a process.)
-    if (at::get_num_interop_threads() != 1) at::set_num_interop_threads(1);
-    at::globalContext().setDeterministicAlgorithms(true, false);
-    at::globalContext().setDeterministicFillUninitializedMemory(false);
+    // Once in the life of a process, however many threads ask: libtorch refuses a second time.
+    static const bool done = [] {
+      // c10d's flight recorder fills a map of groups without its lock, so two threads of one process break it; ours is
+      // the flight page.
+      setenv("TORCH_FR_BUFFER_SIZE", "0", 1);
+      at::set_num_threads(1);
+      if (at::get_num_interop_threads() != 1) at::set_num_interop_threads(1);
+      at::globalContext().setDeterministicAlgorithms(true, false);
+      at::globalContext().setDeterministicFillUninitializedMemory(false);
+      return true;
+    }();
+    (void)done;
   });
 }
 

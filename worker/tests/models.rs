@@ -278,7 +278,8 @@ fn a_folder_that_is_not_whole_is_refused_by_file_and_field() {
         names.sort();
         names.remove(0)
     };
-    let table: [(&dyn Fn(&Path), &str); 8] = [
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let table: [(Damage<'_>, &str); 8] = [
         (
             &|at| std::fs::remove_file(first(at)).unwrap(),
             "model-00001-of-",

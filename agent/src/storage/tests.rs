@@ -1,4 +1,5 @@
 use super::*;
+use rebloom_core::checkpoint::MANIFEST_VERSION;
 use rebloom_core::id::{Generation, Rank, Step};
 use rebloom_core::layout::Layout;
 

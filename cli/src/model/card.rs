@@ -7,7 +7,6 @@ use rebloom_core::chronicle::energy;
 use rebloom_core::engine::RunView;
 use rebloom_data::build::Meta;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::Path;
 
 /// The card, in Markdown with the head that Hugging Face reads.
@@ -16,8 +15,10 @@ pub(super) fn text(made: &Made, run: Option<&RunView>, license: &str) -> String 
     let name = made.of.as_ref().map_or("BLOOM", |of| of.run.as_str());
     let mut text = head(license, meta.as_ref());
     let m = &made.model;
-    // Writing into a string cannot fail.
-    let mut say = |line: &str| drop(writeln!(text, "{line}"));
+    let mut say = |line: &str| {
+        text.push_str(line);
+        text.push('\n');
+    };
     say(&format!("# {name}\n"));
     say("A BLOOM language model, trained with Rebloom.\n");
     say("| | |\n|---|---|");

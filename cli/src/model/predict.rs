@@ -71,10 +71,10 @@ pub(crate) async fn evaluate(how: Eval, global: &Global) -> Result<(), Failure> 
     let mut left_out = Vec::new();
     lines(command, |text| match serde_json::from_str(text) {
         Ok(Said::Scored(scored)) => scores.push(scored),
-        Ok(Said::Skipped {
-            skipped: path,
+        Ok(Said::LeftOut {
+            left_out: path,
             reason,
-        }) => skipped.push(format!("{path} {reason}")),
+        }) => left_out.push(format!("{path} {reason}")),
         Err(_) => {}
     })
     .await?;

@@ -207,11 +207,13 @@ impl Floor {
             match (was.peek(), is.peek()) {
                 (None, None) => break,
                 (Some(a), Some(b)) if a == b => {
-                    (was.next(), is.next());
+                    was.next();
+                    is.next();
                 }
                 (Some((a, _)), Some((b, slots))) if a == b => {
                     self.change(*a, run, Some(slots.clone()));
-                    (was.next(), is.next());
+                    was.next();
+                    is.next();
                 }
                 (Some((a, _)), b) if b.is_none_or(|(b, _)| a < b) => {
                     self.change(*a, run, None);

@@ -110,7 +110,7 @@ fn what_is_refused() {
 fn the_deepest_that_is_accepted_fits_a_small_stack() {
     let deep = format!("{}true{}", "(".repeat(8), ")".repeat(8));
     let nots = format!("{}true", "!(".repeat(8)) + &")".repeat(8);
-    let chain = vec!["true"; 5].join(" ? true : ");
+    let chain = ["true"; 5].join(" ? true : ");
     let dots = format!("{}.x == 1 || true", vec!["a"; 40].join("."));
     let worst = format!("{}true{}", "(true ? (".repeat(4), ") : true)".repeat(4));
     for text in [deep, nots, chain, dots, worst] {

@@ -13,9 +13,10 @@ pub(super) fn story(fleet: &Fleet<'_>, view: &RunView) -> String {
             let seconds = record.at.as_nanos() / 1_000_000_000;
             let (days, rest) = (seconds / 86_400, seconds % 86_400);
             let clock = (rest / 3600, rest / 60 % 60, rest % 60);
-            let struck = match &record.fact {
-                Fact::IncidentOpened { .. } => format!(" [{}]", name_of(fleet, record.at)),
-                _ => String::new(),
+            let struck = if let Fact::IncidentOpened { .. } = &record.fact {
+                format!(" [{}]", name_of(fleet, record.at))
+            } else {
+                String::new()
             };
             let written = writeln!(
                 text,

@@ -12,6 +12,12 @@ const FACTORS: [f64; 5] = [1.0, 3.0, 10.0, 30.0, 100.0];
 /// Causes that the table names; the rest is one line.
 const CAUSES: usize = 12;
 
+/// One figure of a played history.
+type Figure = fn(&Outcome) -> f64;
+
+/// A history with one of its durations scaled.
+type Variant = fn(&Replay, f64) -> Replay;
+
 /// The replays of a history and what they show.
 #[derive(Debug)]
 pub struct Report<'a> {
@@ -90,7 +96,7 @@ impl<'a> Report<'a> {
             self.scenario.title,
             self.rebloom.len()
         );
-        let rows: [(&str, fn(&Outcome) -> f64); 3] = [
+        let rows: [(&str, Figure); 3] = [
             ("productive time / wall time (ETTR)", |outcome| outcome.ettr),
             ("  steps and evaluations, at nominal speed", |outcome| {
                 outcome.work
@@ -108,7 +114,7 @@ impl<'a> Report<'a> {
                 format_args!("{name:<44}{:<30}{}", percent(ours), percent(theirs)),
             );
         }
-        let counts: [(&str, fn(&Outcome) -> f64); 4] = [
+        let counts: [(&str, Figure); 4] = [
             ("human interventions", |outcome| f64::from(outcome.humans)),
             ("  that an automatic rung could have taken", |outcome| {
                 f64::from(outcome.avoidable)
@@ -275,7 +281,7 @@ pub fn sensitivity(replay: &Replay, seeds: u64) -> (String, String) {
         .collect();
     line(&mut text, format_args!("  {:<34}{}", "", heads.concat()));
     let mut drawn = Vec::new();
-    let variants: [(&str, fn(&Replay, f64) -> Replay); 4] = [
+    let variants: [(&str, Variant); 4] = [
         ("detection", |replay, factor| {
             [
                 "notice-exit",

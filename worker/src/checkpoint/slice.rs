@@ -246,7 +246,7 @@ mod tests {
         odd[1].rows.end = 37;
         odd[2].columns.start = -1;
         odd[3].range.end += 1;
-        odd[4].range = 5..4;
+        odd[4].range.start = odd[4].range.end + 1;
         assert!(odd.iter().all(|piece| !piece.fits(&whole)));
     }
 }

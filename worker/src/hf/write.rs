@@ -261,9 +261,9 @@ mod tests {
     fn rounding_is_to_nearest_and_ties_to_even() {
         for (value, bits) in [
             (1.0_f32, 0x3f80),
-            (1.003_906_25, 0x3f80),
-            (1.011_718_75, 0x3f82),
-            (-1.003_906_3, 0xbf81),
+            (1.0 + 1.0 / 256.0, 0x3f80),
+            (1.0 + 3.0 / 256.0, 0x3f82),
+            (-1.0 - 1.0 / 256.0 - f32::EPSILON, 0xbf81),
             (f32::MAX, 0x7f80),
             (f32::NEG_INFINITY, 0xff80),
             (0.0, 0),
