@@ -1,6 +1,7 @@
 //! The worker's training step against others': throughput of one rank against transformers with PyTorch's
 //! AdamW, saving against `torch.save` and `torch.distributed.checkpoint`, and what eight ranks wait for.
 
+use super::checkpoint::{self, ROUNDS, Round};
 use super::median;
 use crate::cluster::PATIENCE;
 use crate::process::{Process, binary};
@@ -54,6 +55,7 @@ pub fn run() -> Result<()> {
     let disk = crate::process::binaries()?;
     let folder = tempfile::TempDir::with_prefix_in("rebloom-bench-", disk)?;
     throughput(folder.path())?;
+    saving(folder.path())?;
     eight_ranks(folder.path())
 }
 
@@ -265,9 +267,59 @@ fn eight_ranks(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Bytes a second of saving and loading one shard: ours, the operating system's alone, and PyTorch's.
+#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+fn saving(folder: &Path) -> Result<()> {
+    let rounds = checkpoint::measure(folder)?;
+    let bytes = rounds[0].bytes;
+    let mut peers = peers_save(folder, bytes, ROUNDS)?;
+    let mut peer = |name: &str| {
+        let span = peers.remove(name);
+        span.with_context(|| format!("the peer measured no {name}"))
+    };
+    let ours = |of: fn(&Round) -> f64| median(&checkpoint::times(&rounds, of));
+    let rate = |span: Duration| bytes as f64 / 1e6 / span.as_secs_f64();
+    let rows = [
+        (
+            "rebloom-worker, hashed",
+            [ours(|r| r.write_seconds), ours(|r| r.load_seconds)],
+        ),
+        (
+            "the operating system alone",
+            [ours(|r| r.plain_seconds), ours(|r| r.plain_load_seconds)],
+        ),
+        ("torch.save", [peer("torch_save_write")?, peer("torch_save_load")?]),
+        (
+            "torch.distributed.checkpoint",
+            [peer("dcp_write")?, peer("dcp_load")?],
+        ),
+    ];
+    println!(
+        "| {:.0} MB, synced, median of {ROUNDS} | save, MB/s | load, MB/s | our save against it | our load against it |",
+        bytes as f64 / 1e6
+    );
+    println!("|---|---|---|---|---|");
+    let [write, load] = rows[0].1.map(rate);
+    for (name, spans) in rows {
+        let [save, read] = spans.map(rate);
+        println!(
+            "| {name} | {save:.0} | {read:.0} | {:.2} | {:.2} |",
+            write / save,
+            load / read
+        );
+    }
+    let (before, after) = (rounds[0].training_bytes, rounds[0].saving_bytes);
+    println!(
+        "\nPeak RSS of the rank: {:.0} MB while training, {:.0} MB with a save.\n",
+        before as f64 / 1e6,
+        after as f64 / 1e6
+    );
+    Ok(())
+}
+
 /// Seconds that saving and loading `bytes` bytes takes PyTorch, medians of `rounds`: `torch.save`,
 /// `torch.load`, and the same of `torch.distributed.checkpoint`.
-pub fn peers_save(folder: &Path, bytes: u64, rounds: u32) -> Result<BTreeMap<String, Duration>> {
+fn peers_save(folder: &Path, bytes: u64, rounds: u32) -> Result<BTreeMap<String, Duration>> {
     let log = folder.join("save-peer.log");
     let mut command = python("save_tensors.py")?;
     command
