@@ -288,7 +288,10 @@ fn saving(folder: &Path) -> Result<()> {
             "the operating system alone",
             [ours(|r| r.plain_seconds), ours(|r| r.plain_load_seconds)],
         ),
-        ("torch.save", [peer("torch_save_write")?, peer("torch_save_load")?]),
+        (
+            "torch.save",
+            [peer("torch_save_write")?, peer("torch_save_load")?],
+        ),
         (
             "torch.distributed.checkpoint",
             [peer("dcp_write")?, peer("dcp_load")?],

@@ -126,11 +126,7 @@ impl Stored {
     /// Fills what is wanted, from as few shards as will do. The one of `first` is read first: in the layout
     /// that wrote it, it holds all that its rank wants. Answers the figures of the last steps before it, which
     /// are the same whichever shards are read.
-    pub fn fill(
-        &self,
-        mut wants: Vec<Want>,
-        first: Option<Rank>,
-    ) -> Result<Vec<Figures>, Unsound> {
+    pub fn fill(&self, mut wants: Vec<Want>, first: Option<Rank>) -> Result<Vec<Figures>, Unsound> {
         let mut recent = None;
         let shards = &self.manifest.shards;
         let (own, others): (Vec<_>, Vec<_>) = shards.iter().partition(|s| Some(s.rank) == first);

@@ -69,10 +69,7 @@ pub fn run(spec: &RunSpec, store: &Path, rounds: u64, interface: &str) -> Result
             samples: trainer.samples(),
             shards: vec![shard],
         };
-        fs::write(
-            folder.join("manifest.json"),
-            serde_json::to_vec(&manifest)?,
-        )?;
+        fs::write(folder.join("manifest.json"), serde_json::to_vec(&manifest)?)?;
         let (load_seconds, ()) = timed(|| Ok(load(&mut trainer, Rank(0), id)?))?;
         let (plain_load_seconds, held) = timed(|| {
             fs::read(&path).with_context(|| format!("failed to read {}", path.display()))
