@@ -44,7 +44,7 @@ fn shard() -> Shard {
         rank: Rank(1),
         file: "rank-00001.safetensors".to_owned(),
         bytes: 1 << 33,
-        sha256: Digest([0xA5; 32]),
+        hash: Digest([0xA5; 32]),
     }
 }
 
