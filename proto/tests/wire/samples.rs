@@ -313,7 +313,7 @@ pub(crate) fn from_agent() -> Vec<FromAgent> {
 fn orders() -> Vec<Order> {
     let generation = Generation(8);
     let start = Start {
-        spec: spec(),
+        spec: spec().into(),
         generation,
         seats: vec![
             Seat {
