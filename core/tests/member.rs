@@ -93,7 +93,7 @@ impl Worker {
             rank: Rank(0),
             file: "r".into(),
             bytes: 1,
-            sha256: digest(1),
+            hash: digest(1),
         };
         let outcome = error.map_or(Ok(shard), |error| Err(error.to_owned()));
         self.tell(Event::Saved {

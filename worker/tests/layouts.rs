@@ -228,7 +228,7 @@ fn as_before(spec: &RunSpec, shards: Vec<Shard>) {
         std::fs::write(&path, &new).unwrap();
         Shard {
             bytes: new.len() as u64,
-            sha256: Digest(sha2::Sha256::digest(&new).into()),
+            hash: Digest(sha2::Sha256::digest(&new).into()),
             ..shard
         }
     });

@@ -404,7 +404,7 @@ pub(crate) fn shard(rank: Rank) -> Shard {
         rank,
         file,
         bytes: 1000,
-        sha256: digest(rank.0 as u8),
+        hash: digest(rank.0 as u8),
     }
 }
 

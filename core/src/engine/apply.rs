@@ -13,6 +13,7 @@ use crate::report::{Milestone, NodeFacts};
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Unknown runs whose generations are kept.
 const FLOORS: usize = 1024;
@@ -147,7 +148,7 @@ impl State {
 impl Run {
     fn submitted(at: Instant, spec: &RunSpec, floor: Generation) -> Self {
         Self {
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
             submitted: at,
             state: RunState::Pending,
             why: Cause::Submitted,
@@ -196,7 +197,9 @@ impl Run {
                 (self.yielding, self.claim) = (None, None);
             }
             Fact::ResumeAsked { .. } => self.resumed(at),
-            Fact::LayoutChosen { layout, .. } => (self.spec.layout, self.full) = (*layout, None),
+            Fact::LayoutChosen { layout, .. } => {
+                (Arc::make_mut(&mut self.spec).layout, self.full) = (*layout, None)
+            }
             Fact::MoveAsked { cause, .. } | Fact::TurnAsked { cause, .. } => {
                 let cause = cause.clone();
                 self.moving = Some(Moving { cause, at });

@@ -20,6 +20,7 @@ use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Everything the engine knows for good; a snapshot of it and the later records make it again.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -46,7 +47,7 @@ pub(super) struct Node {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Run {
-    pub(super) spec: RunSpec,
+    pub(super) spec: Arc<RunSpec>,
     pub(super) submitted: Instant,
     pub(super) state: RunState,
     pub(super) why: Cause,

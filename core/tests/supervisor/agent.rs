@@ -163,7 +163,7 @@ impl Agent {
 
 pub(crate) fn start(generation: u64, ranks: &[u32]) -> Start {
     Start {
-        spec: spec(),
+        spec: spec().into(),
         generation: Generation(generation),
         seats: ranks
             .iter()

@@ -44,7 +44,7 @@ fn shard() -> Shard {
         rank: Rank(1),
         file: "rank-00001.safetensors".to_owned(),
         bytes: 1 << 33,
-        sha256: Digest([0xA5; 32]),
+        hash: Digest([0xA5; 32]),
     }
 }
 
@@ -272,7 +272,7 @@ pub(crate) fn from_agent() -> Vec<FromAgent> {
 fn orders() -> Vec<Order> {
     let generation = Generation(8);
     let start = Start {
-        spec: spec(),
+        spec: spec().into(),
         generation,
         seats: vec![
             Seat {

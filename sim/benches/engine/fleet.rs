@@ -1,7 +1,7 @@
 //! A fleet in full swing around one engine.
 
 use rebloom_core::cause::Exit;
-use rebloom_core::engine::{Ask, Command, Engine, Event, Limits, RunState, Ticket};
+use rebloom_core::engine::{Answer, Ask, Command, Engine, Event, Limits, RunState, Ticket};
 use rebloom_core::flight::{Page, Phase, Sighting};
 use rebloom_core::guard::LossGuard;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Step};
@@ -41,11 +41,12 @@ pub(crate) struct Fleet {
 }
 
 /// What came out after one event.
-#[derive(Default, Debug, Clone, Copy)]
+#[derive(Default, Debug, Clone)]
 pub(crate) struct Out {
     pub(crate) starts: usize,
     pub(crate) orders: usize,
     pub(crate) facts: usize,
+    pub(crate) answer: Option<Answer>,
 }
 
 pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
@@ -86,7 +87,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             reform: 1_000_000,
             restart: 3,
             replace: 1_000_000,
-            unsealed: u32::MAX,
+            unsealed: 1_000_000,
             ..Recovery::default()
         },
         elastic: None,
@@ -179,7 +180,7 @@ impl Fleet {
                         Order::Start(start) => {
                             out.starts += 1;
                             if out.starts == 1 {
-                                self.runs.insert(start.spec.name, start.generation);
+                                self.runs.insert(start.spec.name.clone(), start.generation);
                             }
                         }
                         Order::Stop {
@@ -188,7 +189,8 @@ impl Fleet {
                         Order::Kill { .. } | Order::Seal { .. } | Order::Prune { .. } => {}
                     }
                 }
-                Command::Refuse { .. } | Command::Answer { .. } => {}
+                Command::Answer { answer, .. } => out.answer = Some(answer),
+                Command::Refuse { .. } => {}
             }
         }
         out
@@ -209,7 +211,7 @@ impl Fleet {
         for at in 0..gangs {
             let name = format!("run-{at:05}");
             let out = self.submit(spec(&name, BLOOM));
-            assert_eq!(out.starts, 48, "a gang has 48 nodes");
+            assert_eq!(out.starts, 48, "a gang has 48 nodes: {:?}", out.answer);
             self.swing(&RunId::new(&name).expect("a sound name"));
         }
     }

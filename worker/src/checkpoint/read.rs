@@ -9,8 +9,8 @@ use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::guard::Figures;
 use rebloom_core::id::{Digest, Rank};
 use rebloom_core::spec::Model;
+use rebloom_runtime::shard_hash::ShardHash;
 use safetensors::tensor::{Dtype, Metadata};
-use sha2::Digest as _;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -87,7 +87,7 @@ impl Stored {
         let manifest = manifest(directory)?;
         let first = manifest.shards.first();
         let first = first.ok_or_else(|| unreadable(MANIFEST, "names no shard"))?;
-        let mut input = Input::open(directory, first)?;
+        let mut input = Input::open(directory, first, manifest.version)?;
         let (_, facts) = header(&mut input.reader).map_err(|e| unreadable(&first.file, e))?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -150,7 +150,7 @@ impl Stored {
 
     /// Whether a shard holds something that is lacking; its header is believed for that.
     fn helps(&self, shard: &Shard, wants: &[Want]) -> Result<bool, Unsound> {
-        let mut input = Input::open(&self.directory, shard)?;
+        let mut input = Input::open(&self.directory, shard, self.manifest.version)?;
         let Ok((_, facts)) = header(&mut input.reader) else {
             // Reading all of it finds out what is wrong with it.
             return Ok(true);
@@ -164,10 +164,10 @@ impl Stored {
     }
 
     fn read(&self, shard: &Shard, wants: &mut [Want]) -> Result<Vec<Figures>, Unsound> {
-        let mut input = Input::open(&self.directory, shard)?;
+        let mut input = Input::open(&self.directory, shard, self.manifest.version)?;
         let outcome = self.read_tensors(shard, &mut input.reader, wants);
         // What is wrong inside is the fault of whoever wrote it only where the bytes are the right ones.
-        if input.finish()? != shard.sha256 {
+        if input.finish()? != shard.hash {
             return Err(Unsound::Hash {
                 file: shard.file.clone(),
             });
@@ -313,7 +313,7 @@ fn manifest(directory: &Path) -> Result<Manifest, Unsound> {
 
 struct Hashing<R> {
     inner: R,
-    hash: sha2::Sha256,
+    hash: ShardHash,
 }
 
 impl<R: Read> Read for Hashing<R> {
@@ -331,7 +331,7 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn open(directory: &Path, shard: &'a Shard) -> Result<Self, Unsound> {
+    fn open(directory: &Path, shard: &'a Shard, version: u32) -> Result<Self, Unsound> {
         let name = shard.file.as_str();
         let file = File::open(directory.join(name)).map_err(|error| trouble(name, &error))?;
         let found = file.metadata().map_err(|error| trouble(name, &error))?;
@@ -344,7 +344,7 @@ impl<'a> Input<'a> {
         }
         let hashing = Hashing {
             inner: file,
-            hash: sha2::Sha256::new(),
+            hash: ShardHash::of_version(version),
         };
         Ok(Self {
             file: name,
@@ -362,7 +362,7 @@ impl<'a> Input<'a> {
                 Err(error) => return Err(trouble(self.file, &error)),
             }
         }
-        Ok(Digest(self.reader.into_inner().hash.finalize().into()))
+        Ok(self.reader.into_inner().hash.finish())
     }
 }
 
