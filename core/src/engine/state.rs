@@ -356,10 +356,12 @@ impl Run {
     }
 
     /// The spec as the workers of the next generation get it.
-    pub(super) fn spec_to_run(&self) -> RunSpec {
-        let mut spec = self.spec.clone();
-        let skipped = self.skipped.iter().map(|skipped| skipped.samples);
-        spec.guard.skip.extend(skipped);
+    pub(super) fn spec_to_run(&self) -> Arc<RunSpec> {
+        let mut spec = Arc::clone(&self.spec);
+        if !self.skipped.is_empty() {
+            let skipped = self.skipped.iter().map(|skipped| skipped.samples);
+            Arc::make_mut(&mut spec).guard.skip.extend(skipped);
+        }
         spec
     }
 
