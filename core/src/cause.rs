@@ -6,6 +6,7 @@
 mod sentence;
 
 use crate::flight::{Channel, Phase};
+use crate::guard::Samples;
 use crate::hang::rules::Breach;
 use crate::health::Action;
 use crate::id::{NodeId, Rank, RunId, Step};
@@ -258,6 +259,17 @@ pub enum Cause {
         /// What went wrong.
         error: String,
     },
+    /// The loss or the gradient norm ran away.
+    LossSpiked {
+        /// In which step.
+        step: Step,
+        /// The samples in question.
+        samples: Samples,
+        /// What was seen.
+        reading: String,
+        /// Whether the run goes back and skips the samples, or trains on.
+        rolls_back: bool,
+    },
     /// No hang came for a while with asynchronous launches off, so they are turned on again.
     CleanSpell {
         /// For how long.
@@ -313,6 +325,7 @@ impl Cause {
             Self::CheckpointUnsound { .. } => "CheckpointUnsound",
             Self::StorageMisread { .. } => "StorageMisread",
             Self::SaveFailed { .. } => "SaveFailed",
+            Self::LossSpiked { .. } => "LossSpiked",
             Self::CleanSpell { .. } => "CleanSpell",
             Self::RoomToGrow { .. } => "RoomToGrow",
             Self::Preempted { .. } => "Preempted",
@@ -346,6 +359,7 @@ impl Cause {
             | Self::Slower { .. }
             | Self::CheckpointUnsound { .. }
             | Self::SaveFailed { .. }
+            | Self::LossSpiked { .. }
             | Self::CleanSpell { .. }
             | Self::RoomToGrow { .. }
             | Self::Preempted { .. }
@@ -415,6 +429,9 @@ impl Cause {
             self,
             Self::RankFailed {
                 blamed: Blamed::Run,
+                ..
+            } | Self::LossSpiked {
+                rolls_back: true,
                 ..
             }
         )

@@ -29,6 +29,7 @@ mod rules;
 mod seal;
 mod show;
 mod slow;
+mod spikes;
 mod state;
 mod view;
 

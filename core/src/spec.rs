@@ -2,11 +2,15 @@
 
 mod data;
 mod flaws;
+mod train;
 
 pub use data::{Data, DataPart};
 pub use flaws::Flaw;
+pub(crate) use flaws::Flaws;
+pub use train::{Numerics, Optimizer, Precision, RampUp, Train};
 
 use crate::flight::Phase;
+use crate::guard::LossGuard;
 use crate::hang::deadline::Learn;
 use crate::hang::rules::LogRule;
 use crate::id::RunId;
@@ -47,6 +51,9 @@ pub struct RunSpec {
     /// Whether and how far it may shrink; none means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elastic: Option<Elastic>,
+    /// What happens when the loss or the gradient norm runs away.
+    #[serde(default)]
+    pub guard: LossGuard,
     /// What its output should say, and when.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_rules: Vec<LogRule>,
@@ -66,68 +73,10 @@ pub struct Model {
     pub vocab: u32,
     /// Tokens of one sample.
     pub sequence: u32,
-}
-
-/// How long and how to train.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Train {
-    /// Optimizer steps of the whole run.
-    pub steps: u64,
-    /// Samples of one optimizer step, over the whole gang.
-    pub global_batch: u32,
-    /// Samples of one forward pass of one rank.
-    pub micro_batch: u32,
-    /// Seed of the initial weights and of the order of samples.
-    #[serde(default = "default_seed")]
-    pub seed: u64,
-    /// AdamW and its schedule.
+    /// Whether the residual stream goes on behind each layer norm instead of before it
+    /// (`apply_residual_connection_post_layernorm` of Hugging Face). No published BLOOM does.
     #[serde(default)]
-    pub optimizer: Optimizer,
-}
-
-const fn default_seed() -> u64 {
-    42
-}
-
-/// AdamW with linear warm-up and cosine decay; the defaults are BLOOM's where they do not depend on size.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Optimizer {
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Learning rate after the decay.
-    pub min_learning_rate: f64,
-    /// Samples of linear warm-up.
-    pub warmup_samples: u64,
-    /// Samples at which the decay ends; 0 means the end of the run.
-    pub decay_samples: u64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled weight decay of matrices (not of biases and layer norms).
-    pub weight_decay: f64,
-    /// Largest global gradient norm; larger ones are scaled down to it.
-    pub clip: f64,
-}
-
-impl Default for Optimizer {
-    fn default() -> Self {
-        Self {
-            learning_rate: 1e-3,
-            min_learning_rate: 1e-4,
-            warmup_samples: 0,
-            decay_samples: 0,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            clip: 1.0,
-        }
-    }
+    pub residual_after_layernorm: bool,
 }
 
 /// Where and how often to save.
@@ -286,8 +235,8 @@ pub fn seconds(seconds: f64) -> Duration {
 }
 
 impl RunSpec {
-    /// Micro-batches that one rank runs in one optimizer step.
-    pub const fn micro_batches(&self) -> u32 {
-        self.train.global_batch / (self.train.micro_batch * self.layout.data)
+    /// Micro-batches that one rank runs in an optimizer step of `batch` samples.
+    pub const fn micro_batches(&self, batch: u32) -> u32 {
+        batch / (self.train.micro_batch * self.layout.data)
     }
 }

@@ -183,6 +183,10 @@ impl From<RankEvent> for wire::RankEvent {
                 checkpoint: Some(checkpoint.into()),
                 unsound: Some(unsound.into()),
             }),
+            RankEvent::Spiked { spike, goes_on } => w::What::Spiked(w::Spiked {
+                spike: Some(spike.into()),
+                goes_on,
+            }),
             RankEvent::RuleBroken { rule, line } => {
                 w::What::RuleBroken(w::RuleBroken { rule, line })
             }
@@ -227,6 +231,10 @@ impl TryFrom<wire::RankEvent> for RankEvent {
                 What::LoadRefused(it) => Self::LoadRefused {
                     checkpoint: part(it.checkpoint, "load_refused.checkpoint")?,
                     unsound: part(it.unsound, "load_refused.unsound")?,
+                },
+                What::Spiked(it) => Self::Spiked {
+                    spike: part(it.spike, "spiked.spike")?,
+                    goes_on: it.goes_on,
                 },
                 What::RuleBroken(it) => Self::RuleBroken {
                     rule: text(it.rule, "rule_broken.rule")?,

@@ -5,7 +5,7 @@ mod gang;
 mod incident;
 
 use super::ledger::Book;
-use super::state::{Ladder, Moving, Node, Overdue, Run, StopAsked, Turn, Yielding};
+use super::state::{Ladder, Moving, Node, Overdue, Run, Skipped, StopAsked, Turn, Yielding};
 use super::{Fact, RunState, Spend, State};
 use crate::cause::Cause;
 use crate::hang::bisect::{Bisect, Outcome};
@@ -14,6 +14,7 @@ use crate::report::{Milestone, NodeFacts};
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Unknown runs whose generations are kept.
 const FLOORS: usize = 1024;
@@ -115,6 +116,7 @@ impl State {
             | Fact::CheckpointSealed { run, .. }
             | Fact::CheckpointRejected { run, .. }
             | Fact::StorageBlamed { run, .. }
+            | Fact::SamplesSkipped { run, .. }
             | Fact::CheckpointsPruned { run, .. }
             | Fact::MilepostPassed { run, .. }
             | Fact::RunEnded { run, .. } => {
@@ -154,7 +156,7 @@ impl State {
 impl Run {
     fn submitted(at: Instant, spec: &RunSpec, floor: Generation) -> Self {
         Self {
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
             submitted: at,
             state: RunState::Pending,
             why: Cause::Submitted,
@@ -175,6 +177,7 @@ impl Run {
             older: Vec::new(),
             saves: Vec::new(),
             held: Vec::new(),
+            skipped: Vec::new(),
             garbage: Vec::new(),
             pruned: VecDeque::new(),
             ladder: Ladder::default(),
@@ -209,7 +212,7 @@ impl Run {
             }
             Fact::ResumeAsked { .. } => self.resumed(at),
             Fact::LayoutChosen { layout, .. } => {
-                (self.spec.layout, self.full) = (*layout, None);
+                (Arc::make_mut(&mut self.spec).layout, self.full) = (*layout, None);
                 self.forget_pace();
             }
             Fact::MoveAsked { cause, .. } | Fact::TurnAsked { cause, .. } => {
@@ -347,6 +350,16 @@ impl Run {
                 checkpoint, node, ..
             } => self.rejected(*checkpoint, node),
             Fact::StorageBlamed { node, .. } => self.storage_blamed(node),
+            Fact::SamplesSkipped {
+                generation,
+                consumed,
+                samples,
+                ..
+            } => self.skip(Skipped {
+                by: *generation,
+                consumed: *consumed,
+                samples: *samples,
+            }),
             Fact::CheckpointsPruned { checkpoints, .. } => {
                 self.held.retain(|held| !checkpoints.contains(&held.id));
                 self.garbage.retain(|id| !checkpoints.contains(id));

@@ -9,6 +9,7 @@ use super::{Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
+use crate::guard::Samples;
 use crate::hang::deadline::Timing;
 use crate::health::edited::EditedRule;
 use crate::health::signal::Signal;
@@ -381,6 +382,18 @@ pub enum Fact {
         run: RunId,
         /// Which node.
         node: NodeId,
+    },
+    /// A spike cost these samples: no later generation trains on them, and no checkpoint of this
+    /// generation or an older one that did is resumed from.
+    SamplesSkipped {
+        /// In which run.
+        run: RunId,
+        /// The generation that came upon them.
+        generation: Generation,
+        /// Samples consumed before the first of them.
+        consumed: u64,
+        /// Which.
+        samples: Samples,
     },
     /// Checkpoints are removed.
     CheckpointsPruned {

@@ -42,6 +42,7 @@ impl RunSpec {
             deadlines,
             recovery,
             elastic,
+            guard,
             log_rules,
         } = self;
         for (field, value, most) in [
@@ -59,7 +60,6 @@ impl RunSpec {
         ] {
             flaws.within(field, f64::from(value), 1.0, f64::from(most));
         }
-        flaws.whole("train.steps", train.steps, 1_000_000_000);
         flaws.whole("recovery.clean_spell", recovery.clean_spell, 31_536_000);
         flaws.whole("recovery.unsealed", recovery.unsealed.into(), 1_000_000);
         if let Some(learn) = deadlines.learn {
@@ -81,20 +81,9 @@ impl RunSpec {
             checkpoint.every_steps,
             1_000_000_000,
         );
-        let o = &train.optimizer;
+        train.check(flaws);
+        guard.check(flaws);
         for (field, value, least, most) in [
-            ("train.optimizer.learning_rate", o.learning_rate, 0.0, 10.0),
-            (
-                "train.optimizer.min_learning_rate",
-                o.min_learning_rate,
-                0.0,
-                10.0,
-            ),
-            ("train.optimizer.beta1", o.beta1, 0.0, 0.999_999),
-            ("train.optimizer.beta2", o.beta2, 0.0, 0.999_999),
-            ("train.optimizer.epsilon", o.epsilon, 1e-30, 1.0),
-            ("train.optimizer.weight_decay", o.weight_decay, 0.0, 10.0),
-            ("train.optimizer.clip", o.clip, 1e-9, 1e9),
             ("deadlines.init", deadlines.init, 0.1, 86_400.0),
             ("deadlines.load", deadlines.load, 0.1, 86_400.0),
             ("deadlines.step", deadlines.step, 0.1, 86_400.0),
@@ -149,6 +138,8 @@ impl RunSpec {
                 &format!("is not a multiple of train.micro_batch x layout.data ({unit})"),
                 &format!("use {}", train.global_batch.next_multiple_of(unit)),
             );
+        } else {
+            train.check_ramp_up(train.micro_batch * layout.data, flaws);
         }
     }
 }
@@ -213,7 +204,7 @@ fn check_rules(rules: &[LogRule], flaws: &mut Flaws) {
 }
 
 #[derive(Default)]
-pub(super) struct Flaws(Vec<Flaw>);
+pub(crate) struct Flaws(Vec<Flaw>);
 
 impl Flaws {
     pub(super) fn path(&mut self, field: &str, value: &str) {
@@ -227,7 +218,7 @@ impl Flaws {
         }
     }
 
-    pub(super) fn add(&mut self, field: &str, value: impl ToString, problem: &str, remedy: &str) {
+    pub(crate) fn add(&mut self, field: &str, value: impl ToString, problem: &str, remedy: &str) {
         self.0.push(Flaw {
             field: field.to_owned(),
             value: value.to_string(),
@@ -236,7 +227,7 @@ impl Flaws {
         });
     }
 
-    pub(super) fn within(&mut self, field: &str, value: f64, least: f64, most: f64) {
+    pub(crate) fn within(&mut self, field: &str, value: f64, least: f64, most: f64) {
         if !(least..=most).contains(&value) {
             self.add(
                 field,
@@ -247,7 +238,7 @@ impl Flaws {
         }
     }
 
-    fn whole(&mut self, field: &str, value: u64, most: u64) {
+    pub(crate) fn whole(&mut self, field: &str, value: u64, most: u64) {
         if !(1..=most).contains(&value) {
             self.add(field, value, "is out of range", &format!("use 1 to {most}"));
         }

@@ -25,3 +25,4 @@ mod queue;
 mod rungs;
 mod scale;
 mod slow;
+mod spikes;

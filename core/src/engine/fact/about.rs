@@ -49,6 +49,7 @@ impl Fact {
             | Self::CheckpointFailed { run, .. }
             | Self::CheckpointSealed { run, .. }
             | Self::CheckpointRejected { run, .. }
+            | Self::SamplesSkipped { run, .. }
             | Self::CheckpointsPruned { run, .. }
             | Self::RunEnded { run, .. } => Some(run),
         }
@@ -91,6 +92,7 @@ impl Fact {
                 | Self::CheckpointFailed { .. }
                 | Self::CheckpointSealed { .. }
                 | Self::CheckpointRejected { .. }
+                | Self::SamplesSkipped { .. }
                 | Self::CheckpointsPruned { .. }
         )
     }
