@@ -50,8 +50,10 @@ pub(super) struct Watch {
     pub(super) moved_at: Instant,
     /// Where each rank is, how fast the gang and its ranks are.
     pub(super) clock: Clock,
-    pub(super) pace: Pace<(Layout, bool)>,
+    pub(super) pace: Pace<(Layout, bool, u32)>,
     pub(super) stragglers: Stragglers,
+    /// Samples of a step, and the step since which that is so: while the batch grows, steps take longer.
+    pub(super) batch: (u32, Step),
     /// Whether the gang has done a step since its pace was judged.
     pub(super) is_news: bool,
     /// How often ranks were seen saving, and how many saves there were.
@@ -73,9 +75,11 @@ impl Watch {
             self.clock.clear();
             self.stragglers.clear();
             self.heard.clear();
-            self.pace.begin((run.spec.layout, run.async_off));
+            let (batch, _) = self.batch;
+            self.pace.begin((run.spec.layout, run.async_off, batch));
             self.generation = gang.generation;
             self.step = gang.first_step();
+            self.batch = (batch, self.step);
             self.moved_at = now;
         }
     }

@@ -86,6 +86,7 @@ impl Engine {
             (new, old) => new != old,
         };
         let is_news = differs(Some(step), run.step_time) || differs(save, run.save_cost);
+        let is_whole = watch.batch.0 == run.spec.train.global_batch;
         let slowdown = watch.pace.slowdown().filter(|_| run.search.is_none());
         if slowdown.is_some() {
             watch.pace.accept();
@@ -104,8 +105,11 @@ impl Engine {
         }
         if let Some((before, now)) = slowdown {
             self.noted(id, Cause::Slower { before, now });
-            let run = id.clone();
-            self.tell(Fact::SearchBegun { run, before, now });
+            // A search compares the steps of several generations, so the batch has to stay.
+            if is_whole {
+                let run = id.clone();
+                self.tell(Fact::SearchBegun { run, before, now });
+            }
         }
         if let Some(outcome) = found {
             if let Outcome::Found(node) = outcome {
@@ -185,7 +189,8 @@ impl Watch {
                 seen.push(Seen::Late(phase));
             }
         }
-        let is_warm = page.step.0 > first.0 + learn.skip;
+        self.follow_batch(run, page);
+        let is_warm = page.step.0 > first.0 + learn.skip && page.step > self.batch.1;
         if is_warm && run.state == RunState::Running {
             let busy = Duration::from_nanos(page.busy_nanos);
             let sample = (rank, page.step, busy);
@@ -197,6 +202,16 @@ impl Watch {
             self.is_news = true;
         }
         seen
+    }
+
+    /// Begins anew where the batch is another: that steps take longer then says nothing of nodes.
+    fn follow_batch(&mut self, run: &Run, page: &Page) {
+        let batch = run.spec.train.batch(page.samples);
+        if page.step > self.step && batch != self.batch.0 {
+            self.batch = (batch, page.step);
+            self.stragglers.clear();
+            self.pace.begin((run.spec.layout, run.async_off, batch));
+        }
     }
 
     /// How long a save holds a rank up, by how often ranks were seen saving; none before enough were.

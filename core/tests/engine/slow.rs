@@ -8,7 +8,7 @@ use rebloom_core::hang::deadline::Learn;
 use rebloom_core::hang::rules::{Breach, Match};
 use rebloom_core::id::{Generation, Rank, RunId, Step};
 use rebloom_core::report::RankEvent;
-use rebloom_core::spec::Auto;
+use rebloom_core::spec::{Auto, RampUp};
 use rebloom_core::time::Duration;
 
 /// Every rank does these steps, one a beat, each of which takes as long as the clock says.
@@ -169,6 +169,33 @@ fn a_straggler_s_node_is_left_at_the_next_restart_and_no_sooner() {
         home,
         "the next controller knows it too"
     );
+}
+
+#[test]
+fn a_batch_that_grows_makes_longer_steps_and_nobody_slow() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.train.ramp_up = Some(RampUp {
+        start: 8,
+        increment: 2,
+        samples: 1600,
+    });
+    let train = spec.train;
+    let (mut world, run) = World::running(&[2, 2], spec);
+    for step in 2..200 {
+        let nanos = u64::from(train.batch(train.samples_after(step - 1))) * 50_000_000;
+        world.for_each_process(&run, |rank, process| {
+            process.page.step = Step(step);
+            process.page.samples = train.samples_after(step);
+            process.page.phase = Phase::Step;
+            process.page.step_nanos = nanos;
+            process.page.busy_nanos = nanos / 2 + u64::from(rank.0) * 1_000_000;
+        });
+        world.pass(millis(500));
+    }
+    assert_eq!(train.batch(train.samples_after(199)), 16);
+    let view = world.view(&run);
+    let causes: Vec<_> = view.incidents.iter().map(|i| i.cause.label()).collect();
+    assert_eq!(causes, [""; 0]);
 }
 
 #[test]
