@@ -9,7 +9,7 @@ use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::id::{Digest, RunId};
 use rebloom_runtime::files;
-use sha2::{Digest as _, Sha256};
+use rebloom_runtime::shard_hash::ShardHash;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
@@ -221,10 +221,10 @@ pub fn verify(
         found.shards += 1;
         let problem = measure(&place, shard).or_else(|| {
             let file = shard.file.clone();
-            match hash(&place.join(&shard.file)) {
+            match hash(&place.join(&shard.file), manifest.version) {
                 Ok((digest, bytes)) => {
                     found.bytes += bytes;
-                    (digest != shard.sha256).then_some(Unsound::Hash { file })
+                    (digest != shard.hash).then_some(Unsound::Hash { file })
                 }
                 Err(error) => Some(Unsound::Unreadable {
                     file,
@@ -268,10 +268,10 @@ fn measure(place: &Path, shard: &Shard) -> Option<Unsound> {
     }
 }
 
-fn hash(path: &Path) -> io::Result<(Digest, u64)> {
-    let mut hasher = Sha256::new();
-    let bytes = io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok((Digest(hasher.finalize().into()), bytes))
+fn hash(path: &Path, version: u32) -> io::Result<(Digest, u64)> {
+    let mut hash = ShardHash::of_version(version);
+    let bytes = io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok((hash.finish(), bytes))
 }
 
 #[cfg(test)]

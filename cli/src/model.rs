@@ -246,13 +246,18 @@ fn imported(made: &Made, output: Output) -> Result<(), Failure> {
         heads,
         vocab,
         sequence,
-        ..
+        residual_after_layernorm,
     } = made.model;
     let path = made.path.display();
     line(&made.said());
     line("A run begins with it where its spec has:");
+    let residual = if residual_after_layernorm {
+        "  residual_after_layernorm: true\n"
+    } else {
+        ""
+    };
     line(&format!(
-        "\ninit: {path}\nmodel:\n  layers: {layers}\n  hidden: {hidden}\n  heads: {heads}\n  vocab: {vocab}\n  sequence: {sequence}\n"
+        "\ninit: {path}\nmodel:\n  layers: {layers}\n  hidden: {hidden}\n  heads: {heads}\n  vocab: {vocab}\n  sequence: {sequence}\n{residual}"
     ));
     if made.tokenizer {
         line(&format!(

@@ -8,6 +8,7 @@ use crate::spec_file::SpecFile;
 use crate::{data, logs, watch};
 use rebloom_core::chronicle::Chronicle;
 use rebloom_core::engine::{Answer, RunView};
+use rebloom_core::flops::Flops;
 use rebloom_core::order::Stop;
 use rebloom_core::time::Instant;
 use rebloom_runtime::clock::Wall;
@@ -221,6 +222,7 @@ fn get(run: &RunView, output: Output) -> Result<(), Failure> {
     field("step", format!("{} of {}", run.step, spec.train.steps));
     field("loss", or_dash(run.loss.map(|loss| format!("{loss:.4}"))));
     field("step time", or_dash(run.step_time.map(short)));
+    field("TFLOP/s", or_dash(flops(run)));
     field(
         "checkpoint",
         or_dash(crate::view::newest_sealed(run).map(|id| id.directory())),
@@ -251,6 +253,16 @@ fn get(run: &RunView, output: Output) -> Result<(), Failure> {
         ranks(run);
     }
     Ok(())
+}
+
+/// What each rank computes, by the time of the last step.
+fn flops(run: &RunView) -> Option<String> {
+    let seconds = run.step_time?.as_secs_f64();
+    let flops = Flops::of_step(&run.spec, run.samples).rate(seconds, run.spec.layout.world());
+    Some(format!(
+        "{:.3} a rank for the model, {:.3} by the hardware",
+        flops.model, flops.hardware
+    ))
 }
 
 fn ranks(run: &RunView) {

@@ -184,7 +184,8 @@ impl Model {
     /// Tokens a second.
     fn tokens(&self) -> Option<u64> {
         let spec = &self.run.as_ref()?.spec;
-        let step = f64::from(spec.train.global_batch) * f64::from(spec.model.sequence);
+        let batch = spec.train.batch(self.run.as_ref()?.samples);
+        let step = f64::from(batch) * f64::from(spec.model.sequence);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

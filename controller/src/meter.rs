@@ -7,6 +7,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 use rebloom_core::engine::{CheckpointState, NodeState, NodeView, RunState, RunView};
+use rebloom_core::flops::Flops;
 use rebloom_core::health::Verdict;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -171,8 +172,18 @@ impl Page {
             "Tokens a second, by the time of the last step; 0 while it does not train",
             &["run"],
         )?;
+        let flops = self.gauges(
+            "rebloom_run_rank_tflops",
+            "TFLOP/s of each rank by the time of the last step: what the model needs, and what the \
+             hardware does with what is computed again; 0 while it does not train",
+            &["run", "kind"],
+        )?;
         for run in runs {
             let name = [run.spec.name.as_str()];
+            let rate = rank_flops(run);
+            for (kind, value) in [("model", rate.model), ("hardware", rate.hardware)] {
+                flops.with_label_values(&[name[0], kind]).set(value);
+            }
             state.with_label_values(&[name[0], run.state.name()]).set(1);
             generation
                 .with_label_values(&name)
@@ -312,8 +323,21 @@ const fn number(value: u64) -> f64 {
     value as f64
 }
 
+fn rank_flops(run: &RunView) -> Flops {
+    match run.step_time {
+        Some(time) if run.state == RunState::Running && !time.is_zero() => {
+            Flops::of_step(&run.spec, run.samples).rate(time.as_secs_f64(), run.spec.layout.world())
+        }
+        Some(_) | None => Flops {
+            model: 0.0,
+            hardware: 0.0,
+        },
+    }
+}
+
 fn tokens_per_second(run: &RunView) -> f64 {
-    let tokens = u64::from(run.spec.train.global_batch) * u64::from(run.spec.model.sequence);
+    let batch = run.spec.train.batch(run.samples);
+    let tokens = u64::from(batch) * u64::from(run.spec.model.sequence);
     match run.step_time {
         Some(time) if run.state == RunState::Running && !time.is_zero() => {
             number(tokens) / time.as_secs_f64()

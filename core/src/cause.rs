@@ -6,6 +6,7 @@
 mod sentence;
 
 use crate::flight::{Channel, Phase};
+use crate::guard::Samples;
 use crate::health::Action;
 use crate::id::{NodeId, Rank, RunId, Step};
 use crate::ladder::evict::Group;
@@ -223,6 +224,17 @@ pub enum Cause {
         /// What went wrong.
         error: String,
     },
+    /// The loss or the gradient norm ran away.
+    LossSpiked {
+        /// In which step.
+        step: Step,
+        /// The samples in question.
+        samples: Samples,
+        /// What was seen.
+        reading: String,
+        /// Whether the run goes back and skips the samples, or trains on.
+        rolls_back: bool,
+    },
     /// No hang came for a while with asynchronous launches off, so they are turned on again.
     CleanSpell {
         /// For how long.
@@ -274,6 +286,7 @@ impl Cause {
             Self::CheckpointUnsound { .. } => "CheckpointUnsound",
             Self::StorageMisread { .. } => "StorageMisread",
             Self::SaveFailed { .. } => "SaveFailed",
+            Self::LossSpiked { .. } => "LossSpiked",
             Self::CleanSpell { .. } => "CleanSpell",
             Self::RoomToGrow { .. } => "RoomToGrow",
             Self::Preempted { .. } => "Preempted",
@@ -303,6 +316,7 @@ impl Cause {
             | Self::GangHung { .. }
             | Self::CheckpointUnsound { .. }
             | Self::SaveFailed { .. }
+            | Self::LossSpiked { .. }
             | Self::CleanSpell { .. }
             | Self::RoomToGrow { .. }
             | Self::Preempted { .. }
@@ -354,6 +368,9 @@ impl Cause {
             self,
             Self::RankFailed {
                 blamed: Blamed::Run,
+                ..
+            } | Self::LossSpiked {
+                rolls_back: true,
                 ..
             }
         )

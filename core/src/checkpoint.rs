@@ -17,8 +17,9 @@ pub struct Shard {
     pub file: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 of the file.
-    pub sha256: Digest,
+    /// Hash of the file: BLAKE3, or SHA-256 below a manifest of version 1, which also called it that.
+    #[serde(alias = "sha256")]
+    pub hash: Digest,
 }
 
 /// Which checkpoint: the step it holds and the generation that wrote it.
@@ -49,7 +50,7 @@ impl CheckpointId {
 }
 
 /// The version of [`Manifest`] that is written. Since 2 a shard says of each slice where in the whole
-/// parameter it lies, so that it means the same to every layout.
+/// parameter it lies, so that it means the same to every layout, and its hash is BLAKE3.
 pub const MANIFEST_VERSION: u32 = 2;
 
 /// The oldest version that is still read.

@@ -27,6 +27,7 @@ mod recovery;
 mod reports;
 mod seal;
 mod show;
+mod spikes;
 mod state;
 mod view;
 

@@ -287,6 +287,11 @@ impl Member {
                 error,
                 blamed: None,
             }),
+            Trouble::Spiked(spike) => Some(FromWorker::Spiked {
+                generation,
+                spike,
+                goes_on: false,
+            }),
             Trouble::Error { error, blamed } => Some(FromWorker::Failed {
                 generation,
                 phase,
@@ -362,6 +367,14 @@ impl Member {
             return;
         }
         self.step = done.step;
+        if let Some(spike) = done.spike {
+            let generation = self.generation();
+            self.say(FromWorker::Spiked {
+                generation,
+                spike,
+                goes_on: true,
+            });
+        }
         if self.milestone < Milestone::Stepped {
             self.reach(Milestone::Stepped);
         }

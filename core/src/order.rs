@@ -8,6 +8,7 @@ use crate::checkpoint::{CheckpointId, Manifest};
 use crate::id::{Generation, NodeId, Rank, RunId, Slot};
 use crate::spec::RunSpec;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A rank and the slot it has on its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,8 +22,8 @@ pub struct Seat {
 /// One generation of a run, as one node sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Start {
-    /// What to run.
-    pub spec: RunSpec,
+    /// What to run; shared, since a gang's orders differ in their seats alone.
+    pub spec: Arc<RunSpec>,
     /// Which generation; it fences every older one.
     pub generation: Generation,
     /// The ranks of this node.

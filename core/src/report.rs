@@ -6,6 +6,7 @@
 use crate::cause::{Blamed, Exit, Unsound};
 use crate::checkpoint::{CheckpointId, Manifest, Shard};
 use crate::flight::{Phase, Sighting};
+use crate::guard::Spike;
 use crate::health::signal::Signal;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use crate::ladder::gate::Nccl;
@@ -144,6 +145,13 @@ pub enum RankEvent {
         error: String,
         /// Whose fault it is.
         blamed: Blamed,
+    },
+    /// Its loss or gradient norm ran away.
+    Spiked {
+        /// What was seen.
+        spike: Spike,
+        /// Whether it trains on.
+        goes_on: bool,
     },
     /// A collective broke because a peer went away: a symptom, never a cause of its own.
     PeerLost {

@@ -1,9 +1,12 @@
 //! The run spec: what a user submits, and what is wrong with it if it does not fit.
 
 mod data;
+mod train;
 
 pub use data::{Data, DataPart};
+pub use train::{Numerics, Optimizer, Precision, RampUp, Train};
 
+use crate::guard::LossGuard;
 use crate::id::RunId;
 use crate::layout::Layout;
 use crate::time::Duration;
@@ -42,6 +45,9 @@ pub struct RunSpec {
     /// Whether and how far it may shrink; none means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elastic: Option<Elastic>,
+    /// What happens when the loss or the gradient norm runs away.
+    #[serde(default)]
+    pub guard: LossGuard,
 }
 
 /// Shape of a BLOOM model.
@@ -58,68 +64,10 @@ pub struct Model {
     pub vocab: u32,
     /// Tokens of one sample.
     pub sequence: u32,
-}
-
-/// How long and how to train.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Train {
-    /// Optimizer steps of the whole run.
-    pub steps: u64,
-    /// Samples of one optimizer step, over the whole gang.
-    pub global_batch: u32,
-    /// Samples of one forward pass of one rank.
-    pub micro_batch: u32,
-    /// Seed of the initial weights and of the order of samples.
-    #[serde(default = "default_seed")]
-    pub seed: u64,
-    /// AdamW and its schedule.
+    /// Whether the residual stream goes on behind each layer norm instead of before it
+    /// (`apply_residual_connection_post_layernorm` of Hugging Face). No published BLOOM does.
     #[serde(default)]
-    pub optimizer: Optimizer,
-}
-
-const fn default_seed() -> u64 {
-    42
-}
-
-/// AdamW with linear warm-up and cosine decay; the defaults are BLOOM's where they do not depend on size.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Optimizer {
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Learning rate after the decay.
-    pub min_learning_rate: f64,
-    /// Samples of linear warm-up.
-    pub warmup_samples: u64,
-    /// Samples at which the decay ends; 0 means the end of the run.
-    pub decay_samples: u64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled weight decay of matrices (not of biases and layer norms).
-    pub weight_decay: f64,
-    /// Largest global gradient norm; larger ones are scaled down to it.
-    pub clip: f64,
-}
-
-impl Default for Optimizer {
-    fn default() -> Self {
-        Self {
-            learning_rate: 1e-3,
-            min_learning_rate: 1e-4,
-            warmup_samples: 0,
-            decay_samples: 0,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            clip: 1.0,
-        }
-    }
+    pub residual_after_layernorm: bool,
 }
 
 /// Where and how often to save.
@@ -248,9 +196,9 @@ pub fn seconds(seconds: f64) -> Duration {
 }
 
 impl RunSpec {
-    /// Micro-batches that one rank runs in one optimizer step.
-    pub const fn micro_batches(&self) -> u32 {
-        self.train.global_batch / (self.train.micro_batch * self.layout.data)
+    /// Micro-batches that one rank runs in an optimizer step of `batch` samples.
+    pub const fn micro_batches(&self, batch: u32) -> u32 {
+        batch / (self.train.micro_batch * self.layout.data)
     }
 
     /// Everything that is wrong with the spec by itself; empty when it can run.
@@ -276,6 +224,7 @@ impl RunSpec {
             deadlines,
             recovery,
             elastic,
+            guard,
         } = self;
         for (field, value, most) in [
             ("model.layers", model.layers, 1024),
@@ -292,7 +241,6 @@ impl RunSpec {
         ] {
             flaws.within(field, f64::from(value), 1.0, f64::from(most));
         }
-        flaws.whole("train.steps", train.steps, 1_000_000_000);
         flaws.whole("recovery.clean_spell", recovery.clean_spell, 31_536_000);
         flaws.whole("recovery.unsealed", recovery.unsealed.into(), 1_000_000);
         if let Some(elastic) = elastic {
@@ -305,20 +253,9 @@ impl RunSpec {
             checkpoint.every_steps,
             1_000_000_000,
         );
-        let o = &train.optimizer;
+        train.check(flaws);
+        guard.check(flaws);
         for (field, value, least, most) in [
-            ("train.optimizer.learning_rate", o.learning_rate, 0.0, 10.0),
-            (
-                "train.optimizer.min_learning_rate",
-                o.min_learning_rate,
-                0.0,
-                10.0,
-            ),
-            ("train.optimizer.beta1", o.beta1, 0.0, 0.999_999),
-            ("train.optimizer.beta2", o.beta2, 0.0, 0.999_999),
-            ("train.optimizer.epsilon", o.epsilon, 1e-30, 1.0),
-            ("train.optimizer.weight_decay", o.weight_decay, 0.0, 10.0),
-            ("train.optimizer.clip", o.clip, 1e-9, 1e9),
             ("deadlines.init", deadlines.init, 0.1, 86_400.0),
             ("deadlines.load", deadlines.load, 0.1, 86_400.0),
             ("deadlines.step", deadlines.step, 0.1, 86_400.0),
@@ -372,12 +309,14 @@ impl RunSpec {
                 &format!("is not a multiple of train.micro_batch x layout.data ({unit})"),
                 &format!("use {}", train.global_batch.next_multiple_of(unit)),
             );
+        } else {
+            train.check_ramp_up(train.micro_batch * layout.data, flaws);
         }
     }
 }
 
 #[derive(Default)]
-struct Flaws(Vec<Flaw>);
+pub(crate) struct Flaws(Vec<Flaw>);
 
 impl Flaws {
     fn path(&mut self, field: &str, value: &str) {
@@ -391,7 +330,7 @@ impl Flaws {
         }
     }
 
-    fn add(&mut self, field: &str, value: impl ToString, problem: &str, remedy: &str) {
+    pub(crate) fn add(&mut self, field: &str, value: impl ToString, problem: &str, remedy: &str) {
         self.0.push(Flaw {
             field: field.to_owned(),
             value: value.to_string(),
@@ -400,7 +339,7 @@ impl Flaws {
         });
     }
 
-    fn within(&mut self, field: &str, value: f64, least: f64, most: f64) {
+    pub(crate) fn within(&mut self, field: &str, value: f64, least: f64, most: f64) {
         if !(least..=most).contains(&value) {
             self.add(
                 field,
@@ -411,13 +350,13 @@ impl Flaws {
         }
     }
 
-    fn whole(&mut self, field: &str, value: u64, most: u64) {
+    pub(crate) fn whole(&mut self, field: &str, value: u64, most: u64) {
         if !(1..=most).contains(&value) {
             self.add(field, value, "is out of range", &format!("use 1 to {most}"));
         }
     }
 
-    fn divides(&mut self, field: &str, value: u32, of: &str, whole: u32) {
+    pub(crate) fn divides(&mut self, field: &str, value: u32, of: &str, whole: u32) {
         if !whole.is_multiple_of(value) {
             let divisors: Vec<_> = (1..=whole.min(64))
                 .filter(|d| whole.is_multiple_of(*d))

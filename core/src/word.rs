@@ -5,6 +5,7 @@
 use crate::cause::{Blamed, Unsound};
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
+use crate::guard::Spike;
 use crate::id::{Digest, Generation, Rank, RunId, Slot, Step};
 use crate::report::{Finish, Milestone};
 use crate::spec::RunSpec;
@@ -105,6 +106,15 @@ pub enum FromWorker {
         error: String,
         /// Whose fault it is; none where a peer went away.
         blamed: Option<Blamed>,
+    },
+    /// Its loss or gradient norm ran away.
+    Spiked {
+        /// In which generation.
+        generation: Generation,
+        /// What was seen.
+        spike: Spike,
+        /// Whether it trains on.
+        goes_on: bool,
     },
     /// It did what it was told.
     Finished {

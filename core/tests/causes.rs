@@ -4,9 +4,22 @@
 
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::flight::{Channel, Phase};
+use rebloom_core::guard::Samples;
 use rebloom_core::id::{NodeId, Rank, RunId, Step};
 use rebloom_core::ladder::evict::Group;
 use rebloom_core::time::Duration;
+
+fn spiked(rolls_back: bool) -> Cause {
+    Cause::LossSpiked {
+        step: Step(31),
+        samples: Samples {
+            from: 240,
+            until: 248,
+        },
+        reading: "a loss of 9".to_owned(),
+        rolls_back,
+    }
+}
 
 fn all() -> Vec<Cause> {
     let (rank, node) = (Rank(5), NodeId::new("n1").unwrap());
@@ -110,6 +123,8 @@ fn all() -> Vec<Cause> {
             rule: "flapping".to_owned(),
             what: "GPU 3: thermal slowdown".to_owned(),
         },
+        spiked(false),
+        spiked(true),
     ]
 }
 
@@ -156,10 +171,16 @@ fn only_failures_of_its_own_spend_the_budget_of_a_run() {
     let spends: Vec<_> = all().into_iter().filter(Cause::spends_budget).collect();
     assert!(matches!(
         spends[..],
-        [Cause::RankFailed {
-            blamed: Blamed::Run,
-            ..
-        }]
+        [
+            Cause::RankFailed {
+                blamed: Blamed::Run,
+                ..
+            },
+            Cause::LossSpiked {
+                rolls_back: true,
+                ..
+            },
+        ]
     ));
     assert!(
         all()

@@ -7,6 +7,7 @@ use common::{digest, spec};
 use rebloom_core::cause::{Blamed, Unsound};
 use rebloom_core::checkpoint::{CheckpointId, Shard};
 use rebloom_core::flight::Phase;
+use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::id::{Generation, Rank, Slot, Step};
 use rebloom_core::member::{
     Command, Config, Event, LoadTrouble, Member, ORPHANED, Stepped, Trouble,
@@ -58,6 +59,7 @@ impl Worker {
             step: Step(step),
             samples: step * 4,
             stop,
+            spike: None,
         });
         self.tell(Event::Stepped { outcome })
     }
@@ -91,7 +93,7 @@ impl Worker {
             rank: Rank(0),
             file: "r".into(),
             bytes: 1,
-            sha256: digest(1),
+            hash: digest(1),
         };
         let outcome = error.map_or(Ok(shard), |error| Err(error.to_owned()));
         self.tell(Event::Saved {
@@ -160,6 +162,7 @@ fn short(command: &Command) -> String {
                 format!("say LoadRefused {}", checkpoint.step)
             }
             FromWorker::Failed { phase, blamed, .. } => format!("say Failed {phase} {blamed:?}"),
+            FromWorker::Spiked { goes_on, .. } => format!("say Spiked {goes_on}"),
             FromWorker::Finished { why, step, .. } => format!("say Finished {why:?} {step}"),
         },
     }
@@ -261,6 +264,7 @@ fn the_highest_generation_wins() {
                 step: Step(1),
                 samples: 4,
                 stop: false,
+                spike: None,
             })
         },
         || Err(Trouble::Fenced),
@@ -294,6 +298,7 @@ fn the_highest_generation_wins() {
             step: Step(2),
             samples: 8,
             stop: false,
+            spike: None,
         });
         assert!(
             worker.tell(Event::Stepped { outcome }).is_empty(),
@@ -302,11 +307,39 @@ fn the_highest_generation_wins() {
     }
 }
 
+fn spike() -> Spike {
+    Spike {
+        step: Step(3),
+        consumed: 8,
+        samples: Samples { from: 8, until: 12 },
+        reading: "a loss of 9".into(),
+    }
+}
+
+#[test]
+fn a_spike_that_is_only_worth_a_warning_is_said_and_training_goes_on() {
+    let mut worker = Worker::new();
+    worker.train(1, 2);
+    let outcome = Ok(Stepped {
+        step: Step(3),
+        samples: 12,
+        stop: false,
+        spike: Some(spike()),
+    });
+    let said = worker.tell(Event::Stepped { outcome });
+    assert_eq!(said[0], "say Spiked true");
+    assert_eq!(said.last().map(String::as_str), Some("step"));
+}
+
 #[test]
 fn trouble_ends_the_generation_and_waits_for_the_next() {
     let error = || "e".to_owned();
     let blamed = Blamed::Run;
-    let cases: [(Trouble, &[&str]); 3] = [
+    let cases: [(Trouble, &[&str]); 4] = [
+        (
+            Trouble::Spiked(spike()),
+            &["abandon", "enter idle", "say Spiked false"],
+        ),
         (Trouble::Fenced, &["abandon", "enter idle"]),
         (
             Trouble::PeerLost { error: error() },

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use rebloom_core::guard::LossGuard;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{
-    Checkpoint, Data, DataPart, Deadlines, Model, Optimizer, Recovery, RunSpec, Train,
+    Checkpoint, Data, DataPart, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
 };
 
 fn small() -> RunSpec {
@@ -18,6 +19,7 @@ fn small() -> RunSpec {
             heads: 4,
             vocab: 1024,
             sequence: 128,
+            residual_after_layernorm: false,
         },
         init: None,
         layout: Layout {
@@ -31,6 +33,8 @@ fn small() -> RunSpec {
             micro_batch: 2,
             seed: 1,
             optimizer: Optimizer::default(),
+            ramp_up: None,
+            numerics: Numerics::default(),
         },
         data: Data {
             prefix: "/data/text".to_owned(),
@@ -44,13 +48,14 @@ fn small() -> RunSpec {
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
         elastic: None,
+        guard: LossGuard::default(),
     }
 }
 
 #[test]
 fn a_sound_spec_has_no_flaw() {
     assert_eq!(small().flaws(), []);
-    assert_eq!(small().micro_batches(), 4);
+    assert_eq!(small().micro_batches(16), 4);
 }
 
 #[test]
@@ -176,6 +181,7 @@ fn sizes_whose_product_overflows_are_refused_and_not_multiplied() {
         heads: 64,
         vocab: 1024,
         sequence: 1,
+        residual_after_layernorm: false,
     };
     spec.layout = Layout {
         tensor: 64,

@@ -7,12 +7,59 @@ use crate::wire;
 use crate::wire::cause as w;
 use crate::wire::{exit, unsound};
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
+use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::ladder::evict::Group;
 use rebloom_core::time::Duration;
 
 same_names!(Blamed <=> Blamed { Run, Infrastructure });
 same_names!(Group <=> Group { Tensor, Pipeline, Data });
+
+impl From<Samples> for wire::Samples {
+    fn from(Samples { from, until }: Samples) -> Self {
+        Self { from, until }
+    }
+}
+
+impl TryFrom<wire::Samples> for Samples {
+    type Error = Malformed;
+    fn try_from(wire::Samples { from, until }: wire::Samples) -> Result<Self, Malformed> {
+        if from >= until {
+            return Err(Malformed::new("until", "is not above from"));
+        }
+        Ok(Self { from, until })
+    }
+}
+
+impl From<Spike> for wire::Spike {
+    fn from(
+        Spike {
+            step,
+            consumed,
+            samples,
+            reading,
+        }: Spike,
+    ) -> Self {
+        Self {
+            step: step.0,
+            consumed,
+            samples: Some(samples.into()),
+            reading,
+        }
+    }
+}
+
+impl TryFrom<wire::Spike> for Spike {
+    type Error = Malformed;
+    fn try_from(spike: wire::Spike) -> Result<Self, Malformed> {
+        Ok(Self {
+            step: Step(spike.step),
+            consumed: spike.consumed,
+            samples: part(spike.samples, "samples")?,
+            reading: text(spike.reading, "reading")?,
+        })
+    }
+}
 
 impl From<Exit> for wire::Exit {
     fn from(exit: Exit) -> Self {
@@ -200,6 +247,17 @@ impl From<Cause> for wire::Cause {
                 rank: rank.map(|rank| rank.0),
                 error,
             }),
+            Cause::LossSpiked {
+                step,
+                samples,
+                reading,
+                rolls_back,
+            } => w::Kind::LossSpiked(w::LossSpiked {
+                step: step.0,
+                samples: Some(samples.into()),
+                reading,
+                rolls_back,
+            }),
             Cause::BudgetSpent { restarts } => w::Kind::BudgetSpent(w::BudgetSpent { restarts }),
             Cause::NoProgress { recoveries } => w::Kind::NoProgress(w::NoProgress { recoveries }),
         };
@@ -288,6 +346,12 @@ impl TryFrom<wire::Cause> for Cause {
                     step: Step(it.step),
                     rank: it.rank.map(Rank),
                     error: text(it.error, "save_failed.error")?,
+                },
+                w::Kind::LossSpiked(it) => Self::LossSpiked {
+                    step: Step(it.step),
+                    samples: part(it.samples, "loss_spiked.samples")?,
+                    reading: text(it.reading, "loss_spiked.reading")?,
+                    rolls_back: it.rolls_back,
                 },
                 w::Kind::BudgetSpent(it) => Self::BudgetSpent {
                     restarts: it.restarts,

@@ -78,14 +78,14 @@ impl From<Shard> for wire::Shard {
             rank,
             file,
             bytes,
-            sha256,
+            hash,
         }: Shard,
     ) -> Self {
         Self {
             rank: rank.0,
             file,
             bytes,
-            sha256: sha256.0.to_vec(),
+            hash: hash.0.to_vec(),
         }
     }
 }
@@ -97,7 +97,7 @@ impl TryFrom<wire::Shard> for Shard {
             rank: Rank(shard.rank),
             file: file_name(shard.file, "file")?,
             bytes: shard.bytes,
-            sha256: digest(&shard.sha256, "sha256")?,
+            hash: digest(&shard.hash, "hash")?,
         })
     }
 }

@@ -7,6 +7,7 @@ use crate::wire;
 use crate::wire::order as w;
 use rebloom_core::id::{Generation, Rank, Slot};
 use rebloom_core::order::{Order, Seat, Start, Stop};
+use std::sync::Arc;
 
 same_names!(Stop <=> Stop { Safely, Now });
 
@@ -32,7 +33,7 @@ impl TryFrom<wire::Seat> for Seat {
 impl From<Start> for w::Start {
     fn from(start: Start) -> Self {
         Self {
-            spec: Some(start.spec.into()),
+            spec: Some(Arc::unwrap_or_clone(start.spec).into()),
             generation: start.generation.0,
             seats: start.seats.into_iter().map(Into::into).collect(),
             store_node: start.store_node.into(),
@@ -49,7 +50,7 @@ impl TryFrom<w::Start> for Start {
     type Error = Malformed;
     fn try_from(start: w::Start) -> Result<Self, Malformed> {
         Ok(Self {
-            spec: part(start.spec, "spec")?,
+            spec: Arc::new(part(start.spec, "spec")?),
             generation: Generation(start.generation),
             seats: list(start.seats, "seats")?,
             store_node: node_id(start.store_node, "store_node")?,

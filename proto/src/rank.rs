@@ -164,6 +164,15 @@ impl From<FromWorker> for wire::WorkerWord {
                 error,
                 blamed: blamed.map(|blamed| wire::Blamed::from(blamed).into()),
             }),
+            FromWorker::Spiked {
+                generation,
+                spike,
+                goes_on,
+            } => w::What::Spiked(w::Spiked {
+                generation: generation.0,
+                spike: Some(spike.into()),
+                goes_on,
+            }),
             FromWorker::Finished {
                 generation,
                 why,
@@ -216,6 +225,11 @@ impl TryFrom<wire::WorkerWord> for FromWorker {
                 phase: code::<wire::Phase, _>(it.phase, "failed.phase")?,
                 error: text(it.error, "failed.error")?,
                 blamed: maybe_code::<wire::Blamed, _>(it.blamed, "failed.blamed")?,
+            },
+            What::Spiked(it) => Self::Spiked {
+                generation: Generation(it.generation),
+                spike: part(it.spike, "spiked.spike")?,
+                goes_on: it.goes_on,
             },
             What::Finished(it) => Self::Finished {
                 generation: Generation(it.generation),

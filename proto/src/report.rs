@@ -175,6 +175,10 @@ impl From<RankEvent> for wire::RankEvent {
                 checkpoint: Some(checkpoint.into()),
                 unsound: Some(unsound.into()),
             }),
+            RankEvent::Spiked { spike, goes_on } => w::What::Spiked(w::Spiked {
+                spike: Some(spike.into()),
+                goes_on,
+            }),
             RankEvent::Overdue { phase } => w::What::Overdue(wire::Phase::from(phase).into()),
         };
         Self { what: Some(what) }
@@ -216,6 +220,10 @@ impl TryFrom<wire::RankEvent> for RankEvent {
                 What::LoadRefused(it) => Self::LoadRefused {
                     checkpoint: part(it.checkpoint, "load_refused.checkpoint")?,
                     unsound: part(it.unsound, "load_refused.unsound")?,
+                },
+                What::Spiked(it) => Self::Spiked {
+                    spike: part(it.spike, "spiked.spike")?,
+                    goes_on: it.goes_on,
                 },
                 What::Overdue(phase) => Self::Overdue {
                     phase: code::<wire::Phase, _>(phase, "overdue")?,

@@ -1,9 +1,11 @@
 //! Run specs. Their numbers are judged by `RunSpec::flaws`, not here.
 
-use crate::check::{Malformed, list, maybe, part, run_id, text};
+use crate::check::{Malformed, code, list, maybe, part, run_id, same_names, text};
 use crate::wire;
+use rebloom_core::guard::{GuardAction, LossGuard};
 use rebloom_core::spec::{
-    Checkpoint, Data, DataPart, Deadlines, Elastic, Model, Optimizer, Recovery, RunSpec, Train,
+    Checkpoint, Data, DataPart, Deadlines, Elastic, Model, Numerics, Optimizer, Precision, RampUp,
+    Recovery, RunSpec, Train,
 };
 
 /// Both ways between a message and a struct of core whose fields have the same names and types.
@@ -24,7 +26,12 @@ macro_rules! same_fields {
     };
 }
 
-same_fields!(ModelSpec <=> Model { layers, hidden, heads, vocab, sequence });
+same_fields!(ModelSpec <=> Model {
+    layers, hidden, heads, vocab, sequence, residual_after_layernorm,
+});
+same_fields!(RampUpSpec <=> RampUp { start, increment, samples });
+same_names!(Precision <=> Precision { Fp32, Bf16 });
+same_names!(GuardAction <=> GuardAction { Off, Warn, RollBack });
 same_fields!(OptimizerSpec <=> Optimizer {
     learning_rate, min_learning_rate, warmup_samples, decay_samples,
     beta1, beta2, epsilon, weight_decay, clip,
@@ -43,6 +50,8 @@ impl From<Train> for wire::TrainSpec {
             micro_batch,
             seed,
             optimizer,
+            ramp_up,
+            numerics,
         }: Train,
     ) -> Self {
         Self {
@@ -51,6 +60,8 @@ impl From<Train> for wire::TrainSpec {
             micro_batch,
             seed,
             optimizer: Some(optimizer.into()),
+            ramp_up: ramp_up.map(Into::into),
+            numerics: Some(numerics.into()),
         }
     }
 }
@@ -64,6 +75,80 @@ impl TryFrom<wire::TrainSpec> for Train {
             micro_batch: train.micro_batch,
             seed: train.seed,
             optimizer: part(train.optimizer, "optimizer")?,
+            ramp_up: maybe(train.ramp_up, "ramp_up")?,
+            numerics: part(train.numerics, "numerics")?,
+        })
+    }
+}
+
+impl From<Numerics> for wire::NumericsSpec {
+    fn from(
+        Numerics {
+            precision,
+            recompute,
+            hidden_dropout,
+            attention_dropout,
+            group_elements,
+        }: Numerics,
+    ) -> Self {
+        Self {
+            precision: wire::Precision::from(precision).into(),
+            recompute,
+            hidden_dropout,
+            attention_dropout,
+            group_elements,
+        }
+    }
+}
+
+impl TryFrom<wire::NumericsSpec> for Numerics {
+    type Error = Malformed;
+    fn try_from(numerics: wire::NumericsSpec) -> Result<Self, Malformed> {
+        Ok(Self {
+            precision: code::<wire::Precision, _>(numerics.precision, "precision")?,
+            recompute: numerics.recompute,
+            hidden_dropout: numerics.hidden_dropout,
+            attention_dropout: numerics.attention_dropout,
+            group_elements: numerics.group_elements,
+        })
+    }
+}
+
+impl From<LossGuard> for wire::GuardSpec {
+    fn from(
+        LossGuard {
+            action,
+            window,
+            least,
+            loss_deviations,
+            norm_deviations,
+            skip_steps,
+            skip,
+        }: LossGuard,
+    ) -> Self {
+        Self {
+            action: wire::GuardAction::from(action).into(),
+            window,
+            least,
+            loss_deviations,
+            norm_deviations,
+            skip_steps,
+            skip: skip.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::GuardSpec> for LossGuard {
+    type Error = Malformed;
+    fn try_from(guard: wire::GuardSpec) -> Result<Self, Malformed> {
+        Ok(Self {
+            action: code::<wire::GuardAction, _>(guard.action, "action")?,
+            window: guard.window,
+            least: guard.least,
+            loss_deviations: guard.loss_deviations,
+            norm_deviations: guard.norm_deviations,
+            skip_steps: guard.skip_steps,
+            skip: list(guard.skip, "skip")?,
         })
     }
 }
@@ -154,6 +239,7 @@ impl From<RunSpec> for wire::RunSpec {
             deadlines,
             recovery,
             elastic,
+            guard,
         } = spec;
         Self {
             name: name.into(),
@@ -167,6 +253,7 @@ impl From<RunSpec> for wire::RunSpec {
             deadlines: Some(deadlines.into()),
             recovery: Some(recovery.into()),
             elastic: elastic.map(Into::into),
+            guard: Some(guard.into()),
         }
     }
 }
@@ -186,6 +273,7 @@ impl TryFrom<wire::RunSpec> for RunSpec {
             deadlines: part(spec.deadlines, "deadlines")?,
             recovery: part(spec.recovery, "recovery")?,
             elastic: maybe(spec.elastic, "elastic")?,
+            guard: part(spec.guard, "guard")?,
         })
     }
 }

@@ -6,6 +6,7 @@ pub mod files;
 pub mod flight;
 pub mod journal;
 pub mod priority;
+pub mod shard_hash;
 pub mod shutdown;
 pub mod standby;
 pub mod telemetry;

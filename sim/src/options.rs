@@ -7,10 +7,13 @@ pub(crate) use hard::{Bias, fits};
 
 use crate::random::Random;
 use rebloom_core::engine::Limits;
+use rebloom_core::guard::LossGuard;
 use rebloom_core::health::Windows;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::spec::{
+    Checkpoint, Data, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
+};
 use rebloom_core::time::Duration;
 use std::fmt;
 
@@ -263,6 +266,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             heads: 4,
             vocab: 64,
             sequence: 16,
+            residual_after_layernorm: false,
         },
         init: None,
         layout,
@@ -272,6 +276,8 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             micro_batch: 1,
             seed: r.bits(),
             optimizer: Optimizer::default(),
+            ramp_up: None,
+            numerics: Numerics::default(),
         },
         data: Data {
             prefix: "/data/corpus".to_owned(),
@@ -297,6 +303,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             ..Recovery::default()
         },
         elastic: None,
+        guard: LossGuard::default(),
     }
 }
 

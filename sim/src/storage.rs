@@ -75,7 +75,7 @@ impl Storage {
             rank,
             file: name(rank),
             bytes: BYTES,
-            sha256: digest(saved),
+            hash: digest(saved),
         })
     }
 
@@ -102,7 +102,7 @@ impl Storage {
         let directory = self.directories.get(&(manifest.run.clone(), manifest.id));
         let written = |shard: &Shard| {
             let file = directory.and_then(|directory| directory.files.get(&shard.rank));
-            file.is_some_and(|file| digest(file.saved) == shard.sha256)
+            file.is_some_and(|file| digest(file.saved) == shard.hash)
         };
         manifest.is_whole() && manifest.shards.iter().all(written)
     }
@@ -129,7 +129,7 @@ impl Storage {
                 found: BYTES / 2,
             }),
             Some(Rot::Flipped) => Err(Unsound::Hash { file: file_name }),
-            None if digest(file.saved) != shard.sha256 => Err(Unsound::Hash { file: file_name }),
+            None if digest(file.saved) != shard.hash => Err(Unsound::Hash { file: file_name }),
             None => Ok(file.saved),
         }
     }

@@ -26,7 +26,7 @@ pub(crate) fn reduce(states: impl Iterator<Item = Saved>) -> u64 {
 
 /// One step of one rank, from what the collectives carried and the samples that are next for it.
 pub(crate) fn step(spec: &RunSpec, reduced: u64, before: Saved) -> Saved {
-    let batch = u64::from(spec.train.global_batch);
+    let batch = u64::from(spec.train.batch(before.samples));
     let samples = before.samples..before.samples + batch;
     let gradient = samples
         .clone()

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod overhead;
 pub mod recovery;
 pub mod torchrun;
+pub mod worker;
 
 use std::time::Duration;
 

@@ -1,9 +1,12 @@
 //! What the clusters of these tests train: a tiny BLOOM on a tiny dataset, the same every time.
 
 use anyhow::Result;
+use rebloom_core::guard::LossGuard;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::spec::{
+    Checkpoint, Data, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
+};
 use rebloom_data::indexed::{Width, Writer};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -25,6 +28,7 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             heads: 4,
             vocab: 512,
             sequence: 32,
+            residual_after_layernorm: false,
         },
         init: None,
         layout: Layout {
@@ -38,6 +42,8 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             micro_batch: 2,
             seed: 42,
             optimizer: Optimizer::default(),
+            ramp_up: None,
+            numerics: Numerics::default(),
         },
         data: Data {
             prefix: data.display().to_string(),
@@ -57,6 +63,7 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
         },
         recovery: Recovery::default(),
         elastic: None,
+        guard: LossGuard::default(),
     })
 }
 

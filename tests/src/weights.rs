@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use rebloom_core::checkpoint::{CheckpointId, Manifest};
 use rebloom_core::id::RunId;
+use rebloom_runtime::shard_hash::ShardHash;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -41,7 +42,7 @@ pub fn of(directory: &Path, run: &RunId, step: u64) -> Result<(Weights, Manifest
             shard.file
         );
         ensure!(
-            hex(&bytes) == shard.sha256.to_string(),
+            ShardHash::of(&bytes) == shard.hash,
             "{} has another hash",
             shard.file
         );

@@ -29,8 +29,9 @@ struct rb_store {
   bool (*count)(void*, int64_t* keys, void* error);
 };
 
-// Told when a collective of the tensor group begins (`done` false) and ends inside a backward pass.
-typedef void (*rb_mark)(void* self, bool done);
+// Told when a collective of the tensor group begins (0), is waited for (1) and ends (2) inside a forward or
+// backward pass.
+typedef void (*rb_mark)(void* self, int what);
 
 void rb_emit(void* sink, const uint8_t* bytes, size_t length);
 void rb_free(char* message);
@@ -68,8 +69,13 @@ void rb_work_forget(rb_work*);
 char* rb_linear(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor* weight_grad,
                 at::Tensor* bias_grad, rb_group* group, bool row, rb_mark mark, void* mark_self,
                 at::Tensor** out);
-// Lets backward add the gradient of this leaf in place into `grad`.
-char* rb_bind_grad(at::Tensor* leaf, at::Tensor* grad);
+// The layer norm of x over its last dimension, whose backward adds into `weight_grad` and `bias_grad` in place.
+char* rb_norm(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor* weight_grad,
+              at::Tensor* bias_grad, double epsilon, at::Tensor** out);
+// Fills `out` with ones, each with probability `keep`, and zeros; the seed alone decides which.
+char* rb_toss(at::Tensor* out, uint64_t seed, double keep);
+// Seeds the generator of a CUDA device, for what draws from it inside of fused kernels.
+char* rb_seed_device(int64_t device, uint64_t seed);
 // Backward from `output` with its gradient.
 char* rb_backward(at::Tensor* output, at::Tensor* grad);
 // One fused AdamW update, in place; `step` counts from 1.

@@ -2,12 +2,15 @@
 // accumulates its gradients in place, backward with a gradient, the fused optimizer, settings.
 #include "internal.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/native_layer_norm.h>
+#include <ATen/ops/native_layer_norm_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstdlib>
@@ -30,20 +33,59 @@ void collectively(F&& body) {
   }
 }
 
+// Sums over the group are made in fp32: Gloo would round bf16 at every hop.
 class Reduction {
  public:
-  Reduction(const Place& place, const at::Tensor& tensor) : place_(place) {
-    place_.mark(place_.mark_self, false);
-    collectively([&] { work_ = place_.group->sum(tensor); });
+  Reduction(const Place& place, const at::Tensor& tensor)
+      : place_(place), tensor_(tensor), wide_(tensor.to(at::kFloat)) {
+    place_.mark(place_.mark_self, 0);
+    collectively([&] { work_ = place_.group->sum(wide_); });
   }
   void wait() {
+    place_.mark(place_.mark_self, 1);
     collectively([&] { work_->wait(); });
-    place_.mark(place_.mark_self, true);
+    if (!wide_.is_same(tensor_)) tensor_.copy_(wide_);
+    place_.mark(place_.mark_self, 2);
   }
 
  private:
   const Place& place_;
+  at::Tensor tensor_;
+  at::Tensor wide_;
   c10::intrusive_ptr<c10d::Work> work_;
+};
+
+// Adds `a * b` to an fp32 gradient; what was computed in bf16 is added in fp32.
+void add_product(at::Tensor grad, const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() == grad.scalar_type()) {
+    grad.addmm_(a, b);
+  } else {
+    grad.add_(at::mm(a, b));
+  }
+}
+
+struct Norm : torch::autograd::Function<Norm> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& weight, const at::Tensor& bias,
+                            const at::Tensor& weight_grad, const at::Tensor& bias_grad,
+                            double epsilon) {
+    auto [y, mean, rstd] = at::native_layer_norm(x, weight.sizes(), weight, bias, epsilon);
+    context->save_for_backward({x, weight, bias, mean, rstd});
+    context->saved_data["weight_grad"] = weight_grad;
+    context->saved_data["bias_grad"] = bias_grad;
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    auto [dx, dweight, dbias] =
+        at::native_layer_norm_backward(grads[0].contiguous(), saved[0], saved[1].sizes(), saved[3],
+                                       saved[4], saved[1], saved[2], {true, true, true});
+    context->saved_data["weight_grad"].toTensor().add_(dweight);
+    context->saved_data["bias_grad"].toTensor().add_(dbias);
+    return {dx, {}, {}, {}, {}, {}};
+  }
 };
 
 struct Linear : torch::autograd::Function<Linear> {
@@ -80,8 +122,8 @@ struct Linear : torch::autograd::Function<Linear> {
     // The sum over the group travels while the gradients of the weights are computed.
     std::optional<Reduction> sum;
     if (place.group) sum.emplace(place, dx);
-    context->saved_data["weight_grad"].toTensor().addmm_(dy.t(), saved[0]);
-    context->saved_data["bias_grad"].toTensor().add_(dy.sum(0));
+    add_product(context->saved_data["weight_grad"].toTensor(), dy.t(), saved[0]);
+    context->saved_data["bias_grad"].toTensor().add_(dy.sum({0}, false, at::kFloat));
     if (sum) sum->wait();
     return {dx, {}, {}, {}, {}, {}};
   }
@@ -118,8 +160,35 @@ char* rb_linear(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor*
   });
 }
 
-char* rb_bind_grad(at::Tensor* leaf, at::Tensor* grad) {
-  return rb::guarded([&] { leaf->mutable_grad() = *grad; });
+char* rb_norm(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor* weight_grad,
+              at::Tensor* bias_grad, double epsilon, at::Tensor** out) {
+  return rb::guarded([&] {
+    *out = new at::Tensor(Norm::apply(*x, *weight, *bias, *weight_grad, *bias_grad, epsilon));
+  });
+}
+
+char* rb_toss(at::Tensor* out, uint64_t seed, double keep) {
+  return rb::guarded([&] {
+    if (out->is_cpu()) {
+      out->bernoulli_(keep, at::detail::createCPUGenerator(seed));
+    } else {
+      at::Generator generator = at::globalContext().defaultGenerator(out->device());
+      {
+        std::lock_guard<std::mutex> lock(generator.mutex());
+        generator.set_current_seed(seed);
+      }
+      out->bernoulli_(keep, generator);
+    }
+  });
+}
+
+char* rb_seed_device(int64_t device, uint64_t seed) {
+  return rb::guarded([&] {
+    at::Generator generator = at::globalContext().defaultGenerator(
+        at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device)));
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_current_seed(seed);
+  });
 }
 
 char* rb_backward(at::Tensor* output, at::Tensor* grad) {

@@ -6,9 +6,10 @@
 //! business, and it never decides what happens after a failure.
 
 mod groups;
+pub mod spent;
 mod store;
 
-pub use crate::shim::{Cut, Device, LinearParts};
+pub use crate::shim::{Cut, Device, Parts};
 pub use groups::{Group, Groups, Pending};
 pub use store::{FileStore, MemoryStore, Store, StoreError};
 

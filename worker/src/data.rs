@@ -39,7 +39,7 @@ impl Shelf {
     /// The dataset of a run, opened unless it is at hand.
     pub fn open(&mut self, spec: &RunSpec) -> Result<Box<dyn Samples>, String> {
         let (train, model) = (&spec.train, &spec.model);
-        let all = train.steps * u64::from(train.global_batch);
+        let all = train.samples();
         let asked = (spec.data.clone(), model.sequence, train.seed, all);
         if let Some((_, dataset)) = self.0.as_ref().filter(|(known, _)| *known == asked) {
             return Ok(Box::new(Arc::clone(dataset)));
@@ -167,7 +167,7 @@ mod tests {
                 if !spec.flaws().is_empty() {
                     continue;
                 }
-                let mut all: Vec<u64> = (0..spec.micro_batches())
+                let mut all: Vec<u64> = (0..spec.micro_batches(24))
                     .flat_map(|micro| (0..data).map(move |rank| (rank, micro)))
                     .flat_map(|(rank, micro)| numbers(&spec, 48, rank, micro))
                     .collect();

@@ -143,16 +143,24 @@ impl Inference {
                 .norm(&self.embedding.index_select(0, &Tensor::from_slice(&ids)));
             for (block, held) in self.blocks.iter().zip(&mut cache.blocks) {
                 let y = block.before_attention.norm(&x);
-                x = &x
-                    + block
-                        .dense
-                        .linear(&self.attend(&block.qkv.linear(&y), held, from, &bias));
+                let out = self.attend(&block.qkv.linear(&y), held, from, &bias);
+                x = self.residual(&x, &y) + block.dense.linear(&out);
                 let y = block.before_mlp.norm(&x);
-                x = &x + block.down.linear(&block.up.linear(&y).gelu("tanh"));
+                let out = block.down.linear(&block.up.linear(&y).gelu("tanh"));
+                x = self.residual(&x, &y) + out;
             }
             cache.words += count;
             self.final_norm.norm(&x)
         })
+    }
+
+    /// What goes on beside a part of a block: what came in, or that behind the layer norm.
+    const fn residual<'a>(&self, x: &'a Tensor, normed: &'a Tensor) -> &'a Tensor {
+        if self.model.residual_after_layernorm {
+            normed
+        } else {
+            x
+        }
     }
 
     fn attend(&self, qkv: &Tensor, held: &mut [Tensor; 2], from: i64, bias: &Tensor) -> Tensor {

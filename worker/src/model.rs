@@ -1,28 +1,32 @@
 //! BLOOM, one pipeline stage of it, cut over its tensor group.
 //!
 //! Weights and gradients are views of the optimizer's flat buffers. The blocks run under autograd,
-//! with linear layers that add their gradients in place; the embedding at both ends runs outside of
-//! it. Nothing in here knows of steps, samples or other stages.
+//! with layers that add their gradients in place; the embedding at both ends runs outside of it.
+//! Nothing in here knows of steps or other stages.
 
 pub mod attention;
 mod block;
+mod chance;
 mod embedding;
 mod init;
 mod linear;
 pub mod shape;
 
-use crate::comm::{Cut, Group, LinearParts, Watch};
+use crate::comm::{Cut, Group, Parts, Watch};
 use crate::optim::Flat;
 use crate::shim::{self, ShimError};
 use crate::trainer::StepError;
 use attention::Attention;
+pub use attention::Positions;
 use block::{Block, Mlp};
+use chance::{Chance, Dropout, Site};
 use embedding::Embedding;
 pub use init::values as initial_values;
 use linear::{Linear, Norm};
-use rebloom_core::spec::Model;
+use rebloom_core::spec::{Model, Train};
 use shape::{EMBEDDING, Stage};
-use tch::{Tensor, no_grad};
+use std::ops::Range;
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// Where a rank stands in its tensor group.
 #[derive(Debug, Clone)]
@@ -58,92 +62,109 @@ pub struct StageModel {
     final_norm: Option<Norm>,
     /// Tied to `embedding` where one stage is first and last.
     output: Option<Embedding>,
-    bias: Tensor,
+    positions: Positions,
+    dropout: Dropout,
+    /// Whether a block keeps its input only, and its backward pass computes the rest again.
+    recomputes: bool,
+    kind: Kind,
+    device: Device,
+}
+
+/// Blocks that a backward pass goes back through at once.
+#[derive(Debug)]
+struct Segment {
+    input: Tensor,
+    /// With the graph behind it; none where it is computed again.
+    output: Option<Tensor>,
 }
 
 /// A forward pass that waits for its backward pass.
 #[derive(Debug)]
 pub struct InFlight {
-    /// What came in; its gradient goes back to the stage before.
-    input: Tensor,
+    /// One for all blocks, or one each where they are computed again.
+    segments: Vec<Segment>,
     output: Tensor,
+    samples: Option<Range<u64>>,
 }
 
 impl InFlight {
     /// What the stage made of it.
     pub fn output(&self) -> Tensor {
-        self.output.detach()
+        self.output.shallow_clone()
     }
 }
 
 impl StageModel {
     /// Builds the layers over the weights in `flat`.
-    pub fn new(model: &Model, stage: &Stage, flat: &Flat, place: Place) -> Result<Self, ShimError> {
-        let norm = |name: &str| -> Result<Norm, ShimError> {
-            let leaf = |kind: &str| {
-                let (weight, grad) = flat.views(&format!("{name}.{kind}"));
-                let leaf = weight.set_requires_grad(true);
-                shim::bind_grad(&leaf, &grad).map(|()| leaf)
-            };
-            Ok(Norm {
-                weight: leaf("weight")?,
-                bias: leaf("bias")?,
-            })
-        };
-        let linear = |name: &str, cut: Cut| {
+    pub fn new(model: &Model, train: &Train, stage: &Stage, flat: &Flat, place: Place) -> Self {
+        let parts = |name: &str| {
             let (weight, weight_grad) = flat.views(&format!("{name}.weight"));
             let (bias, bias_grad) = flat.views(&format!("{name}.bias"));
-            Linear {
-                parts: LinearParts {
-                    weight,
-                    bias,
-                    weight_grad,
-                    bias_grad,
-                },
-                cut,
+            Parts {
+                weight,
+                bias,
+                weight_grad,
+                bias_grad,
             }
         };
+        let norm = |name: &str| Norm(parts(name));
+        let linear = |name: &str, cut: Cut| Linear {
+            parts: parts(name),
+            cut,
+        };
+        let heads = model.heads / place.size;
         let embedding = || {
             let (weight, grad) = flat.views(EMBEDDING);
             let from = weight.size()[0] * i64::from(place.index);
             Embedding { weight, grad, from }
         };
-        let block = |index: u32| -> Result<Block, ShimError> {
+        let block = |index: u32| {
             let name = |part: &str| format!("h.{index}.{part}");
-            Ok(Block {
-                before_attention: norm(&name("input_layernorm"))?,
+            Block {
+                before_attention: norm(&name("input_layernorm")),
                 attention: Attention {
                     qkv: linear(&name("self_attention.query_key_value"), Cut::Columns),
                     dense: linear(&name("self_attention.dense"), Cut::Rows),
-                    heads: i64::from(model.heads / place.size),
+                    heads: i64::from(heads),
+                    sequence: i64::from(model.sequence),
+                    first_head: heads * place.index,
                 },
-                before_mlp: norm(&name("post_attention_layernorm"))?,
+                before_mlp: norm(&name("post_attention_layernorm")),
                 mlp: Mlp {
                     up: linear(&name("mlp.dense_h_to_4h"), Cut::Columns),
                     down: linear(&name("mlp.dense_4h_to_h"), Cut::Rows),
                 },
-            })
+                layer: index,
+                residual_after_norm: model.residual_after_layernorm,
+            }
         };
-        Ok(Self {
+        Self {
             sequence: i64::from(model.sequence),
             width: i64::from(model.hidden),
             embedding: stage.is_first.then(embedding),
-            embedding_norm: stage
-                .is_first
-                .then(|| norm("word_embeddings_layernorm"))
-                .transpose()?,
-            blocks: stage.blocks.clone().map(block).collect::<Result<_, _>>()?,
-            final_norm: stage.is_last.then(|| norm("ln_f")).transpose()?,
+            embedding_norm: stage.is_first.then(|| norm("word_embeddings_layernorm")),
+            blocks: stage.blocks.clone().map(block).collect(),
+            final_norm: stage.is_last.then(|| norm("ln_f")),
             output: stage.is_last.then(embedding),
-            bias: attention::bias(model.heads, place.index, place.size, model.sequence),
+            positions: Positions::for_device(
+                (model.heads, place.index, place.size),
+                model.sequence,
+                i64::from(model.hidden / model.heads),
+                flat.kind,
+                flat.device,
+            ),
+            dropout: Dropout::of(train),
+            recomputes: train.numerics.recompute,
+            kind: flat.kind,
+            device: flat.device,
             place,
-        })
+        }
     }
 
     /// An empty tensor as large as the activations of `samples` samples.
     pub fn activations(&self, samples: u32) -> Tensor {
         let shape = [i64::from(samples) * self.sequence, self.width];
-        Tensor::empty(shape, (self.bias.kind(), self.bias.device()))
+        Tensor::empty(shape, (self.kind, self.device))
     }
 
     /// The vectors of `words`: the input of the first stage.
@@ -155,21 +176,59 @@ impl StageModel {
         no_grad(|| embedding.look_up(words, &self.place))
     }
 
-    /// Runs the blocks on what `embed` or the stage before made.
-    pub fn forward(&self, input: Tensor) -> Result<InFlight, StepError> {
-        let input = input.set_requires_grad(true);
-        let mut x = match &self.embedding_norm {
-            Some(norm) => norm.forward(&input),
-            None => input.shallow_clone(),
-        };
-        for block in &self.blocks {
-            x = block.forward(&x, self.sequence, &self.bias, &self.place)?;
+    /// Runs the blocks on what `embed` or the stage before made, with the dropout of the samples that
+    /// `samples` counts; with none where nothing is to be learned.
+    pub fn forward(
+        &self,
+        input: Tensor,
+        samples: Option<Range<u64>>,
+    ) -> Result<InFlight, StepError> {
+        let chance = self.dropout.for_samples(samples.as_ref());
+        let mut segments = Vec::new();
+        let mut x = input;
+        if self.recomputes {
+            for nth in 0..self.blocks.len() {
+                let y = no_grad(|| self.run(nth..nth + 1, &x, &chance))?;
+                segments.push(Segment {
+                    input: std::mem::replace(&mut x, y),
+                    output: None,
+                });
+            }
+        } else {
+            let input = x.set_requires_grad(true);
+            let output = self.run(0..self.blocks.len(), &input, &chance)?;
+            x = output.detach();
+            segments.push(Segment {
+                input,
+                output: Some(output),
+            });
         }
-        let output = match &self.final_norm {
+        Ok(InFlight {
+            segments,
+            output: x,
+            samples,
+        })
+    }
+
+    /// Runs some of the blocks, and with the first and the last what comes before and behind them.
+    fn run(
+        &self,
+        blocks: Range<usize>,
+        x: &Tensor,
+        chance: &Chance<'_>,
+    ) -> Result<Tensor, StepError> {
+        let mut x = x.shallow_clone();
+        if let Some(norm) = self.embedding_norm.as_ref().filter(|_| blocks.start == 0) {
+            x = chance.drop(norm.forward(&x)?, Site::Embedding, 0)?;
+        }
+        for block in &self.blocks[blocks.clone()] {
+            x = block.forward(&x, &self.positions, chance, &self.place)?;
+        }
+        let is_last = blocks.end == self.blocks.len();
+        match self.final_norm.as_ref().filter(|_| is_last) {
             Some(norm) => norm.forward(&x),
-            None => x,
-        };
-        Ok(InFlight { input, output })
+            None => Ok(x),
+        }
     }
 
     /// Cross-entropy of the last stage's output, summed over tokens and times `scale`, and the
@@ -181,19 +240,32 @@ impl StageModel {
         scale: f64,
     ) -> Result<(f64, Tensor), StepError> {
         let output = self.output.as_mut().expect("only the last stage predicts");
-        no_grad(|| output.loss(&of.output.detach(), targets, scale, &self.place))
+        no_grad(|| output.loss(&of.output, targets, scale, &self.place))
     }
 
     /// Logits of this rank's words for the last stage's output.
     pub fn logits(&self, of: &InFlight) -> Tensor {
         let output = self.output.as_ref().expect("only the last stage predicts");
-        no_grad(|| output.logits(&of.output.detach()))
+        no_grad(|| output.logits(&of.output))
     }
 
     /// Runs backward with the gradient of the output; answers the gradient of the input.
-    pub fn backward(&self, of: InFlight, grad: &Tensor) -> Result<Tensor, StepError> {
-        shim::backward(&of.output, grad).map_err(|error| self.place.failure(error))?;
-        Ok(of.input.grad())
+    pub fn backward(&self, of: InFlight, grad: Tensor) -> Result<Tensor, StepError> {
+        let chance = self.dropout.for_samples(of.samples.as_ref());
+        let mut grad = grad;
+        for (nth, segment) in of.segments.into_iter().enumerate().rev() {
+            let (input, output) = match segment.output {
+                Some(output) => (segment.input, output),
+                None => {
+                    let input = segment.input.set_requires_grad(true);
+                    let output = self.run(nth..nth + 1, &input, &chance)?;
+                    (input, output)
+                }
+            };
+            shim::backward(&output, &grad).map_err(|error| self.place.failure(error))?;
+            grad = input.grad();
+        }
+        Ok(grad)
     }
 
     /// Adds the gradient of the vectors of `words` to the embedding's.

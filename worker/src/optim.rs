@@ -1,7 +1,8 @@
 //! AdamW with ZeRO-1: each member of a data group updates its own part of every flat buffer.
 //!
 //! Gradients are summed in fp32 in the order of the data ranks, whatever the number of micro-batches
-//! and wherever an element lies, so the same layout gives the same bits.
+//! and wherever an element lies, so the same layout gives the same bits. Where the model computes in
+//! bf16, each member keeps the fp32 master of its own part; in fp32 that is the weights themselves.
 
 mod flat;
 mod schedule;
@@ -28,6 +29,7 @@ struct OwnRun {
 struct Buffer {
     weights: Tensor,
     grads: Tensor,
+    /// In fp32.
     own_weights: Tensor,
     own_grads: Tensor,
     mean: Tensor,
@@ -70,14 +72,16 @@ impl Optimizer {
                 tensor.narrow(0, range.start, range.end - range.start)
             };
             let (weights, grads) = (&flat.weights[index], &flat.grads[index]);
-            let (own_weights, own_grads) = (part(weights, own), part(grads, own));
+            let own_grads = part(grads, own);
+            // The same memory where it is fp32 already.
+            let own_weights = part(weights, own).to_kind(Kind::Float);
             let (mean, square) = (own_weights.zeros_like(), own_weights.zeros_like());
             let runs = flat.plan.runs.iter().filter(|run| run.buffer == index);
             let runs = runs.filter_map(|run| Some((run, overlap(&run.range, own)?)));
             let runs = runs.map(|(run, both)| {
                 let inside = both.start - own.start..both.end - own.start;
                 let moments = Moments {
-                    weights: part(weights, &both),
+                    weights: part(&own_weights, &inside),
                     grads: part(grads, &both),
                     mean: part(&mean, &inside),
                     square: part(&square, &inside),
@@ -150,12 +154,32 @@ impl Optimizer {
 
     /// Gathers every member's own weights, so that each has all of them.
     pub fn gather(&self) -> Result<(), CommError> {
+        for (buffer, own) in self.buffers.iter().zip(&self.own) {
+            if buffer.weights.kind() != Kind::Float {
+                let mut part = buffer.weights.narrow(0, own.start, own.end - own.start);
+                no_grad(|| part.copy_(&buffer.own_weights));
+            }
+        }
         if let Some(group) = &self.data {
             for buffer in &self.buffers {
-                group.all_gather(Channel::Data, &buffer.weights, &buffer.own_weights)?;
+                let own = buffer.weights.chunk(i64::from(group.size), 0);
+                let own = &own[usize::try_from(group.rank).unwrap_or_default()];
+                group.all_gather(Channel::Data, &buffer.weights, own)?;
             }
         }
         Ok(())
+    }
+
+    /// Sets what this rank owns of a parameter, of which it holds `part`.
+    pub fn set_own(&mut self, slot: &Slot, part: &Tensor) {
+        let own = &self.own[slot.buffer];
+        if let Some(both) = overlap(&slot.range, own) {
+            let length = both.end - both.start;
+            let master = &self.buffers[slot.buffer].own_weights;
+            let mut master = master.narrow(0, both.start - own.start, length);
+            let part = part.reshape(-1_i64);
+            no_grad(|| master.copy_(&part.narrow(0, both.start - slot.range.start, length)));
+        }
     }
 
     /// This rank's own part of every parameter, in the order of the buffers, as views.

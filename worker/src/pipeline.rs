@@ -48,6 +48,44 @@ mod tests {
         assert_eq!(print(0, 1, 2), "F0 B0 F1 B1");
     }
 
+    /// DeepSpeed's `TrainSchedule`: what a stage does in each step of the whole pipeline, by the parity of
+    /// step and stage.
+    fn deepspeed(stage: u32, stages: u32, micro_batches: u32) -> Vec<Action> {
+        let (stage, stages) = (i64::from(stage), i64::from(stages));
+        let steps = 0..2 * (i64::from(micro_batches) + stages - 1);
+        let actions = steps.filter_map(|step| {
+            let forward = step % 2 == stage % 2;
+            let micro = match (step % 2 == 0, forward) {
+                (true, true) => step / 2 - stage / 2,
+                (false, true) => (step - 1) / 2 - stage / 2,
+                (true, false) => step / 2 - stages + (stage + 1) / 2,
+                (false, false) => (step - 1) / 2 - stages + 1 + stage / 2,
+            };
+            let micro = u32::try_from(micro).ok().filter(|m| *m < micro_batches)?;
+            Some(if forward {
+                Action::Forward(micro)
+            } else {
+                Action::Backward(micro)
+            })
+        });
+        actions.collect()
+    }
+
+    #[test]
+    fn the_order_is_deepspeeds() {
+        for stages in 1..=12 {
+            for micro_batches in 1..=19 {
+                for stage in 0..stages {
+                    assert_eq!(
+                        order(stage, stages, micro_batches),
+                        deepspeed(stage, stages, micro_batches),
+                        "stage {stage} of {stages}, {micro_batches} micro-batches"
+                    );
+                }
+            }
+        }
+    }
+
     /// Runs every stage of a pipeline in which each receiver asks for one message ahead and a send
     /// waits for the one before it, and says whether all come to the end.
     fn ends(stages: u32, micro_batches: u32) -> bool {

@@ -3,11 +3,12 @@
 //!
 //! `shim/shim.h` is the other side of it. Nothing in here knows what a run is.
 
+mod layers;
 mod store;
 
+pub use layers::{AdamW, Cut, Moments, Parts, adamw, backward, linear, norm, seed_device, toss};
+
 use crate::comm::Store;
-use rebloom_core::flight::Channel;
-use rebloom_runtime::flight::Recorder;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::Arc;
@@ -41,8 +42,6 @@ struct RawGroup {
 struct RawWork {
     _private: [u8; 0],
 }
-
-type MarkFn = unsafe extern "C" fn(*mut c_void, bool);
 
 unsafe extern "C" {
     fn rb_emit(sink: *mut c_void, bytes: *const u8, length: usize);
@@ -92,32 +91,6 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn rb_work_wait(work: *mut RawWork) -> *mut c_char;
     fn rb_work_forget(work: *mut RawWork);
-    fn rb_linear(
-        x: *mut CTensor,
-        weight: *mut CTensor,
-        bias: *mut CTensor,
-        weight_grad: *mut CTensor,
-        bias_grad: *mut CTensor,
-        group: *mut RawGroup,
-        row: bool,
-        mark: MarkFn,
-        mark_self: *mut c_void,
-        out: *mut *mut CTensor,
-    ) -> *mut c_char;
-    fn rb_bind_grad(leaf: *mut CTensor, grad: *mut CTensor) -> *mut c_char;
-    fn rb_backward(output: *mut CTensor, grad: *mut CTensor) -> *mut c_char;
-    fn rb_adamw(
-        weights: *mut CTensor,
-        grads: *mut CTensor,
-        mean: *mut CTensor,
-        square: *mut CTensor,
-        step: i64,
-        rate: f64,
-        beta1: f64,
-        beta2: f64,
-        decay: f64,
-        epsilon: f64,
-    ) -> *mut c_char;
 }
 
 fn done(message: *mut c_char) -> Result<()> {
@@ -314,134 +287,15 @@ impl Drop for Work {
     }
 }
 
-unsafe extern "C" fn mark(recorder: *mut c_void, done: bool) {
-    // SAFETY: `linear` takes a recorder that lives for ever.
-    let recorder = unsafe { &*recorder.cast::<Recorder>() };
-    if done {
-        recorder.done(Channel::Tensor);
-    } else {
-        recorder.entered(Channel::Tensor);
-    }
-}
-
-/// A linear layer's weights (`[out, in]`), bias and the buffers of their gradients.
-#[derive(Debug)]
-pub struct LinearParts {
-    /// Weights.
-    pub weight: Tensor,
-    /// Bias.
-    pub bias: Tensor,
-    /// Gradient of the weights, added to in place.
-    pub weight_grad: Tensor,
-    /// Gradient of the bias, added to in place.
-    pub bias_grad: Tensor,
-}
-
-/// How a linear layer is cut over its tensor group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// By its outputs: the gradient of x is summed over the group.
-    Columns,
-    /// By its inputs: y is summed over the group before the bias.
-    Rows,
-}
-
-/// y = x W' + b of a layer that is cut over `group`, if it is.
-pub fn linear(
-    x: &Tensor,
-    parts: &LinearParts,
-    cut: Cut,
-    group: Option<&Group>,
-    recorder: &'static Recorder,
-) -> Result<Tensor> {
-    let mut out = null_mut();
-    // SAFETY: every tensor and the group live for the call and are counted by the graph; the recorder
-    // lives for ever.
-    unsafe {
-        done(rb_linear(
-            raw(x),
-            raw(&parts.weight),
-            raw(&parts.bias),
-            raw(&parts.weight_grad),
-            raw(&parts.bias_grad),
-            group.map_or(null_mut(), |group| group.raw),
-            cut == Cut::Rows,
-            mark,
-            std::ptr::from_ref(recorder).cast_mut().cast(),
-            &raw mut out,
-        ))?;
-        Ok(Tensor::from_ptr(out.cast()))
-    }
-}
-
-/// Lets backward passes add the gradient of `leaf` into `grad`, in place.
-pub fn bind_grad(leaf: &Tensor, grad: &Tensor) -> Result<()> {
-    // SAFETY: both tensors live.
-    done(unsafe { rb_bind_grad(raw(leaf), raw(grad)) })
-}
-
-/// Runs backward from `output`, whose gradient is `grad`.
-pub fn backward(output: &Tensor, grad: &Tensor) -> Result<()> {
-    // SAFETY: both tensors live.
-    done(unsafe { rb_backward(raw(output), raw(grad)) })
-}
-
-/// What one AdamW update needs besides its tensors.
-#[derive(Debug, Clone, Copy)]
-pub struct AdamW {
-    /// Updates done with this one.
-    pub step: i64,
-    /// Learning rate.
-    pub rate: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Decoupled weight decay.
-    pub decay: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-}
-
-/// Weights, gradients and moments of one AdamW update.
-#[derive(Debug)]
-pub struct Moments {
-    /// Weights.
-    pub weights: Tensor,
-    /// Gradients.
-    pub grads: Tensor,
-    /// First moment.
-    pub mean: Tensor,
-    /// Second moment.
-    pub square: Tensor,
-}
-
-/// One fused AdamW update, in place.
-pub fn adamw(of: &Moments, how: AdamW) -> Result<()> {
-    // SAFETY: the tensors live and do not overlap.
-    done(unsafe {
-        rb_adamw(
-            raw(&of.weights),
-            raw(&of.grads),
-            raw(&of.mean),
-            raw(&of.square),
-            how.step,
-            how.rate,
-            how.beta1,
-            how.beta2,
-            how.decay,
-            how.epsilon,
-        )
-    })
-}
-
-/// The bytes of a contiguous fp32 tensor in the host's memory.
+/// The bytes of a contiguous fp32 or bf16 tensor in the host's memory.
 pub fn bytes(tensor: &Tensor) -> &[u8] {
     assert!(
-        tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == TchDevice::Cpu,
-        "only contiguous fp32 tensors on the host are read as bytes"
+        tensor.is_contiguous()
+            && matches!(tensor.kind(), Kind::Float | Kind::BFloat16)
+            && tensor.device() == TchDevice::Cpu,
+        "only contiguous fp32 and bf16 tensors on the host are read as bytes"
     );
-    let length = tensor.numel() * size_of::<f32>();
+    let length = tensor.numel() * tensor.kind().elt_size_in_bytes();
     if length == 0 {
         return &[];
     }
@@ -450,7 +304,7 @@ pub fn bytes(tensor: &Tensor) -> &[u8] {
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), length) }
 }
 
-/// A contiguous fp32 tensor in the host's memory, as bytes to write.
+/// A contiguous fp32 or bf16 tensor in the host's memory, as bytes to write.
 pub fn bytes_mut(tensor: &mut Tensor) -> &mut [u8] {
     let length = bytes(tensor).len();
     if length == 0 {

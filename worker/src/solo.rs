@@ -2,22 +2,25 @@
 
 pub mod save;
 
-use crate::comm::{Device, FileStore, Groups, Watch};
+use crate::comm::{Device, FileStore, Groups, Watch, spent};
 use crate::data::Shelf;
 use crate::shim;
-use crate::trainer::Trainer;
+use crate::trainer::{Figures, Trainer};
 use anyhow::{Context, Result, ensure};
+use rebloom_core::flight::Channel;
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::spec::{RunSpec, seconds};
 use rebloom_runtime::clock::monotonic;
 use rebloom_runtime::flight::{Recorder, Tower};
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Steps that are not measured: memory is mapped, files are read.
 const WARM_UP: u64 = 5;
 
-/// Trains `steps` steps as `rank` of the spec in `file`, and prints tokens per second. All ranks name
+/// Trains `steps` steps as `rank` of the spec in `file`, and prints what they took as a line of JSON. All ranks name
 /// the same `store`, a directory that is empty or absent when the first one starts.
 pub fn run(
     file: &Path,
@@ -37,27 +40,55 @@ pub fn run(
 
     let mut trainer = begin(&spec, rank, store, interface)?;
 
-    let mut began = monotonic();
+    let mut began = (monotonic(), 0);
     let mut figures = None;
     for step in 0..steps {
         if step == WARM_UP {
-            began = monotonic();
+            spent::take().for_each(drop);
+            began = (monotonic(), trainer.samples());
         }
         figures = Some(trainer.step(false)?);
     }
-    let took = monotonic().since(began).as_secs_f64();
+    let took = monotonic().since(began.0).as_secs_f64();
+    let samples = trainer.samples() - began.1;
+    let measured = (steps - WARM_UP) as f64;
+    let waits: BTreeMap<_, _> = spent::take()
+        .map(|(channel, span)| (channel, span.as_secs_f64() / measured))
+        .collect();
     trainer.farewell();
-    if rank.0 == 0 {
-        let tokens = u64::from(spec.train.global_batch) * u64::from(spec.model.sequence);
-        let measured = steps - WARM_UP;
-        println!(
-            "{{\"steps\":{measured},\"seconds\":{took:.6},\"step_seconds\":{:.6},\"tokens_per_second\":{:.1},\"loss\":{:.6}}}",
-            took / measured as f64,
-            (tokens * measured) as f64 / took,
-            figures.map_or(f64::NAN, |figures| figures.loss),
-        );
-    }
+    let report = Report {
+        rank: rank.0,
+        step_seconds: took / measured,
+        tokens_per_second: (samples * u64::from(spec.model.sequence)) as f64 / took,
+        loss: figures.map_or(f64::NAN, |figures: Figures| figures.loss),
+        waits,
+        peak_bytes: peak_bytes()?,
+    };
+    println!("{}", serde_json::to_string(&report)?);
     Ok(())
+}
+
+/// What a rank that was started by hand prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    rank: u32,
+    step_seconds: f64,
+    /// Of the whole gang.
+    tokens_per_second: f64,
+    loss: f64,
+    /// Seconds of each step that this rank waited for others.
+    waits: BTreeMap<Channel, f64>,
+    /// Most memory that the process ever had.
+    peak_bytes: u64,
+}
+
+/// The most memory that this process ever had (`VmHWM`).
+fn peak_bytes() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("failed to read /proc")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next());
+    let kilobytes: u64 = kilobytes.context("/proc says nothing of VmHWM")?.parse()?;
+    Ok(kilobytes << 10)
 }
 
 /// Reads and checks a run spec in JSON.

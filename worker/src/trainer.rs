@@ -10,13 +10,13 @@ use crate::comm::{CommError, Groups, Watch};
 use crate::data::{Reader, Samples};
 use crate::model::shape::{EMBEDDING, Split, Stage};
 use crate::model::{Place, StageModel, initial_values};
-use crate::optim::{Flat, LARGEST, Optimizer, Plan, TooLarge, UpdateError, learning_rate};
-use crate::pipeline;
+use crate::optim::{Flat, Optimizer, Plan, Slot, TooLarge, UpdateError, learning_rate};
 use crate::shim::{AdamW, ShimError, bytes};
 use rebloom_core::flight::Channel;
+use rebloom_core::guard::{Guard, GuardAction, Spike};
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::layout::Coordinates;
-use rebloom_core::spec::RunSpec;
+use rebloom_core::spec::{Precision, RunSpec};
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -46,6 +46,9 @@ pub enum StepError {
         /// Its gradient norm.
         norm: f64,
     },
+    /// The loss or the gradient norm ran away, and the run is to go back.
+    #[error("step {} had {}", .0.step, .0.reading)]
+    Spiked(Spike),
     /// What must be equal on several ranks is not.
     #[error("{0} differ between ranks that must hold the same")]
     ReplicasDiffer(&'static str),
@@ -64,7 +67,7 @@ impl From<UpdateError> for StepError {
 }
 
 /// What one step gave; the same on every rank.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Figures {
     /// Mean cross-entropy of its samples, in nats per token.
     pub loss: f64,
@@ -72,6 +75,8 @@ pub struct Figures {
     pub grad_norm: f64,
     /// Whether any rank asked to stop after it.
     pub stop: bool,
+    /// What ran away, where the run trains on nevertheless.
+    pub spike: Option<Spike>,
 }
 
 /// One rank in training.
@@ -85,7 +90,7 @@ pub struct Trainer {
     optimizer: Optimizer,
     flat: Flat,
     reader: Reader,
-    actions: Vec<pipeline::Action>,
+    guard: Guard,
     /// Where the other end's gradient of the tied embedding arrives.
     tied: Option<Tensor>,
     groups: Groups,
@@ -111,14 +116,20 @@ impl Trainer {
             watch: groups.watch(),
         };
         let parameters = stage.parameters(&spec.model);
-        let plan = Plan::new(parameters, (at.tensor, layout.tensor), layout.data, LARGEST)?;
-        let flat = Flat::new(plan);
-        let model = StageModel::new(&spec.model, &stage, &flat, place)?;
+        let numerics = &spec.train.numerics;
+        let most = i64::try_from(numerics.group_elements).unwrap_or(i64::MAX);
+        let plan = Plan::new(parameters, (at.tensor, layout.tensor), layout.data, most)?;
+        let kind = match numerics.precision {
+            Precision::Fp32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        };
+        let flat = Flat::new(plan, kind, groups.device());
+        let model = StageModel::new(&spec.model, &spec.train, &stage, &flat, place);
         let is_tied = layout.pipeline > 1 && (stage.is_first || stage.is_last);
         let this = Self {
             optimizer: Optimizer::new(&flat, groups.data.clone()),
-            reader: Reader::new(&spec, samples),
-            actions: pipeline::order(at.stage, layout.pipeline, spec.micro_batches()),
+            reader: Reader::new(&spec, samples).skipping(spec.guard.skips()),
+            guard: Guard::default(),
             tied: is_tied.then(|| flat.views(EMBEDDING).1.empty_like()),
             step: Step(0),
             samples: 0,
@@ -134,25 +145,34 @@ impl Trainer {
 
     /// Sets the weights to the initial ones of the run's seed.
     pub fn begin(&mut self) {
-        let Self { spec, at, flat, .. } = self;
-        for slot in &flat.plan.slots {
-            let (parameter, tensor) = (&slot.parameter, spec.layout.tensor);
-            let values = initial_values(&spec.model, spec.train.seed, parameter, at.tensor, tensor);
-            let values = Tensor::from_slice(&values).view(slot.shape.as_slice());
-            no_grad(|| flat.views(&parameter.name).0.copy_(&values));
-        }
+        let (model, seed) = (self.spec.model, self.spec.train.seed);
+        let (index, size) = (self.at.tensor, self.spec.layout.tensor);
+        self.set_weights(|slot| {
+            let values = initial_values(&model, seed, &slot.parameter, index, size);
+            Tensor::from_slice(&values).view(slot.shape.as_slice())
+        });
     }
 
     /// Sets the weights to slices of whole parameters, by name.
     pub fn take_weights(&mut self, whole: impl Fn(&str) -> Tensor) {
         let (index, size) = (self.at.tensor, self.spec.layout.tensor);
-        for slot in &self.flat.plan.slots {
+        self.set_weights(|slot| {
             let (rows, columns) = slot.parameter.part(index, size);
-            let mut part = whole(&slot.parameter.name).narrow(0, rows.start, rows.end - rows.start);
+            let part = whole(&slot.parameter.name).narrow(0, rows.start, rows.end - rows.start);
             if slot.shape.len() == 2 {
-                part = part.narrow(1, columns.start, columns.end - columns.start);
+                part.narrow(1, columns.start, columns.end - columns.start)
+            } else {
+                part
             }
+        });
+    }
+
+    /// Sets what the model computes with and this rank's part of the master weights.
+    fn set_weights(&mut self, part: impl Fn(&Slot) -> Tensor) {
+        for slot in &self.flat.plan.slots {
+            let part = part(slot);
             no_grad(|| self.flat.views(&slot.parameter.name).0.copy_(&part));
+            self.optimizer.set_own(slot, &part);
         }
     }
 
@@ -193,6 +213,21 @@ impl Trainer {
         Ok(())
     }
 
+    /// The loss guard and what it remembers.
+    pub const fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Lets the loss guard go on from what a checkpoint carries of it.
+    pub fn resume_guard(&mut self, guard: Guard) {
+        self.guard = guard;
+    }
+
+    /// Samples of the next step.
+    pub fn batch(&self) -> u32 {
+        self.spec.train.batch(self.samples)
+    }
+
     /// Does one optimizer step.
     pub fn step(&mut self, stop: bool) -> Result<Figures, StepError> {
         let loss = self.gradients()?;
@@ -203,6 +238,17 @@ impl Trainer {
         let [squares, loss, stops] = [0, 1, 2].map(|at| shared.double_value(&[at]));
         let grad_norm = squares.sqrt();
         let step = self.step.0 + 1;
+        let spike = self.guard.judge(
+            &self.spec.guard,
+            &self.spec.train,
+            Step(step),
+            (loss, grad_norm),
+        );
+        if let Some(spike) = &spike
+            && self.spec.guard.action == GuardAction::RollBack
+        {
+            return Err(StepError::Spiked(spike.clone()));
+        }
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(StepError::NotFinite {
                 step,
@@ -211,7 +257,7 @@ impl Trainer {
             });
         }
         let settings = &self.spec.train.optimizer;
-        let all = self.spec.train.steps * u64::from(self.spec.train.global_batch);
+        let all = self.spec.train.samples();
         let how = AdamW {
             step: i64::try_from(step).unwrap_or(i64::MAX),
             rate: learning_rate(settings, self.samples, all),
@@ -222,12 +268,13 @@ impl Trainer {
         };
         let scale = (settings.clip / (grad_norm + 1e-6)).min(1.0);
         self.optimizer.update(scale, settings.weight_decay, how)?;
-        self.step = Step(step);
-        self.samples += u64::from(self.spec.train.global_batch);
+        self.guard.remember(&self.spec.guard, (loss, grad_norm));
+        (self.step, self.samples) = (Step(step), self.samples + u64::from(self.batch()));
         Ok(Figures {
             loss,
             grad_norm,
             stop: stops > 0.0,
+            spike,
         })
     }
 
@@ -243,7 +290,7 @@ impl Trainer {
     /// Logits of this rank's words for the samples of `numbers`, where one stage is the whole model.
     pub fn logits(&mut self, numbers: Range<u64>) -> Result<Tensor, StepError> {
         let (words, _) = self.reader.read(numbers).map_err(StepError::Data)?;
-        let pass = self.model.forward(self.model.embed(&words)?)?;
+        let pass = self.model.forward(self.model.embed(&words)?, None)?;
         Ok(self.model.logits(&pass))
     }
 

@@ -109,7 +109,10 @@ impl Weights {
     pub fn fill(&self, wants: Vec<Want>) -> Result<(), WeightsError> {
         match &self.source {
             Source::Folder(folder) => Ok(folder.fill(wants)?),
-            Source::Checkpoint(stored) => stored.fill(wants, None).map_err(unsound(&self.path)),
+            Source::Checkpoint(stored) => {
+                stored.fill(wants, None).map_err(unsound(&self.path))?;
+                Ok(())
+            }
         }
     }
 

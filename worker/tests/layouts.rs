@@ -9,7 +9,7 @@ use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, OLDEST_MANIFEST, Shard};
 use rebloom_core::id::{Digest, Generation, Rank, Step};
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::RunSpec;
+use rebloom_core::spec::{Numerics, Precision, RunSpec};
 use rebloom_worker::checkpoint::slice::Slice;
 use rebloom_worker::checkpoint::{self, LoadError, Snapshot};
 use rebloom_worker::data::Samples;
@@ -115,10 +115,9 @@ fn seal(spec: &RunSpec, version: u32, shards: Vec<Shard>) {
 }
 
 /// Saves in this layout; what was saved, and the losses of the steps after it.
-fn saved(layout: Layout, folder: &Path) -> (Whole, Vec<f64>, Vec<Shard>) {
-    let spec = spec(layout, folder);
+fn saved(spec: &RunSpec) -> (Whole, Vec<f64>, Vec<Shard>) {
     let whole = Mutex::new(Whole::new());
-    let ranks = train(&spec, made_up, |rank, mut trainer| {
+    let ranks = train(spec, made_up, |rank, mut trainer| {
         trainer.begin();
         for _ in 0..SAVED_AT {
             trainer.step(false).unwrap();
@@ -130,7 +129,7 @@ fn saved(layout: Layout, folder: &Path) -> (Whole, Vec<f64>, Vec<Shard>) {
         (losses, shard)
     });
     let (losses, shards): (Vec<_>, Vec<_>) = ranks.into_iter().unzip();
-    seal(&spec, MANIFEST_VERSION, shards.clone());
+    seal(spec, MANIFEST_VERSION, shards.clone());
     (
         whole.into_inner().unwrap(),
         losses.into_iter().next().unwrap(),
@@ -138,12 +137,13 @@ fn saved(layout: Layout, folder: &Path) -> (Whole, Vec<f64>, Vec<Shard>) {
     )
 }
 
-fn loaded(layout: Layout, folder: &Path) -> (Whole, Vec<f64>) {
-    let spec = spec(layout, folder);
+fn loaded(spec: &RunSpec) -> (Whole, Vec<f64>) {
     let whole = Mutex::new(Whole::new());
-    let losses = train(&spec, made_up, |rank, mut trainer| {
+    let losses = train(spec, made_up, |rank, mut trainer| {
         checkpoint::load(&mut trainer, rank, id()).unwrap();
         assert_eq!(trainer.step_done(), Step(SAVED_AT));
+        let known = trainer.guard().recent().count();
+        assert_eq!(known as u64, SAVED_AT, "the guard goes on as well");
         gather(&whole, &trainer, rank);
         trainer.check_replicas().unwrap();
         let losses = rest(&mut trainer);
@@ -167,12 +167,40 @@ fn same(layout: Layout, saved: &(Whole, Vec<f64>), loaded: &(Whole, Vec<f64>)) {
 fn any_layout_goes_on_from_the_same_bits_with_the_same_losses() {
     for from in [layout(2, 2, 2), layout(1, 1, 1), layout(1, 4, 2)] {
         let folder = tempfile::tempdir().unwrap();
-        let (whole, losses, _) = saved(from, folder.path());
+        let (whole, losses, _) = saved(&spec(from, folder.path()));
         let held = whole.values().flatten().flatten();
         assert!(held.clone().count() > 0 && held.clone().all(Option::is_some));
         let saved = (whole, losses);
         for to in OTHERS {
-            same(to, &saved, &loaded(to, folder.path()));
+            same(to, &saved, &loaded(&spec(to, folder.path())));
+        }
+    }
+}
+
+#[test]
+fn dropout_and_bf16_go_on_to_the_bit_in_their_layout() {
+    for precision in [Precision::Fp32, Precision::Bf16] {
+        for at in [layout(1, 1, 1), layout(2, 2, 2)] {
+            let folder = tempfile::tempdir().unwrap();
+            let by_chance = |layout| {
+                let mut spec = spec(layout, folder.path());
+                spec.train.numerics = Numerics {
+                    precision,
+                    recompute: true,
+                    hidden_dropout: 0.1,
+                    attention_dropout: 0.1,
+                    group_elements: 8192,
+                };
+                spec
+            };
+            let (whole, losses, _) = saved(&by_chance(at));
+            let (again, later) = loaded(&by_chance(at));
+            assert!(whole == again, "{at} {precision:?}");
+            assert_eq!(losses, later, "{at} {precision:?}");
+            if precision == Precision::Fp32 {
+                let elsewhere = loaded(&by_chance(layout(1, 2, 1)));
+                same(at, &(whole, losses), &elsewhere);
+            }
         }
     }
 }
@@ -200,7 +228,7 @@ fn as_before(spec: &RunSpec, shards: Vec<Shard>) {
         std::fs::write(&path, &new).unwrap();
         Shard {
             bytes: new.len() as u64,
-            sha256: Digest(sha2::Sha256::digest(&new).into()),
+            hash: Digest(sha2::Sha256::digest(&new).into()),
             ..shard
         }
     });
@@ -212,18 +240,18 @@ fn as_before(spec: &RunSpec, shards: Vec<Shard>) {
 fn the_version_before_is_still_read_in_any_layout() {
     let folder = tempfile::tempdir().unwrap();
     let from = layout(2, 2, 2);
-    let (whole, losses, shards) = saved(from, folder.path());
+    let (whole, losses, shards) = saved(&spec(from, folder.path()));
     as_before(&spec(from, folder.path()), shards);
     let saved = (whole, losses);
     for to in [from, layout(1, 2, 1), layout(4, 1, 2)] {
-        same(to, &saved, &loaded(to, folder.path()));
+        same(to, &saved, &loaded(&spec(to, folder.path())));
     }
 }
 
 /// What loading in another layout says after `spoil` changed a shard.
 fn refusal(spoil: impl Fn(&Path)) -> Unsound {
     let folder = tempfile::tempdir().unwrap();
-    saved(layout(2, 2, 2), folder.path());
+    saved(&spec(layout(2, 2, 2), folder.path()));
     let spec = spec(layout(1, 1, 1), folder.path());
     let shard = checkpoint::file_name(Rank(5));
     spoil(&checkpoint::directory(&spec, id()).join(shard));

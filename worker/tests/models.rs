@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
-const CASES: [&str; 2] = ["bloom-4l-4h", "bloom-2l-6h"];
+const CASES: [&str; 3] = ["bloom-4l-4h", "bloom-2l-6h", "bloom-2l-12h-post"];
 const ALL: u64 = 1 << 30;
 
 fn case(name: &str) -> PathBuf {

@@ -38,7 +38,9 @@ pub(crate) fn bench(checkout: &Checkout, arguments: &[String]) -> Result<ExitCod
     if let Some(failed) = prepare(checkout)? {
         return Ok(failed);
     }
-    let compares = arguments.first().is_none_or(|name| name == "recovery");
+    let compares = arguments
+        .first()
+        .is_none_or(|name| name == "recovery" || name == "worker");
     if compares && let Some(failed) = failure(peers::run(checkout, false)?) {
         return Ok(failed);
     }

@@ -15,12 +15,12 @@ fn checkpoint(folder: &Path, step: u64) -> Manifest {
         let file = format!("rank-{rank:05}.safetensors");
         let content = format!("shard {rank} of step {step}");
         fs::write(place.join(&file), &content).unwrap();
-        let sha256 = Digest(Sha256::digest(&content).into());
+        let hash = ShardHash::of(content.as_bytes());
         Shard {
             rank: Rank(rank),
             file,
             bytes: content.len() as u64,
-            sha256,
+            hash,
         }
     });
     let layout = Layout {

@@ -285,7 +285,7 @@ impl Cluster {
         };
         let seats = seats.iter().enumerate();
         Start {
-            spec: spec(run, layout, &self.checkpoints()),
+            spec: spec(run, layout, &self.checkpoints()).into(),
             generation: Generation(generation),
             seats: seats
                 .map(|(slot, rank)| Seat {

@@ -4,13 +4,13 @@ use crate::cluster::{Cluster, run_id, stat, to_pid, until};
 use rebloom_core::cause::{Cause, Exit};
 use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, Shard};
 use rebloom_core::flight::Phase;
-use rebloom_core::id::{Digest, Generation, Rank, Step};
+use rebloom_core::id::{Generation, Rank, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Stop};
 use rebloom_core::report::{RankEvent, Report};
 use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent};
+use rebloom_runtime::shard_hash::ShardHash;
 use rustix::process::{Signal, kill_process};
-use sha2::{Digest as _, Sha256};
 
 fn exited(event: RankEvent) -> Option<Exit> {
     match event {
@@ -257,7 +257,7 @@ async fn a_sealed_checkpoint_is_found_again_and_a_failed_seal_is_told() {
         rank: Rank(0),
         file: "rank-00000.safetensors".to_owned(),
         bytes: 7,
-        sha256: Digest(Sha256::digest("weights").into()),
+        hash: ShardHash::of(b"weights"),
     };
     let manifest = Manifest {
         version: MANIFEST_VERSION,

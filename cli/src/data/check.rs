@@ -67,10 +67,7 @@ pub(super) fn run(prefix: &Path, output: Output) -> Result<(), Failure> {
 /// What is wrong with the datasets of a spec. Where the nodes are other machines, one that cannot be
 /// seen from here is theirs to judge.
 pub(crate) fn flaws(spec: &RunSpec, nodes_are_here: bool) -> Vec<Flaw> {
-    let samples = spec
-        .train
-        .steps
-        .saturating_mul(spec.train.global_batch.into());
+    let samples = spec.train.samples();
     if spec.data.blend.is_empty() {
         let flaw = flaw(spec, &spec.data.prefix, "data", samples, nodes_are_here);
         return flaw.into_iter().collect();

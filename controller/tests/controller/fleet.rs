@@ -4,11 +4,14 @@ use rebloom_controller::config::{Args, Config};
 use rebloom_controller::{Controller, Error};
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::engine::RunView;
+use rebloom_core::guard::LossGuard;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Start};
 use rebloom_core::report::{Beat, Join, Milestone, NodeFacts, RankEvent, Remembered, Report};
-use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::spec::{
+    Checkpoint, Data, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
+};
 use rebloom_proto::link::{FromAgent, ToAgent, Welcome};
 use rebloom_proto::wire;
 use rebloom_proto::wire::admin_client::AdminClient;
@@ -347,6 +350,7 @@ pub(crate) fn spec(name: &str) -> RunSpec {
             heads: 4,
             vocab: 512,
             sequence: 32,
+            residual_after_layernorm: false,
         },
         init: None,
         layout: Layout {
@@ -363,6 +367,8 @@ pub(crate) fn spec(name: &str) -> RunSpec {
                 learning_rate: 0.1 + 0.2,
                 ..Optimizer::default()
             },
+            ramp_up: None,
+            numerics: Numerics::default(),
         },
         data: Data {
             prefix: "/data/corpus".to_owned(),
@@ -376,6 +382,7 @@ pub(crate) fn spec(name: &str) -> RunSpec {
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
         elastic: None,
+        guard: LossGuard::default(),
     }
 }
 
@@ -397,7 +404,7 @@ pub(crate) fn shard(rank: Rank) -> Shard {
         rank,
         file,
         bytes: 1000,
-        sha256: digest(rank.0 as u8),
+        hash: digest(rank.0 as u8),
     }
 }
 

@@ -42,7 +42,7 @@ async fn a_run_is_placed_trains_and_completes() {
         .flat_map(|s| s.seats.iter().map(|s| s.rank))
         .collect();
     assert_eq!(ranks, (0..4).map(Rank).collect());
-    assert!(starts.iter().all(|start| start.spec == spec("bloom")));
+    assert!(starts.iter().all(|start| *start.spec == spec("bloom")));
     // A name is given once.
     let refused = admin
         .submit_run(submission(spec("bloom")))

@@ -131,6 +131,18 @@ impl fmt::Display for Cause {
                     "the checkpoint at step {step} could not be sealed: {error}"
                 )
             }
+            Self::LossSpiked {
+                step,
+                samples,
+                reading,
+                rolls_back,
+            } => {
+                write!(f, "step {step} had {reading}")?;
+                if *rolls_back {
+                    write!(f, "; samples {samples} are skipped")?;
+                }
+                Ok(())
+            }
             Self::Preempted { by } => {
                 write!(f, "run {by} has a higher priority and takes the place")
             }

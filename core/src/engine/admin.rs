@@ -38,7 +38,7 @@ impl Engine {
         }
         let name = spec.name.clone();
         if let Some(run) = self.state.runs.get(&name) {
-            if run.state.can_resume() && run.spec == *spec {
+            if run.state.can_resume() && *run.spec == *spec {
                 let remedy = "resume it to let it go on".to_owned();
                 return Err(Refusal::WrongState(name, run.state, remedy));
             }
@@ -169,7 +169,7 @@ impl Engine {
         let mut message = format!("{id} goes on from step {from}");
         let layout = layout.filter(|layout| *layout != run.spec.layout);
         if let Some(layout) = layout {
-            let mut spec = run.spec.clone();
+            let mut spec = (*run.spec).clone();
             spec.layout = layout;
             let mut flaws = spec.flaws();
             if flaws.is_empty() {

@@ -5,7 +5,7 @@ mod gang;
 mod incident;
 
 use super::ledger::Book;
-use super::state::{Ladder, Moving, Node, Overdue, Run, StopAsked, Turn, Yielding};
+use super::state::{Ladder, Moving, Node, Overdue, Run, Skipped, StopAsked, Turn, Yielding};
 use super::{Fact, RunState, Spend, State};
 use crate::cause::Cause;
 use crate::id::{Digest, Generation, NodeId, RunId};
@@ -13,6 +13,7 @@ use crate::report::{Milestone, NodeFacts};
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Unknown runs whose generations are kept.
 const FLOORS: usize = 1024;
@@ -107,6 +108,7 @@ impl State {
             | Fact::CheckpointSealed { run, .. }
             | Fact::CheckpointRejected { run, .. }
             | Fact::StorageBlamed { run, .. }
+            | Fact::SamplesSkipped { run, .. }
             | Fact::CheckpointsPruned { run, .. }
             | Fact::MilepostPassed { run, .. }
             | Fact::RunEnded { run, .. } => {
@@ -146,7 +148,7 @@ impl State {
 impl Run {
     fn submitted(at: Instant, spec: &RunSpec, floor: Generation) -> Self {
         Self {
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
             submitted: at,
             state: RunState::Pending,
             why: Cause::Submitted,
@@ -167,6 +169,7 @@ impl Run {
             older: Vec::new(),
             saves: Vec::new(),
             held: Vec::new(),
+            skipped: Vec::new(),
             garbage: Vec::new(),
             pruned: VecDeque::new(),
             ladder: Ladder::default(),
@@ -194,7 +197,9 @@ impl Run {
                 (self.yielding, self.claim) = (None, None);
             }
             Fact::ResumeAsked { .. } => self.resumed(at),
-            Fact::LayoutChosen { layout, .. } => (self.spec.layout, self.full) = (*layout, None),
+            Fact::LayoutChosen { layout, .. } => {
+                (Arc::make_mut(&mut self.spec).layout, self.full) = (*layout, None)
+            }
             Fact::MoveAsked { cause, .. } | Fact::TurnAsked { cause, .. } => {
                 let cause = cause.clone();
                 self.moving = Some(Moving { cause, at });
@@ -311,6 +316,16 @@ impl Run {
                 checkpoint, node, ..
             } => self.rejected(*checkpoint, node),
             Fact::StorageBlamed { node, .. } => self.storage_blamed(node),
+            Fact::SamplesSkipped {
+                generation,
+                consumed,
+                samples,
+                ..
+            } => self.skip(Skipped {
+                by: *generation,
+                consumed: *consumed,
+                samples: *samples,
+            }),
             Fact::CheckpointsPruned { checkpoints, .. } => {
                 self.held.retain(|held| !checkpoints.contains(&held.id));
                 self.garbage.retain(|id| !checkpoints.contains(id));

@@ -7,6 +7,7 @@ use super::{Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
+use crate::guard::Samples;
 use crate::health::edited::EditedRule;
 use crate::health::signal::Signal;
 use crate::health::{Finding, Verdict};
@@ -343,6 +344,18 @@ pub enum Fact {
         /// Which node.
         node: NodeId,
     },
+    /// A spike cost these samples: no later generation trains on them, and no checkpoint of this
+    /// generation or an older one that did is resumed from.
+    SamplesSkipped {
+        /// In which run.
+        run: RunId,
+        /// The generation that came upon them.
+        generation: Generation,
+        /// Samples consumed before the first of them.
+        consumed: u64,
+        /// Which.
+        samples: Samples,
+    },
     /// Checkpoints are removed.
     CheckpointsPruned {
         /// Of which run.
@@ -414,6 +427,7 @@ impl Fact {
             | Self::CheckpointFailed { run, .. }
             | Self::CheckpointSealed { run, .. }
             | Self::CheckpointRejected { run, .. }
+            | Self::SamplesSkipped { run, .. }
             | Self::CheckpointsPruned { run, .. }
             | Self::RunEnded { run, .. } => Some(run),
         }
@@ -452,6 +466,7 @@ impl Fact {
                 | Self::CheckpointFailed { .. }
                 | Self::CheckpointSealed { .. }
                 | Self::CheckpointRejected { .. }
+                | Self::SamplesSkipped { .. }
                 | Self::CheckpointsPruned { .. }
         )
     }

@@ -263,7 +263,7 @@ impl Engine {
         let store_node = gang.placement.store_node.clone();
         let store = self.state.nodes.get(&store_node);
         let start = Start {
-            spec: run.spec.clone(),
+            spec: run.spec_to_run(),
             generation: gang.generation,
             seats,
             store_address: store

@@ -3,6 +3,7 @@
 //! A report may come twice, late, or of a generation that is over. What is known already changes
 //! nothing; what is stale is counted and never acted on (S10).
 
+use super::spikes::spike_cause;
 use super::{CheckpointState, Engine, Fact, RunState};
 use crate::cause::{Cause, Unsound};
 use crate::checkpoint::CheckpointId;
@@ -169,6 +170,9 @@ impl Engine {
                 });
                 self.root_cause(id, node, rank, event);
             }
+            RankEvent::Spiked { spike, goes_on } if !is_over => {
+                self.spiked(&run, generation, spike, goes_on);
+            }
             RankEvent::PeerLost { phase, error: _ } if !is_over => {
                 if gang.symptom.is_none() {
                     self.tell(Fact::RankBroke {
@@ -190,6 +194,7 @@ impl Engine {
             }
             RankEvent::Failed { .. }
             | RankEvent::LoadRefused { .. }
+            | RankEvent::Spiked { .. }
             | RankEvent::PeerLost { .. }
             | RankEvent::Overdue { .. } => self.count("after_the_end"),
         }
@@ -219,6 +224,7 @@ impl Engine {
             | RankEvent::Exited { .. }
             | RankEvent::NotStarted { .. }
             | RankEvent::Failed { .. }
+            | RankEvent::Spiked { .. }
             | RankEvent::PeerLost { .. }
             | RankEvent::Overdue { .. } => cause,
         };
@@ -338,6 +344,7 @@ fn cause_of(node: &NodeId, rank: Rank, event: &RankEvent) -> Option<Cause> {
                 unsound,
             })
         }
+        RankEvent::Spiked { spike, goes_on } => Some(spike_cause(spike.clone(), !goes_on)),
         RankEvent::Reached { .. }
         | RankEvent::Finished { .. }
         | RankEvent::PeerLost { .. }

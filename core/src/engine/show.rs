@@ -77,7 +77,7 @@ impl Engine {
             .filter(|held| held.id.step <= step)
             .map(|held| held.samples);
         RunView {
-            spec: run.spec.clone(),
+            spec: (*run.spec).clone(),
             state: run.state,
             why: run.why.clone(),
             waits_for: if run.state == RunState::Pending {

@@ -9,6 +9,7 @@ use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
+use crate::guard::Samples;
 use crate::health::fleet::Fleet;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::layout::Layout;
@@ -19,6 +20,7 @@ use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Everything the engine knows for good; a snapshot of it and the later records make it again.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -45,7 +47,7 @@ pub(super) struct Node {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Run {
-    pub(super) spec: RunSpec,
+    pub(super) spec: Arc<RunSpec>,
     pub(super) submitted: Instant,
     pub(super) state: RunState,
     pub(super) why: Cause,
@@ -77,6 +79,9 @@ pub(super) struct Run {
     pub(super) saves: Vec<Save>,
     /// Checkpoints that were sealed, oldest first.
     pub(super) held: Vec<Held>,
+    /// Samples that spikes cost.
+    #[serde(default)]
+    pub(super) skipped: Vec<Skipped>,
     /// Checkpoints that did not come about and whose files are still to be removed.
     pub(super) garbage: Vec<CheckpointId>,
     /// What was removed last, so that it can be asked for again.
@@ -215,6 +220,16 @@ pub(super) struct OldGang {
     pub(super) nodes: BTreeSet<NodeId>,
 }
 
+/// Samples that no later generation trains on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Skipped {
+    /// The generation that came upon them.
+    pub(super) by: Generation,
+    /// Samples consumed before the first of them.
+    pub(super) consumed: u64,
+    pub(super) samples: Samples,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Save {
     pub(super) id: CheckpointId,
@@ -331,6 +346,23 @@ impl Run {
             .iter()
             .find(|held| held.id == id)
             .map(|held| held.state)
+    }
+
+    /// Whether a checkpoint was trained on samples that are skipped by now.
+    pub(super) fn is_tainted(&self, id: CheckpointId, samples: u64) -> bool {
+        self.skipped
+            .iter()
+            .any(|skipped| id.generation <= skipped.by && samples > skipped.consumed)
+    }
+
+    /// The spec as the workers of the next generation get it.
+    pub(super) fn spec_to_run(&self) -> Arc<RunSpec> {
+        let mut spec = Arc::clone(&self.spec);
+        if !self.skipped.is_empty() {
+            let skipped = self.skipped.iter().map(|skipped| skipped.samples);
+            Arc::make_mut(&mut spec).guard.skip.extend(skipped);
+        }
+        spec
     }
 
     /// Since when its gang is asked to stop at a step boundary, so that it can go elsewhere or wait.

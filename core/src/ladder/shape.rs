@@ -23,12 +23,9 @@ pub fn larger(spec: &RunSpec, now: Layout, full: Layout) -> Vec<Layout> {
 /// Allowed layouts with fewer than `data` copies, smallest first.
 fn between(spec: &RunSpec, data: u32) -> impl DoubleEndedIterator<Item = Layout> {
     let least = spec.elastic.map_or(data, |elastic| elastic.min_data.max(1));
-    let (batch, micro, layout) = (
-        spec.train.global_batch,
-        spec.train.micro_batch.max(1),
-        spec.layout,
-    );
-    let keeps_batch = move |data: &u32| batch.is_multiple_of(micro * *data);
+    let (train, layout) = (spec.train, spec.layout);
+    let micro = train.micro_batch.max(1);
+    let keeps_batch = move |data: &u32| train.has_whole(micro * *data);
     (least..data)
         .filter(keeps_batch)
         .map(move |data| Layout { data, ..layout })

@@ -2,6 +2,7 @@
 
 use crate::cause::{Blamed, Unsound};
 use crate::checkpoint::{CheckpointId, Shard};
+use crate::guard::Spike;
 use crate::id::{Digest, Generation, Step};
 use crate::word::ToWorker;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub enum Trouble {
         /// What the collective said.
         error: String,
     },
+    /// The figures of the step ran away, and the run is to go back.
+    Spiked(Spike),
     /// Anything else.
     Error {
         /// What went wrong.
@@ -83,7 +86,7 @@ pub enum LoadTrouble {
 }
 
 /// What a step left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stepped {
     /// Steps done.
     pub step: Step,
@@ -91,4 +94,6 @@ pub struct Stepped {
     pub samples: u64,
     /// Whether the gang agreed, in this step, to stop safely after it.
     pub stop: bool,
+    /// Figures that ran away, where the run trains on.
+    pub spike: Option<Spike>,
 }

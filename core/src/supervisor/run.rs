@@ -256,6 +256,26 @@ impl Run {
                     unsound,
                 },
             ),
+            FromWorker::Spiked {
+                generation,
+                spike,
+                goes_on: true,
+            } => {
+                return (generation == current).then_some(Report::Rank {
+                    run,
+                    generation,
+                    rank,
+                    event: RankEvent::Spiked {
+                        spike,
+                        goes_on: true,
+                    },
+                });
+            }
+            FromWorker::Spiked {
+                generation,
+                spike,
+                goes_on,
+            } => (generation, RankEvent::Spiked { spike, goes_on }),
             FromWorker::Failed {
                 generation,
                 phase,

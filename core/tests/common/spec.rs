@@ -15,6 +15,7 @@ pub(crate) fn spec() -> RunSpec {
             heads: 2,
             vocab: 32,
             sequence: 8,
+            residual_after_layernorm: false,
         },
         init: None,
         layout: Layout {
@@ -28,6 +29,8 @@ pub(crate) fn spec() -> RunSpec {
             micro_batch: 1,
             seed: 1,
             optimizer: rebloom_core::spec::Optimizer::default(),
+            ramp_up: None,
+            numerics: rebloom_core::spec::Numerics::default(),
         },
         data: Data {
             prefix: "/data/corpus".into(),
@@ -41,6 +44,7 @@ pub(crate) fn spec() -> RunSpec {
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
         elastic: None,
+        guard: rebloom_core::guard::LossGuard::default(),
     }
 }
 

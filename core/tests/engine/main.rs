@@ -24,3 +24,4 @@ mod placement;
 mod queue;
 mod rungs;
 mod scale;
+mod spikes;

@@ -194,7 +194,7 @@ impl Agent {
 
 pub(crate) fn start(generation: u64, ranks: &[u32]) -> Start {
     Start {
-        spec: spec(),
+        spec: spec().into(),
         generation: Generation(generation),
         seats: ranks
             .iter()
@@ -280,6 +280,7 @@ fn short_report(report: &Report) -> String {
                 RankEvent::Finished { .. } => "Finished".into(),
                 RankEvent::Exited { exit, .. } => exit.to_string(),
                 RankEvent::NotStarted { .. } => "NotStarted".into(),
+                RankEvent::Spiked { goes_on, .. } => format!("Spiked {goes_on}"),
                 RankEvent::Failed { blamed, .. } => format!("Failed {blamed:?}"),
                 RankEvent::PeerLost { .. } => "PeerLost".into(),
                 RankEvent::LoadRefused { .. } => "LoadRefused".into(),

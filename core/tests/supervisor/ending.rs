@@ -3,6 +3,7 @@
 use crate::agent::*;
 use rebloom_core::cause::Blamed;
 use rebloom_core::flight::Phase;
+use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::id::{Generation, Rank, Step};
 use rebloom_core::order::Stop;
 use rebloom_core::report::Milestone;
@@ -30,6 +31,17 @@ fn words_become_reports_that_are_sent_until_acknowledged() {
         "of another generation"
     );
     assert_eq!(agent.say(0, 99, reached(1)), [""; 0], "of another process");
+    let warning = FromWorker::Spiked {
+        generation: Generation(1),
+        spike: Spike {
+            step: Step(3),
+            consumed: 8,
+            samples: Samples { from: 8, until: 12 },
+            reading: "a loss of 9".into(),
+        },
+        goes_on: true,
+    };
+    assert_eq!(agent.say(0, 10, warning), ["2: rank 0 g1 Spiked true"]);
     assert_eq!(agent.tell(Event::LinkDown), [""; 0]);
     let failed = |blamed| FromWorker::Failed {
         generation: Generation(1),
@@ -43,8 +55,8 @@ fn words_become_reports_that_are_sent_until_acknowledged() {
         "there is no link"
     );
     assert_eq!(agent.say(1, 11, failed(None)), [""; 0]);
-    agent.tell(Event::Acked { sequence: 1 });
-    let again = ["2: rank 0 g1 Failed Run", "3: rank 1 g1 PeerLost"];
+    agent.tell(Event::Acked { sequence: 2 });
+    let again = ["3: rank 0 g1 Failed Run", "4: rank 1 g1 PeerLost"];
     assert_eq!(agent.tell(Event::LinkUp), again);
 }
 

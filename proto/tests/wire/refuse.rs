@@ -124,13 +124,13 @@ fn unknown_and_unspecified_values_are_refused() {
 #[test]
 fn the_place_in_a_list_is_named() {
     let mut manifest = wire::Manifest::from(samples::manifest());
-    manifest.shards[1].sha256.pop();
+    manifest.shards[1].hash.pop();
     let what = Some(wire::order::What::Seal(wire::order::Seal {
         directory: "/checkpoints".to_owned(),
         manifest: Some(manifest),
     }));
     let error = Order::try_from(wire::Order { what }).unwrap_err();
-    assert_eq!(error.field, "seal.manifest.shards[1].sha256");
+    assert_eq!(error.field, "seal.manifest.shards[1].hash");
     assert_eq!(error.problem, "has 31 bytes, a SHA-256 has 32");
 }
 

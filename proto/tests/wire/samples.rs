@@ -2,24 +2,24 @@
 
 mod causes;
 pub(crate) mod health;
+mod specs;
 mod views;
 mod words;
 
 pub(crate) use causes::causes;
+pub(crate) use specs::spec;
 pub(crate) use views::{nodes, refusals, runs};
 pub(crate) use words::{from_rank, to_rank};
 
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::flight::{Counter, Page, Phase, Sighting};
+use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Seat, Start, Stop};
 use rebloom_core::report::{
     Beat, Finish, Join, Milestone, Pages, RankEvent, RankStatus, Remembered, Report,
-};
-use rebloom_core::spec::{
-    Checkpoint, Data, Deadlines, Elastic, Model, Optimizer, Recovery, RunSpec, Train,
 };
 use rebloom_core::time::{Duration, Instant};
 use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent, Verified, Welcome};
@@ -44,7 +44,7 @@ fn shard() -> Shard {
         rank: Rank(1),
         file: "rank-00001.safetensors".to_owned(),
         bytes: 1 << 33,
-        sha256: Digest([0xA5; 32]),
+        hash: Digest([0xA5; 32]),
     }
 }
 
@@ -69,64 +69,19 @@ pub(crate) fn manifest() -> Manifest {
     }
 }
 
-pub(crate) fn spec() -> RunSpec {
-    RunSpec {
-        name: run(),
-        priority: -3,
-        model: Model {
-            layers: 4,
-            hidden: 64,
-            heads: 4,
-            vocab: 4096,
-            sequence: 128,
-        },
-        init: Some("/models/bloom-560m".to_owned()),
-        layout: Layout {
-            tensor: 2,
-            pipeline: 2,
-            data: 2,
-        },
-        train: Train {
-            steps: 200,
-            global_batch: 16,
-            micro_batch: 2,
-            seed: 7,
-            optimizer: Optimizer {
-                warmup_samples: 320,
-                ..Optimizer::default()
-            },
-        },
-        data: Data {
-            prefix: "/data/roots".to_owned(),
-            blend: vec![words::data_part()],
-        },
-        checkpoint: Checkpoint {
-            directory: "/checkpoints".to_owned(),
-            every_steps: 20,
-            keep: 3,
-        },
-        deadlines: Deadlines {
-            init: 1.5,
-            load: 2.5,
-            step: 3.5,
-            save: 4.5,
-            exit: 5.5,
-        },
-        recovery: Recovery {
-            restarts: 1,
-            reform: 2,
-            restart: 3,
-            replace: 4,
-            async_off: 1,
-            shrink: 2,
-            unsealed: 24,
-            hangs: 2,
-            clean_spell: 21_600,
-        },
-        elastic: Some(Elastic {
-            min_data: 2,
-            wait: 120.5,
-        }),
+fn samples() -> Samples {
+    Samples {
+        from: 320,
+        until: 336,
+    }
+}
+
+fn spike() -> Spike {
+    Spike {
+        step: Step(21),
+        consumed: 8,
+        samples: samples(),
+        reading: "a loss of 9".to_owned(),
     }
 }
 
@@ -194,6 +149,10 @@ pub(crate) fn reports() -> Vec<Report> {
             },
         },
         RankEvent::Overdue { phase: Phase::Save },
+        RankEvent::Spiked {
+            spike: spike(),
+            goes_on: true,
+        },
     ];
     for milestone in [
         Milestone::Going,
@@ -313,7 +272,7 @@ pub(crate) fn from_agent() -> Vec<FromAgent> {
 fn orders() -> Vec<Order> {
     let generation = Generation(8);
     let start = Start {
-        spec: spec(),
+        spec: spec().into(),
         generation,
         seats: vec![
             Seat {

@@ -1,15 +1,18 @@
 //! A fleet in full swing around one engine.
 
 use rebloom_core::cause::Exit;
-use rebloom_core::engine::{Ask, Command, Engine, Event, Limits, RunState, Ticket};
+use rebloom_core::engine::{Answer, Ask, Command, Engine, Event, Limits, RunState, Ticket};
 use rebloom_core::flight::{Page, Phase, Sighting};
+use rebloom_core::guard::LossGuard;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Stop};
 use rebloom_core::report::{
     Beat, FABRIC, Join, Milestone, NodeFacts, Pages, RACK, RankEvent, Report,
 };
-use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Optimizer, Recovery, RunSpec, Train};
+use rebloom_core::spec::{
+    Checkpoint, Data, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
+};
 use rebloom_core::time::{Duration, Instant};
 use std::collections::BTreeMap;
 
@@ -38,11 +41,12 @@ pub(crate) struct Fleet {
 }
 
 /// What came out after one event.
-#[derive(Default, Debug, Clone, Copy)]
+#[derive(Default, Debug, Clone)]
 pub(crate) struct Out {
     pub(crate) starts: usize,
     pub(crate) orders: usize,
     pub(crate) facts: usize,
+    pub(crate) answer: Option<Answer>,
 }
 
 pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
@@ -55,6 +59,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             heads: 112,
             vocab: 250_880,
             sequence: 2048,
+            residual_after_layernorm: false,
         },
         init: None,
         layout,
@@ -64,6 +69,8 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             micro_batch: 1,
             seed: 42,
             optimizer: Optimizer::default(),
+            ramp_up: None,
+            numerics: Numerics::default(),
         },
         data: Data {
             prefix: "/data/roots".to_owned(),
@@ -80,10 +87,11 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             reform: 1_000_000,
             restart: 3,
             replace: 1_000_000,
-            unsealed: u32::MAX,
+            unsealed: 1_000_000,
             ..Recovery::default()
         },
         elastic: None,
+        guard: LossGuard::default(),
     }
 }
 
@@ -172,7 +180,7 @@ impl Fleet {
                         Order::Start(start) => {
                             out.starts += 1;
                             if out.starts == 1 {
-                                self.runs.insert(start.spec.name, start.generation);
+                                self.runs.insert(start.spec.name.clone(), start.generation);
                             }
                         }
                         Order::Stop {
@@ -181,7 +189,8 @@ impl Fleet {
                         Order::Kill { .. } | Order::Seal { .. } | Order::Prune { .. } => {}
                     }
                 }
-                Command::Refuse { .. } | Command::Answer { .. } => {}
+                Command::Answer { answer, .. } => out.answer = Some(answer),
+                Command::Refuse { .. } => {}
             }
         }
         out
@@ -202,7 +211,7 @@ impl Fleet {
         for at in 0..gangs {
             let name = format!("run-{at:05}");
             let out = self.submit(spec(&name, BLOOM));
-            assert_eq!(out.starts, 48, "a gang has 48 nodes");
+            assert_eq!(out.starts, 48, "a gang has 48 nodes: {:?}", out.answer);
             self.swing(&RunId::new(&name).expect("a sound name"));
         }
     }

@@ -205,6 +205,7 @@ impl World {
                         step,
                         samples,
                         stop,
+                        spike: None,
                     }),
                 }
             }

@@ -36,7 +36,7 @@ pub(crate) fn run_spec(bytes: &[u8]) -> Outcome {
         return Err(flaw.to_string());
     }
     // What a sound spec is asked for next.
-    assert!(spec.micro_batches() > 0 && spec.layout.world() > 0);
+    assert!(spec.micro_batches(spec.train.batch(0)) > 0 && spec.layout.world() > 0);
     Ok(())
 }
 

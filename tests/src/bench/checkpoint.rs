@@ -13,14 +13,19 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-const ROUNDS: u32 = 7;
+pub(super) const ROUNDS: u32 = 7;
 
+/// What a round of `rebloom-worker save` prints.
 #[derive(Deserialize)]
-struct Round {
+pub(super) struct Round {
     stall_seconds: f64,
-    bytes: u64,
-    write_seconds: f64,
-    plain_seconds: f64,
+    pub(super) bytes: u64,
+    pub(super) write_seconds: f64,
+    pub(super) plain_seconds: f64,
+    pub(super) load_seconds: f64,
+    pub(super) plain_load_seconds: f64,
+    pub(super) training_bytes: u64,
+    pub(super) saving_bytes: u64,
 }
 
 /// Runs the bench and prints its table. The files lie below `target/`, on the disk of the checkout.
@@ -28,26 +33,8 @@ struct Round {
 pub fn run() -> Result<()> {
     let disk = crate::process::binaries()?;
     let folder = tempfile::TempDir::with_prefix_in("rebloom-bench-", disk)?;
-    let mut spec = training::spec(
-        "save",
-        training::dataset()?,
-        &folder.path().join("checkpoints"),
-    )?;
-    spec.layout = Layout {
-        tensor: 1,
-        pipeline: 1,
-        data: 1,
-    };
-    spec.model.hidden = 512;
-    spec.model.heads = 8;
-    spec.model.layers = 8;
-    let rounds = measure(&spec, folder.path())?;
-    let times = |of: fn(&Round) -> f64| -> Vec<Duration> {
-        rounds
-            .iter()
-            .map(|round| Duration::from_secs_f64(of(round)))
-            .collect()
-    };
+    let rounds = measure(folder.path())?;
+    let times = |of: fn(&Round) -> f64| times(&rounds, of);
     let (stall, write) = (times(|r| r.stall_seconds), times(|r| r.write_seconds));
     let plain = times(|r| r.plain_seconds);
     let bytes = rounds[0].bytes as f64 / 1e6;
@@ -77,9 +64,25 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn measure(spec: &rebloom_core::spec::RunSpec, folder: &Path) -> Result<Vec<Round>> {
+/// One figure of all rounds.
+pub(super) fn times(rounds: &[Round], of: fn(&Round) -> f64) -> Vec<Duration> {
+    let seconds = rounds.iter().map(of);
+    seconds.map(Duration::from_secs_f64).collect()
+}
+
+/// Lets one worker save and load a shard of eight blocks, 512 wide, in `folder`.
+pub(super) fn measure(folder: &Path) -> Result<Vec<Round>> {
+    let mut spec = training::spec("save", training::dataset()?, &folder.join("checkpoints"))?;
+    spec.layout = Layout {
+        tensor: 1,
+        pipeline: 1,
+        data: 1,
+    };
+    spec.model.hidden = 512;
+    spec.model.heads = 8;
+    spec.model.layers = 8;
     let file = folder.join("spec.json");
-    fs::write(&file, serde_json::to_vec(spec)?)?;
+    fs::write(&file, serde_json::to_vec(&spec)?)?;
     let log = folder.join("save.log");
     let mut command = Command::new(binary("rebloom-worker")?);
     command

@@ -1,4 +1,4 @@
-//! `cargo xtask bench [recovery|overhead|checkpoint]`: the figures of docs/benchmarks.md.
+//! `cargo xtask bench [recovery|overhead|checkpoint|worker]`: the figures of docs/benchmarks.md.
 
 use anyhow::{Result, bail};
 use rebloom_tests::bench;
@@ -9,11 +9,13 @@ fn main() -> Result<()> {
         "recovery" => bench::recovery::run(),
         "overhead" => bench::overhead::run(),
         "checkpoint" => bench::checkpoint::run(),
+        "worker" => bench::worker::run(),
         "" => {
             bench::recovery::run()?;
             bench::overhead::run()?;
-            bench::checkpoint::run()
+            bench::checkpoint::run()?;
+            bench::worker::run()
         }
-        other => bail!("no bench `{other}`: use recovery, overhead or checkpoint"),
+        other => bail!("no bench `{other}`: use recovery, overhead, checkpoint or worker"),
     }
 }

@@ -3,6 +3,7 @@
 use super::slice::Slice;
 use crate::model::shape::Stage;
 use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::guard::Figures;
 use rebloom_core::id::{Rank, RunId};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::Model;
@@ -20,7 +21,7 @@ pub(super) const FACTS: &str = "rebloom";
 pub(super) const VERSION: u32 = 2;
 
 /// What a shard says of itself; `S` is how it says which slice of a parameter it holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Facts<S = Slice> {
     pub(super) version: u32,
@@ -31,6 +32,9 @@ pub(super) struct Facts<S = Slice> {
     pub(super) model: Model,
     pub(super) seed: u64,
     pub(super) samples: u64,
+    /// Figures of the last steps, which the loss guard goes on from; the same in every shard.
+    #[serde(default)]
+    pub(super) recent: Vec<Figures>,
     /// By name of the parameter.
     pub(super) slices: BTreeMap<String, S>,
 }
@@ -80,6 +84,7 @@ impl Facts {
             model,
             seed,
             samples,
+            recent,
             slices,
         } = before;
         possible(&model)?;
@@ -106,6 +111,7 @@ impl Facts {
             model,
             seed,
             samples,
+            recent,
         })
     }
 }

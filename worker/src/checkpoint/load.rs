@@ -7,6 +7,7 @@ use crate::trainer::{StepError, Trainer};
 use crate::weights::Weights;
 use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::guard::Guard;
 use rebloom_core::id::{Rank, Step};
 
 /// Why a checkpoint was not loaded.
@@ -38,7 +39,8 @@ pub fn load(trainer: &mut Trainer, rank: Rank, id: CheckpointId) -> Result<(), L
         let text = format!("is of run {}", stored.manifest().run);
         return Err(unreadable("manifest.json", text).into());
     }
-    stored.fill(wants(trainer, rank, 3), Some(rank))?;
+    let recent = stored.fill(wants(trainer, rank, 3), Some(rank))?;
+    trainer.resume_guard(Guard::resume(recent));
     trainer.resume(id.step, stored.manifest().samples)?;
     Ok(())
 }

@@ -6,10 +6,11 @@ use super::slice::{Move, Slice, Stretch, take};
 use crate::shim::bytes_mut;
 use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
+use rebloom_core::guard::Figures;
 use rebloom_core::id::{Digest, Rank};
 use rebloom_core::spec::Model;
+use rebloom_runtime::shard_hash::ShardHash;
 use safetensors::tensor::{Dtype, Metadata};
-use sha2::Digest as _;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -86,7 +87,7 @@ impl Stored {
         let manifest = manifest(directory)?;
         let first = manifest.shards.first();
         let first = first.ok_or_else(|| unreadable(MANIFEST, "names no shard"))?;
-        let mut input = Input::open(directory, first)?;
+        let mut input = Input::open(directory, first, manifest.version)?;
         let (_, facts) = header(&mut input.reader).map_err(|e| unreadable(&first.file, e))?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -123,16 +124,19 @@ impl Stored {
     }
 
     /// Fills what is wanted, from as few shards as will do. The one of `first` is read first: in the layout
-    /// that wrote it, it holds all that its rank wants.
-    pub fn fill(&self, mut wants: Vec<Want>, first: Option<Rank>) -> Result<(), Unsound> {
+    /// that wrote it, it holds all that its rank wants. Answers the figures of the last steps before it, which
+    /// are the same whichever shards are read.
+    pub fn fill(&self, mut wants: Vec<Want>, first: Option<Rank>) -> Result<Vec<Figures>, Unsound> {
+        let mut recent = None;
         let shards = &self.manifest.shards;
         let (own, others): (Vec<_>, Vec<_>) = shards.iter().partition(|s| Some(s.rank) == first);
         for shard in own.into_iter().chain(others) {
-            if wants.iter().all(|want| want.lacking.is_empty()) {
+            let is_done = wants.iter().all(|want| want.lacking.is_empty());
+            if is_done && recent.is_some() {
                 break;
             }
-            if Some(shard.rank) == first || self.helps(shard, &wants)? {
-                self.read(shard, &mut wants)?;
+            if is_done || Some(shard.rank) == first || self.helps(shard, &wants)? {
+                recent = Some(self.read(shard, &mut wants)?);
             }
         }
         match wants.iter().find(|want| !want.lacking.is_empty()) {
@@ -140,13 +144,13 @@ impl Stored {
                 let text = format!("its shards do not hold all of {}", want.name);
                 Err(unreadable(MANIFEST, text))
             }
-            None => Ok(()),
+            None => Ok(recent.unwrap_or_default()),
         }
     }
 
     /// Whether a shard holds something that is lacking; its header is believed for that.
     fn helps(&self, shard: &Shard, wants: &[Want]) -> Result<bool, Unsound> {
-        let mut input = Input::open(&self.directory, shard)?;
+        let mut input = Input::open(&self.directory, shard, self.manifest.version)?;
         let Ok((_, facts)) = header(&mut input.reader) else {
             // Reading all of it finds out what is wrong with it.
             return Ok(true);
@@ -159,11 +163,11 @@ impl Stored {
         }))
     }
 
-    fn read(&self, shard: &Shard, wants: &mut [Want]) -> Result<(), Unsound> {
-        let mut input = Input::open(&self.directory, shard)?;
+    fn read(&self, shard: &Shard, wants: &mut [Want]) -> Result<Vec<Figures>, Unsound> {
+        let mut input = Input::open(&self.directory, shard, self.manifest.version)?;
         let outcome = self.read_tensors(shard, &mut input.reader, wants);
         // What is wrong inside is the fault of whoever wrote it only where the bytes are the right ones.
-        if input.finish()? != shard.sha256 {
+        if input.finish()? != shard.hash {
             return Err(Unsound::Hash {
                 file: shard.file.clone(),
             });
@@ -176,7 +180,7 @@ impl Stored {
         shard: &Shard,
         input: &mut impl Read,
         wants: &mut [Want],
-    ) -> Result<(), String> {
+    ) -> Result<Vec<Figures>, String> {
         let (metadata, facts) = header(input)?;
         if !self.is_part(shard, &facts) {
             return Err(
@@ -229,7 +233,7 @@ impl Stored {
         }
         let all: usize = plan.values().map(|(want, ..)| want.into.len()).sum();
         if taken == all {
-            Ok(())
+            Ok(facts.recent)
         } else {
             Err("it lacks tensors that it says it has".to_owned())
         }
@@ -309,7 +313,7 @@ fn manifest(directory: &Path) -> Result<Manifest, Unsound> {
 
 struct Hashing<R> {
     inner: R,
-    hash: sha2::Sha256,
+    hash: ShardHash,
 }
 
 impl<R: Read> Read for Hashing<R> {
@@ -327,7 +331,7 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn open(directory: &Path, shard: &'a Shard) -> Result<Self, Unsound> {
+    fn open(directory: &Path, shard: &'a Shard, version: u32) -> Result<Self, Unsound> {
         let name = shard.file.as_str();
         let file = File::open(directory.join(name)).map_err(|error| trouble(name, &error))?;
         let found = file.metadata().map_err(|error| trouble(name, &error))?;
@@ -340,7 +344,7 @@ impl<'a> Input<'a> {
         }
         let hashing = Hashing {
             inner: file,
-            hash: sha2::Sha256::new(),
+            hash: ShardHash::of_version(version),
         };
         Ok(Self {
             file: name,
@@ -358,7 +362,7 @@ impl<'a> Input<'a> {
                 Err(error) => return Err(trouble(self.file, &error)),
             }
         }
-        Ok(Digest(self.reader.into_inner().hash.finalize().into()))
+        Ok(self.reader.into_inner().hash.finish())
     }
 }
 

@@ -5,10 +5,10 @@ use super::slice::Slice;
 use super::{directory, file_name};
 use crate::shim::bytes;
 use crate::trainer::Trainer;
-use rebloom_core::checkpoint::{CheckpointId, Shard};
+use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Shard};
 use rebloom_core::id::{Digest, Rank};
+use rebloom_runtime::shard_hash::ShardHash;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use sha2::Digest as _;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -71,6 +71,7 @@ impl Snapshot {
             model: spec.model,
             seed: spec.train.seed,
             samples: trainer.samples(),
+            recent: trainer.guard().recent().collect(),
             slices,
         };
         Self {
@@ -102,7 +103,7 @@ fn header(facts: &Facts, names: Vec<(String, TensorInfo)>) -> Vec<u8> {
 
 struct Hashing<W> {
     inner: W,
-    hash: sha2::Sha256,
+    hash: ShardHash,
     bytes: u64,
 }
 
@@ -133,11 +134,11 @@ pub fn write(snapshot: &Snapshot) -> Result<Shard, String> {
             Ok(written)
         });
     match written {
-        Ok((bytes, sha256)) => Ok(Shard {
+        Ok((bytes, hash)) => Ok(Shard {
             rank: snapshot.rank,
             file: name,
             bytes,
-            sha256,
+            hash,
         }),
         Err(error) => {
             // It may not even be there; what counts is the first error.
@@ -152,7 +153,7 @@ fn write_aside(snapshot: &Snapshot, aside: &Path) -> io::Result<(u64, Digest)> {
     // The hash runs over pieces that are still in the cache.
     let hashing = Hashing {
         inner: file,
-        hash: sha2::Sha256::new(),
+        hash: ShardHash::of_version(MANIFEST_VERSION),
         bytes: 0,
     };
     let mut out = BufWriter::with_capacity(BUFFER, hashing);
@@ -164,7 +165,7 @@ fn write_aside(snapshot: &Snapshot, aside: &Path) -> io::Result<(u64, Digest)> {
     }
     let hashing = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     hashing.inner.sync_all()?;
-    Ok((hashing.bytes, Digest(hashing.hash.finalize().into())))
+    Ok((hashing.bytes, hashing.hash.finish()))
 }
 
 fn sync_directory(directory: &Path) -> io::Result<()> {

@@ -164,6 +164,7 @@ mod tests {
         heads: 6,
         vocab: 36,
         sequence: 4,
+        residual_after_layernorm: false,
     };
 
     /// Pieces of `parameter` as `tensor` ranks and `data` ranks would write them, with odd cuts.

@@ -1,6 +1,6 @@
 //! The groups of one rank in one generation, how they are formed and how a fence ends them.
 
-use super::{CommError, Store, Watch};
+use super::{CommError, Store, Watch, spent};
 use crate::shim::{self, Device, Work};
 use rebloom_core::flight::Channel;
 use rebloom_core::id::Rank;
@@ -38,7 +38,8 @@ pub struct Pending {
 impl Pending {
     /// Waits for it.
     pub fn wait(self) -> Result<(), CommError> {
-        self.watch.judge(self.work.wait())?;
+        self.watch
+            .judge(spent::waiting(self.channel, || self.work.wait()))?;
         if let Some(channel) = self.channel {
             self.watch.recorder.done(channel);
         }
@@ -48,7 +49,8 @@ impl Pending {
     /// Waits for it, and counts it in `channel` for the time of the wait only.
     pub fn wait_in(self, channel: Channel) -> Result<(), CommError> {
         self.watch.recorder.entered(channel);
-        self.watch.judge(self.work.wait())?;
+        self.watch
+            .judge(spent::waiting(Some(channel), || self.work.wait()))?;
         self.watch.recorder.done(channel);
         Ok(())
     }
@@ -206,6 +208,11 @@ impl Groups {
         self.watch
     }
 
+    /// Where the tensors lie that they carry.
+    pub const fn device(&self) -> tch::Device {
+        tch::Device::Cpu
+    }
+
     /// Adds up `tensor` over the whole gang, in place: over the tensor groups, then the data groups,
     /// then the pipelines, so that no group ever has more members than one dimension of the layout.
     pub fn sum_over_world(&self, tensor: &Tensor) -> Result<(), CommError> {
@@ -214,7 +221,8 @@ impl Groups {
             .into_iter()
             .flatten()
         {
-            group.begin(None, |group| group.sum(tensor))?.wait()?;
+            let pending = group.begin(None, |group| group.sum(tensor))?;
+            spent::waiting(Some(Channel::World), || pending.wait())?;
         }
         self.watch.recorder.done(Channel::World);
         Ok(())

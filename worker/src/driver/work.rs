@@ -73,12 +73,13 @@ impl Worker {
                 let began = monotonic();
                 match guarded(|| self.step()) {
                     Ok((done, loss, norm)) => {
+                        let (step, samples) = (done.step, done.samples);
                         let nanos = monotonic().since(began).as_nanos();
                         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
                         shared.handle_and_record(
                             Event::Stepped { outcome: Ok(done) },
                             |recorder| {
-                                recorder.stand(done.step, done.samples);
+                                recorder.stand(step, samples);
                                 recorder.figures(loss, norm, nanos);
                             },
                         );
@@ -169,6 +170,7 @@ impl Worker {
             step,
             samples,
             stop: figures.stop,
+            spike: figures.spike,
         };
         Ok((done, figures.loss as f32, figures.grad_norm as f32))
     }
@@ -195,6 +197,7 @@ fn trouble(error: StepError) -> Trouble {
     match error {
         StepError::Comm(CommError::Fenced(_)) => Trouble::Fenced,
         StepError::Comm(CommError::PeerLost(error)) => Trouble::PeerLost { error },
+        StepError::Spiked(spike) => Trouble::Spiked(spike),
         StepError::ReplicasDiffer(_) => Trouble::Error {
             error: text,
             blamed: Blamed::Infrastructure,

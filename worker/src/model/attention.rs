@@ -1,6 +1,8 @@
 //! Self-attention with ALiBi: heads are cut over the tensor group, each with its own slope.
 
+use super::chance::ScoreChance;
 use super::{Place, linear::Linear};
+use crate::shim;
 use crate::trainer::StepError;
 use tch::{Device, Kind, Tensor};
 
@@ -15,21 +17,115 @@ pub fn slopes(heads: u32) -> Vec<f64> {
     first.chain(rest).collect()
 }
 
+/// The slopes of the heads of member `index` of a tensor group of `size`.
+fn slopes_of(heads: u32, index: u32, size: u32) -> Vec<f64> {
+    let each = usize::try_from(heads / size).unwrap_or_default();
+    slopes(heads)
+        .into_iter()
+        .skip(each * usize::try_from(index).unwrap_or_default())
+        .take(each)
+        .collect()
+}
+
 /// What is added to the attention scores: each head's slope times the distance, and minus infinity
 /// for what lies ahead. `[1, heads, sequence, sequence]`. (Hugging Face adds slope x key position;
 /// a row of scores that is shifted by a constant has the same softmax, and distances are smaller.)
 pub fn bias(heads: u32, index: u32, size: u32, sequence: u32) -> Tensor {
-    let each = heads / size;
-    let from = usize::try_from(index * each).unwrap_or_default();
-    let mine = &slopes(heads)[from..from + usize::try_from(each).unwrap_or_default()];
+    let mine = slopes_of(heads, index, size);
     let n = i64::from(sequence);
     let place = Tensor::arange(n, (Kind::Float, Device::Cpu));
     let distance = place.view([1, 1, 1, n]) - place.view([1, 1, n, 1]);
-    let slopes = Tensor::from_slice(mine)
+    let slopes = Tensor::from_slice(&mine)
         .to_kind(Kind::Float)
-        .view([1, i64::from(each), 1, 1]);
+        .view([1, -1, 1, 1]);
     let ahead = distance.gt(0.0);
     (distance * slopes).masked_fill(&ahead, f64::NEG_INFINITY)
+}
+
+/// Head dimensions that carry ALiBi: three parts of the slope times two of the position, and two that
+/// are zero, so that a head stays a multiple of eight wide.
+const EXTRA: i64 = 8;
+
+/// How the scores come to know positions.
+#[derive(Debug)]
+pub enum Positions {
+    /// [`bias`], added to the scores: the reference, and what the CPU runs.
+    Added(Tensor),
+    /// Slope times key position as part of the product of query and key, so that the causal kernel
+    /// without a mask (flash attention) can be used. Softmax ignores what is constant in a row, so key
+    /// positions alone do. Slopes and positions are split into parts that bf16 holds exactly; their
+    /// products are exact and are summed in fp32.
+    InHeads {
+        /// Parts of the slopes, `[1, 1, heads, EXTRA]`.
+        query: Tensor,
+        /// Parts of the positions, `[1, sequence, 1, EXTRA]`.
+        key: Tensor,
+    },
+}
+
+impl Positions {
+    /// The way that suits `device`, for heads `width` wide in numbers of `kind`.
+    pub fn for_device(
+        (heads, index, size): (u32, u32, u32),
+        sequence: u32,
+        width: i64,
+        kind: Kind,
+        device: Device,
+    ) -> Self {
+        match device {
+            Device::Cpu => Self::Added(bias(heads, index, size, sequence)),
+            Device::Cuda(_) | Device::Mps | Device::Vulkan => {
+                Self::in_heads((heads, index, size), sequence, width, kind, device)
+            }
+        }
+    }
+
+    /// Positions as extra dimensions of the heads.
+    pub fn in_heads(
+        (heads, index, size): (u32, u32, u32),
+        sequence: u32,
+        width: i64,
+        kind: Kind,
+        device: Device,
+    ) -> Self {
+        // The kernel scales every product by 1 / root(width).
+        let root = (width as f64).sqrt();
+        let parts = |value: f64| {
+            let mut left = value;
+            [(); 3].map(|()| {
+                let part = exact_in_bf16(left);
+                left -= part;
+                part as f32
+            })
+        };
+        let query: Vec<f32> = slopes_of(heads, index, size)
+            .into_iter()
+            .flat_map(|slope| {
+                let [a, b, c] = parts(slope * root);
+                [a, a, b, b, c, c, 0.0, 0.0]
+            })
+            .collect();
+        let key: Vec<f32> = (0..sequence)
+            .flat_map(|place| {
+                let (low, high) = ((place % 256) as f32, (place - place % 256) as f32);
+                [high, low, high, low, high, low, 0.0, 0.0]
+            })
+            .collect();
+        let tensor = |values: &[f32]| Tensor::from_slice(values).to_kind(kind).to_device(device);
+        Self::InHeads {
+            query: tensor(&query).view([1, 1, -1, EXTRA]),
+            key: tensor(&key).view([1, -1, 1, EXTRA]),
+        }
+    }
+}
+
+/// The nearest number with eight significant bits, which is what bf16 holds.
+fn exact_in_bf16(value: f64) -> f64 {
+    if value == 0.0 {
+        return 0.0;
+    }
+    let unit = 2_f64.powi(value.abs().log2().floor() as i32 - 7);
+    (value / unit).round() * unit
 }
 
 #[derive(Debug)]
@@ -37,6 +133,9 @@ pub(super) struct Attention {
     pub(super) qkv: Linear,
     pub(super) dense: Linear,
     pub(super) heads: i64,
+    pub(super) sequence: i64,
+    /// The number of its first head in the whole model.
+    pub(super) first_head: u32,
 }
 
 impl Attention {
@@ -44,13 +143,14 @@ impl Attention {
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        sequence: i64,
-        bias: &Tensor,
+        positions: &Positions,
+        chance: &ScoreChance<'_>,
         place: &Place,
     ) -> Result<Tensor, StepError> {
         let qkv = self.qkv.forward(x, place)?;
         let tokens = x.size()[0];
         let width = qkv.size()[1] / 3;
+        let sequence = self.sequence;
         let qkv = qkv.view([
             tokens / sequence,
             sequence,
@@ -58,18 +158,78 @@ impl Attention {
             3,
             width / self.heads,
         ]);
-        // [batch, heads, sequence, width of a head] each
+        // [batch, sequence, heads, width of a head] each
         let parts = qkv.unbind(3);
-        let [q, k, v] = [0, 1, 2].map(|part| parts[part].transpose(1, 2));
-        let y =
-            Tensor::scaled_dot_product_attention(&q, &k, &v, Some(bias), 0.0, false, None, false);
+        let y = attend(
+            [&parts[0], &parts[1], &parts[2]],
+            positions,
+            chance,
+            self.first_head,
+        )?;
         self.dense
             .forward(&y.transpose(1, 2).reshape([tokens, width]), place)
     }
 }
 
+/// Attention of `[batch, sequence, heads, width]` each; answers `[batch, heads, sequence, width]`.
+fn attend(
+    [q, k, v]: [&Tensor; 3],
+    positions: &Positions,
+    chance: &ScoreChance<'_>,
+    first_head: u32,
+) -> Result<Tensor, StepError> {
+    let heads_first = |x: &Tensor| x.transpose(1, 2);
+    let width = q.size()[3];
+    let scale = 1.0 / (width as f64).sqrt();
+    match positions {
+        Positions::Added(bias) if chance.part() == 0.0 => {
+            let [q, k, v] = [q, k, v].map(heads_first);
+            Ok(Tensor::scaled_dot_product_attention(
+                &q,
+                &k,
+                &v,
+                Some(bias),
+                0.0,
+                false,
+                scale,
+                false,
+            ))
+        }
+        Positions::Added(bias) => {
+            let [q, k, v] = [q, k, v].map(heads_first);
+            let scores = (q * scale).matmul(&k.transpose(2, 3)) + bias;
+            let weights = scores.softmax(-1, Kind::Float);
+            let factors = chance.factors(&weights.size(), first_head, Kind::Float)?;
+            Ok((weights * factors).to_kind(v.kind()).matmul(&v))
+        }
+        Positions::InHeads { query, key } => {
+            let wider = |x: &Tensor, extra: &Tensor| {
+                let mut shape = x.size();
+                shape[3] = EXTRA;
+                heads_first(&Tensor::cat(&[x, &extra.expand(&shape, false)], 3))
+            };
+            let none = query.zeros_like().narrow(2, 0, 1);
+            if let (Device::Cuda(device), true) = (q.device(), chance.part() > 0.0) {
+                shim::seed_device(device, chance.seed(first_head))?;
+            }
+            let y = Tensor::scaled_dot_product_attention(
+                &wider(q, query),
+                &wider(k, key),
+                &wider(v, &none),
+                None::<&Tensor>,
+                chance.part(),
+                true,
+                scale,
+                false,
+            );
+            Ok(y.narrow(3, 0, width))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::chance::Dropout;
     use super::*;
 
     #[test]
@@ -85,8 +245,14 @@ mod tests {
         near(bloom[0], 0.917_004_043);
         near(bloom[1], 0.840_896_415);
         near(bloom[63], 0.003_906_25);
-        near(bloom[64], 2_f64.powf(-(2_f64.powi(-4))));
-        near(bloom[65], 2_f64.powf(-3.0 * 2_f64.powi(-4)));
+        for (at, slope) in bloom.iter().enumerate() {
+            let exponent = if at < 64 {
+                (at + 1) as f64 / 8.0
+            } else {
+                (2 * (at - 64) + 1) as f64 / 16.0
+            };
+            near(*slope, 2_f64.powf(-exponent));
+        }
         assert_eq!(slopes(6).len(), 6);
     }
 
@@ -100,5 +266,90 @@ mod tests {
             let part = bias(6, index, 3, 5);
             assert!(part.equal(&whole.narrow(1, i64::from(index) * 2, 2)));
         }
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f64 {
+        let wide = |x: &Tensor| x.to_kind(Kind::Double);
+        (wide(a) - wide(b)).abs().max().double_value(&[])
+    }
+
+    /// Both ways against scores that are computed in fp64.
+    #[test]
+    fn positions_in_heads_are_the_added_ones() {
+        let (heads, sequence, width) = (6, 700, 16);
+        let none = Dropout {
+            seed: 0,
+            hidden: 0.0,
+            attention: 0.0,
+        };
+        let chance = none.for_samples(None);
+        let chance = chance.attention(0);
+        tch::manual_seed(3);
+        for (kind, most) in [(Kind::Float, 2e-4), (Kind::BFloat16, 3e-2)] {
+            let random = || {
+                Tensor::randn(
+                    [2, i64::from(sequence), i64::from(heads), width],
+                    (Kind::Float, Device::Cpu),
+                )
+                .to_kind(kind)
+            };
+            let (q, k, v) = (random(), random(), random());
+            let wide = |x: &Tensor| x.to_kind(Kind::Double).transpose(1, 2);
+            let scores = wide(&q).matmul(&wide(&k).transpose(2, 3)) / (width as f64).sqrt();
+            let scores = scores + bias(heads, 0, 1, sequence).to_kind(Kind::Double);
+            let truth = scores.softmax(-1, Kind::Double).matmul(&wide(&v));
+            let ways = [
+                Positions::Added(bias(heads, 0, 1, sequence)),
+                Positions::in_heads((heads, 0, 1), sequence, width, kind, Device::Cpu),
+            ];
+            for way in &ways {
+                let y = attend([&q, &k, &v], way, &chance, 0).unwrap();
+                assert_eq!(y.kind(), kind);
+                let off = difference(&y, &truth);
+                assert!(off < most, "{kind:?}: {off:e} in {way:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_slopes_and_positions_are_exact_in_bf16() {
+        for (heads, width) in [(112, 128), (16, 64), (6, 80)] {
+            let way = Positions::in_heads((heads, 0, 1), 2048, width, Kind::Float, Device::Cpu);
+            let Positions::InHeads { query, key } = way else {
+                panic!("asked for positions in heads");
+            };
+            for parts in [&query, &key] {
+                let rounded = parts.to_kind(Kind::BFloat16).to_kind(Kind::Float);
+                assert!(rounded.equal(parts));
+            }
+            let products = query
+                .to_kind(Kind::Double)
+                .view([-1, EXTRA])
+                .matmul(&key.to_kind(Kind::Double).view([-1, EXTRA]).tr())
+                / (width as f64).sqrt();
+            let places = Tensor::arange(2048, (Kind::Double, Device::Cpu)).view([1, -1]);
+            let truth = Tensor::from_slice(&slopes(heads)).view([-1, 1]) * places;
+            assert!(difference(&products, &truth) < 2e-4);
+        }
+    }
+
+    #[test]
+    fn dropped_attention_is_attention_where_nothing_is_dropped() {
+        tch::manual_seed(4);
+        let random = || Tensor::randn([2, 12, 4, 8], (Kind::Float, Device::Cpu));
+        let (q, k, v) = (random(), random(), random());
+        let way = Positions::Added(bias(4, 0, 1, 12));
+        let run = |attention: f64| {
+            let dropout = Dropout {
+                seed: 1,
+                hidden: 0.0,
+                attention,
+            };
+            let samples = 0..2;
+            let chance = dropout.for_samples(Some(&samples));
+            attend([&q, &k, &v], &way, &chance.attention(0), 0).unwrap()
+        };
+        assert!(difference(&run(0.0), &run(1e-12)) < 1e-6);
+        assert!(difference(&run(0.0), &run(0.5)) > 0.1);
     }
 }

@@ -52,6 +52,7 @@ impl Embedding {
     /// Adds the gradient of the vectors of `words`.
     pub(super) fn learn(&mut self, words: &Tensor, grad: &Tensor, place: &Place) {
         let local = self.local(words, place);
+        let grad = &grad.to_kind(self.grad.kind());
         match local.elsewhere {
             None => drop(self.grad.index_add_(0, &local.rows, grad)),
             Some(elsewhere) => {
@@ -87,7 +88,8 @@ impl Embedding {
                 let mine = logits.narrow(1, 0, 1) - grad.narrow(1, 0, 1);
                 let predicted = logits
                     .gather(1, &target, false)
-                    .masked_fill(&elsewhere, 0.0);
+                    .masked_fill(&elsewhere, 0.0)
+                    .to_kind(Kind::Float);
                 let pair = Tensor::stack(&[&mine, &predicted], 0);
                 let mut shape = pair.size();
                 shape.insert(0, i64::from(group.size));
@@ -106,14 +108,21 @@ impl Embedding {
         };
         drop(grad.exp_().g_mul_scalar_(scale));
         drop(grad.scatter_add_(1, &target, &at_target));
+        let grad = grad.to_kind(y.kind());
         let dy = grad.mm(&self.weight);
+        let wide = dy.to_kind(Kind::Float);
         let sum = place
             .group
             .as_ref()
-            .map(|group| group.begin_sum(Channel::Tensor, &dy));
-        drop(self.grad.addmm_(&grad.tr(), y));
+            .map(|group| group.begin_sum(Channel::Tensor, &wide));
+        if grad.kind() == self.grad.kind() {
+            drop(self.grad.addmm_(&grad.tr(), y));
+        } else {
+            drop(self.grad.g_add_(&grad.tr().mm(y)));
+        }
         if let Some(sum) = sum {
             sum?.wait()?;
+            return Ok((loss * scale, wide.to_kind(y.kind())));
         }
         Ok((loss * scale, dy))
     }

@@ -74,6 +74,7 @@ mod tests {
         heads: 4,
         vocab: 256,
         sequence: 8,
+        residual_after_layernorm: false,
     };
 
     #[test]

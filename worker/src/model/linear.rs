@@ -1,14 +1,14 @@
 //! Linear layers and layer norms over a tensor group.
 
 use super::Place;
-use crate::comm::{Cut, LinearParts};
+use crate::comm::{Cut, Parts};
 use crate::shim;
 use crate::trainer::StepError;
 use tch::Tensor;
 
 #[derive(Debug)]
 pub(super) struct Linear {
-    pub(super) parts: LinearParts,
+    pub(super) parts: Parts,
     pub(super) cut: Cut,
 }
 
@@ -20,24 +20,14 @@ impl Linear {
     }
 }
 
-/// A layer norm; its weights are leaves whose gradients go straight into the flat buffer.
+/// A layer norm; its gradients go straight into the flat buffer.
 #[derive(Debug)]
-pub(super) struct Norm {
-    pub(super) weight: Tensor,
-    pub(super) bias: Tensor,
-}
+pub(super) struct Norm(pub(super) Parts);
 
 const EPSILON: f64 = 1e-5;
 
 impl Norm {
-    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
-        let width = self.weight.size()[0];
-        x.layer_norm(
-            [width],
-            Some(&self.weight),
-            Some(&self.bias),
-            EPSILON,
-            false,
-        )
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, StepError> {
+        Ok(shim::norm(x, &self.0, EPSILON)?)
     }
 }

@@ -200,6 +200,7 @@ mod tests {
         heads: 112,
         vocab: 250_880,
         sequence: 2048,
+        residual_after_layernorm: false,
     };
 
     fn count(model: &Model, stages: u32) -> i64 {
@@ -229,6 +230,14 @@ mod tests {
             assert_eq!(count(&model, 1), parameters);
             assert_eq!(count(&model, 6), parameters);
         }
+    }
+
+    /// BLOOM's own checkpoint: fp32 weights and both moments, and bf16 weights; in binary gigabytes.
+    #[test]
+    fn bloom_takes_as_much_to_save_as_it_did() {
+        let gigabytes = |each: i64| (count(&BLOOM, 12) * each) as f64 / f64::from(1 << 30);
+        assert_eq!(format!("{:.1}", gigabytes(4 + 4 + 4 + 2) / 1e3), "2.3");
+        assert_eq!(format!("{:.0}", gigabytes(2)), "328");
     }
 
     #[test]

@@ -146,11 +146,15 @@ pub fn overlap(a: &Range<i64>, b: &Range<i64>) -> Option<Range<i64>> {
     (both.start < both.end).then_some(both)
 }
 
-/// Weights and gradients of one rank.
+/// Weights and gradients of one rank. Weights are what the model computes with; gradients are fp32.
 #[derive(Debug)]
 pub struct Flat {
     /// Where everything lies.
     pub plan: Plan,
+    /// Numbers of the weights.
+    pub kind: Kind,
+    /// Where they lie.
+    pub device: Device,
     /// One tensor a buffer.
     pub weights: Vec<Tensor>,
     /// One tensor a buffer.
@@ -159,17 +163,19 @@ pub struct Flat {
 
 impl Flat {
     /// Makes the buffers, all zero.
-    pub fn new(plan: Plan) -> Self {
-        let zeros = || {
+    pub fn new(plan: Plan, kind: Kind, device: Device) -> Self {
+        let zeros = |kind| {
             plan.buffers
                 .iter()
-                .map(|&size| Tensor::zeros([size], (Kind::Float, Device::Cpu)))
+                .map(|&size| Tensor::zeros([size], (kind, device)))
                 .collect()
         };
         Self {
-            weights: zeros(),
-            grads: zeros(),
+            weights: zeros(kind),
+            grads: zeros(Kind::Float),
             plan,
+            kind,
+            device,
         }
     }
 
@@ -208,6 +214,7 @@ mod tests {
         heads: 112,
         vocab: 250_880,
         sequence: 2048,
+        residual_after_layernorm: false,
     };
 
     fn check(plan: &Plan, data: u32, largest: i64) {
@@ -257,6 +264,7 @@ mod tests {
             heads: 6,
             vocab: 96,
             sequence: 8,
+            residual_after_layernorm: false,
         };
         let (tensor, stages) = (3, 2);
         let mut counted = 0;

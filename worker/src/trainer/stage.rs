@@ -4,7 +4,7 @@ use super::{StepError, Trainer};
 use crate::comm::{Group, Pending};
 use crate::data::numbers;
 use crate::model::InFlight;
-use crate::pipeline::Action;
+use crate::pipeline::{self, Action};
 use rebloom_core::flight::Channel;
 use std::collections::VecDeque;
 use tch::Tensor;
@@ -85,12 +85,11 @@ impl Trainer {
             stage,
             model,
             reader,
-            actions,
             groups,
             samples,
             ..
         } = self;
-        let micros = spec.micro_batches();
+        let micros = spec.micro_batches(spec.train.batch(*samples));
         let micro_batch = spec.train.micro_batch;
         let tokens = f64::from(micro_batch) * f64::from(spec.model.sequence);
         let scale = 1.0 / (tokens * f64::from(micros) * f64::from(spec.layout.data));
@@ -134,15 +133,12 @@ impl Trainer {
         }
         let mut loss = 0.0;
         let mut in_flight: VecDeque<(InFlight, Option<Tensor>, Option<Tensor>)> = VecDeque::new();
-        for &action in actions.iter() {
+        for action in pipeline::order(at.stage, spec.layout.pipeline, micros) {
             match action {
                 Action::Forward(micro) => {
+                    let numbers = numbers(spec, *samples, at.data, micro);
                     let batch = if stage.is_first || stage.is_last {
-                        Some(
-                            reader
-                                .read(numbers(spec, *samples, at.data, micro))
-                                .map_err(StepError::Data)?,
-                        )
+                        Some(reader.read(numbers.clone()).map_err(StepError::Data)?)
                     } else {
                         None
                     };
@@ -155,7 +151,7 @@ impl Trainer {
                             unreachable!("a stage that is not the first has one before it")
                         }
                     };
-                    let pass = model.forward(input)?;
+                    let pass = model.forward(input, Some(numbers))?;
                     let mut grad = None;
                     if let Some(outbox) = &mut to_behind {
                         outbox.send(&pass.output(), micro)?;
@@ -177,7 +173,7 @@ impl Trainer {
                             unreachable!("a stage that is not the last has one behind it")
                         }
                     };
-                    let grad = model.backward(pass, &grad)?;
+                    let grad = model.backward(pass, grad)?;
                     if let Some(outbox) = &mut to_before {
                         outbox.send(&grad, micro)?;
                     }

@@ -40,7 +40,7 @@ const PACKAGES: [&str; 28] = [
 ];
 
 /// The reference cases whose weights go out and are opened again.
-const CASES: [&str; 2] = ["bloom-4l-4h", "bloom-2l-6h"];
+const CASES: [&str; 3] = ["bloom-4l-4h", "bloom-2l-6h", "bloom-2l-12h-post"];
 
 const PROOF: &str = include_str!("opens.py");
 

@@ -8,6 +8,7 @@ use crate::layout::Layout;
 use crate::report::Milestone;
 use crate::time::{Duration, Instant};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 impl Run {
     pub(super) fn placed(&mut self, at: Instant, fact: &Fact) {
@@ -126,7 +127,7 @@ impl Run {
 
     /// From now on the gangs of the run look like this.
     fn resized(&mut self, layout: Layout) {
-        let before = std::mem::replace(&mut self.spec.layout, layout);
+        let before = std::mem::replace(&mut Arc::make_mut(&mut self.spec).layout, layout);
         let full = *self.full.get_or_insert(before);
         if full == layout {
             self.full = None;

@@ -2,12 +2,12 @@
 
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
-use crate::engine::state::{Broken, Held, Run, Save};
+use crate::engine::state::{Broken, Held, Run, Save, Skipped};
 use crate::engine::{CheckpointState, Incident, Ledger, Milepost, RunState, Rung, Spend};
 use crate::id::{IncidentId, NodeId, Step};
 use crate::ladder::evict;
 use crate::time::{Duration, Instant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Incidents kept of one run; older ones stay in the ledger only.
 const INCIDENTS: usize = 2000;
@@ -128,10 +128,13 @@ impl Run {
         let mine = misread.refused.clone();
         let others = || self.misread.iter().filter(|(other, _)| *other != node);
         let alone = |id: &CheckpointId| others().all(|(_, theirs)| !theirs.refused.contains(id));
-        let alone: Vec<_> = mine.into_iter().filter(alone).collect();
-        for held in self.held.iter_mut().filter(|held| alone.contains(&held.id)) {
-            held.state = CheckpointState::Sealed;
-        }
+        let alone: BTreeSet<_> = mine.into_iter().filter(alone).collect();
+        let clean = |held: &&Held| !self.is_tainted(held.id, held.samples);
+        let clean: Vec<_> = self.held.iter().filter(clean).map(|it| it.id).collect();
+        let mut held = self.held.iter_mut();
+        held.by_ref()
+            .filter(|held| alone.contains(&held.id) && clean.contains(&held.id))
+            .for_each(|held| held.state = CheckpointState::Sealed);
     }
 
     pub(super) fn record_incident(
@@ -248,6 +251,22 @@ impl Run {
         save.shards.insert(shard.rank, shard.clone());
     }
 
+    pub(super) fn skip(&mut self, skipped: Skipped) {
+        if self.skipped.contains(&skipped) {
+            return;
+        }
+        self.skipped.push(skipped);
+        let tainted: Vec<_> = self
+            .held
+            .iter()
+            .filter(|held| self.is_tainted(held.id, held.samples))
+            .map(|held| held.id)
+            .collect();
+        for held in self.held.iter_mut().filter(|h| tainted.contains(&h.id)) {
+            held.state = CheckpointState::Rejected;
+        }
+    }
+
     pub(super) fn drop_partial_saves(&mut self) {
         let partial = self.saves.extract_if(.., |save| !save.is_whole());
         let partial: Vec<_> = partial.map(|save| save.id).collect();
@@ -264,7 +283,11 @@ impl Run {
         self.saves.retain(|save| save.id != id);
         self.garbage.retain(|other| *other != id);
         if self.checkpoint_state(id).is_none() {
-            let state = CheckpointState::Sealed;
+            let state = if self.is_tainted(id, samples) {
+                CheckpointState::Rejected
+            } else {
+                CheckpointState::Sealed
+            };
             let at = self.held.partition_point(|held| held.id < id);
             self.held.insert(at, Held { id, state, samples });
         }

@@ -177,7 +177,7 @@ fn go(start: &Start, rank: Rank, slot: Slot) -> Go {
         ..
     } = start;
     Go {
-        spec: spec.clone(),
+        spec: (**spec).clone(),
         generation: *generation,
         rank,
         slot,

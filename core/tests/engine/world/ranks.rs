@@ -109,7 +109,7 @@ impl World {
             rank: Rank(rank),
             file: format!("rank-{rank:05}.safetensors"),
             bytes: 10,
-            sha256: digest(7),
+            hash: digest(7),
         };
         let samples = checkpoint.step.0 * 8;
         self.report(

@@ -1,6 +1,6 @@
 //! One cause of each kind.
 
-use super::{node, run, unsounds};
+use super::{node, run, samples, unsounds};
 use rebloom_core::cause::{Blamed, Cause, Exit};
 use rebloom_core::flight::{Channel, Phase};
 use rebloom_core::id::{Rank, Step};
@@ -11,6 +11,12 @@ pub(crate) fn causes() -> Vec<Cause> {
     let (rank, phase, error) = (Rank(5), Phase::Step, || "no".to_owned());
     let mut causes = vec![
         Cause::Submitted,
+        Cause::LossSpiked {
+            step: Step(21),
+            samples: samples(),
+            reading: "a loss of 9".to_owned(),
+            rolls_back: true,
+        },
         Cause::StopRequested,
         Cause::ResumeRequested,
         Cause::NodeDrained { node: node() },

@@ -1,6 +1,6 @@
 //! What an agent and a worker say to each other.
 
-use super::{checkpoint, run, shard, spec, unsounds};
+use super::{checkpoint, run, shard, spec, spike, unsounds};
 use rebloom_core::cause::Blamed;
 use rebloom_core::flight::Phase;
 use rebloom_core::id::{Digest, Generation, Rank, Slot, Step};
@@ -63,6 +63,14 @@ pub(crate) fn from_rank() -> Vec<FromRank> {
             phase,
             error: error(),
             blamed,
+        });
+    }
+    for goes_on in [false, true] {
+        let spike = spike();
+        words.push(FromWorker::Spiked {
+            generation,
+            spike,
+            goes_on,
         });
     }
     for unsound in unsounds() {

@@ -263,7 +263,7 @@ impl Fleet<'_> {
             rank,
             file: format!("rank-{rank}.safetensors"),
             bytes: 1,
-            sha256: Digest([1; 32]),
+            hash: Digest([1; 32]),
         };
         let report = |rank| Report::ShardSaved {
             run: self.run.clone(),

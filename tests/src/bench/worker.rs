@@ -1,0 +1,347 @@
+//! The worker's training step against others': throughput of one rank against transformers with PyTorch's
+//! AdamW, saving against `torch.save` and `torch.distributed.checkpoint`, and what eight ranks wait for.
+
+use super::checkpoint::{self, ROUNDS, Round};
+use super::median;
+use crate::cluster::PATIENCE;
+use crate::process::{Process, binary};
+use crate::training;
+use anyhow::{Context, Result, ensure};
+use rebloom_core::layout::Layout;
+use rebloom_core::spec::RunSpec;
+use rebloom_data::Dataset;
+use rebloom_data::indexed::{Width, Writer};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const PAIRS: usize = 5;
+const STEPS: u64 = 13;
+/// As the worker's own.
+const WARM_UP: u64 = 5;
+
+const ALONE: Layout = Layout {
+    tensor: 1,
+    pipeline: 1,
+    data: 1,
+};
+const EIGHT: Layout = Layout {
+    tensor: 2,
+    pipeline: 2,
+    data: 2,
+};
+
+/// What a rank that was started by hand prints.
+#[derive(Debug, Deserialize)]
+struct Rank {
+    step_seconds: f64,
+    tokens_per_second: f64,
+    peak_bytes: u64,
+    waits: BTreeMap<String, f64>,
+}
+
+/// What the peer prints.
+#[derive(Debug, Deserialize)]
+struct Peer {
+    tokens_per_second: f64,
+    peak_bytes: u64,
+}
+
+/// Runs the bench and prints its tables.
+pub fn run() -> Result<()> {
+    let disk = crate::process::binaries()?;
+    let folder = tempfile::TempDir::with_prefix_in("rebloom-bench-", disk)?;
+    throughput(folder.path())?;
+    saving(folder.path())?;
+    eight_ranks(folder.path())
+}
+
+/// Four blocks, 512 wide, with 8192 words and 256 tokens a sample.
+fn spec(name: &str, prefix: &Path, folder: &Path) -> Result<RunSpec> {
+    let mut spec = training::spec(name, prefix, &folder.join("checkpoints"))?;
+    spec.layout = ALONE;
+    spec.model.hidden = 512;
+    spec.model.heads = 8;
+    spec.model.vocab = 8192;
+    spec.model.sequence = 256;
+    spec.train.global_batch = 8;
+    spec.train.micro_batch = 4;
+    spec.train.steps = STEPS;
+    spec.deadlines.init = 60.0;
+    Ok(spec)
+}
+
+/// Tokens that nothing is to be learned from: what is measured does not depend on them.
+fn dataset(folder: &Path) -> Result<PathBuf> {
+    let prefix = folder.join("tokens");
+    let mut writer = Writer::create(&prefix, Width::U16)?;
+    let mut noise = 7_u32;
+    for _ in 0..100 {
+        let tokens: Vec<u32> = (0..2000)
+            .map(|_| {
+                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (noise >> 16) % 8192
+            })
+            .collect();
+        writer.push(&tokens)?;
+        writer.end_document();
+    }
+    writer.finish()?;
+    Ok(prefix)
+}
+
+#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+fn throughput(folder: &Path) -> Result<()> {
+    let prefix = dataset(folder)?;
+    let spec = spec("throughput", &prefix, folder)?;
+    let peer = PeerRun::prepare(&spec, &prefix, folder)?;
+    let (mut ours, mut theirs) = (Vec::new(), [Vec::new(), Vec::new()]);
+    let (mut our_peak, mut their_peak) = (0, 0);
+    for pair in 0..PAIRS {
+        let rank = &ranks(&spec, folder, &format!("alone-{pair}"))?[0];
+        ours.push(rank.tokens_per_second);
+        our_peak = rank.peak_bytes.max(our_peak);
+        for (fused, figures) in [false, true].into_iter().zip(&mut theirs) {
+            let peer = peer.run(fused)?;
+            figures.push(peer.tokens_per_second);
+            their_peak = peer.peak_bytes.max(their_peak);
+        }
+    }
+    let middle = |figures: &[f64]| {
+        let mut sorted = figures.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    };
+    let ratio = |figures: &[f64]| {
+        let pairs = ours.iter().zip(figures).map(|(ours, theirs)| ours / theirs);
+        middle(&pairs.collect::<Vec<_>>())
+    };
+    println!(
+        "| one rank, one thread, fp32, {PAIRS} rounds | tokens/s, median | ours / theirs, median | peak RSS, MB |"
+    );
+    println!("|---|---|---|---|");
+    let megabytes = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6);
+    println!(
+        "| rebloom-worker | {:.0} | 1 | {} |",
+        middle(&ours),
+        megabytes(our_peak)
+    );
+    for (name, figures) in ["AdamW", "AdamW(fused=True)"].iter().zip(&theirs) {
+        println!(
+            "| transformers, {name} | {:.0} | **{:.2}** | {} |",
+            middle(figures),
+            ratio(figures),
+            megabytes(their_peak)
+        );
+    }
+    println!();
+    Ok(())
+}
+
+/// What transformers is given: sizes, and the very tokens of our steps.
+struct PeerRun {
+    folder: PathBuf,
+    ask: serde_json::Value,
+    tokens: PathBuf,
+}
+
+impl PeerRun {
+    fn prepare(spec: &RunSpec, prefix: &Path, folder: &Path) -> Result<Self> {
+        let (model, train) = (&spec.model, &spec.train);
+        let dataset = Dataset::open(prefix, model.sequence, train.seed, train.samples())?;
+        let mut row = vec![0_i32; model.sequence as usize + 1];
+        let mut bytes = Vec::new();
+        for sample in 0..train.samples() {
+            dataset.read(sample, &mut row)?;
+            bytes.extend(row.iter().flat_map(|token| token.to_le_bytes()));
+        }
+        let tokens = folder.join("tokens.raw");
+        fs::write(&tokens, bytes)?;
+        let ask = serde_json::json!({
+            "vocab": model.vocab, "hidden": model.hidden, "layers": model.layers,
+            "heads": model.heads, "sequence": model.sequence, "batch": train.global_batch,
+            "micro_batch": train.micro_batch, "steps": train.steps, "warm_up": WARM_UP,
+            "threads": 1,
+        });
+        Ok(Self {
+            folder: folder.to_owned(),
+            ask,
+            tokens,
+        })
+    }
+
+    fn run(&self, fused: bool) -> Result<Peer> {
+        let mut ask = self.ask.clone();
+        ask["fused"] = fused.into();
+        let file = self.folder.join("ask.json");
+        fs::write(&file, serde_json::to_vec(&ask)?)?;
+        let mut python = python("train_bloom.py")?;
+        python.arg(&file).arg(&self.tokens);
+        last_line(python, &self.folder.join("peer.log"))
+    }
+}
+
+/// A script of `tests/peers` in the environment that `cargo xtask peers` makes, on one thread.
+fn python(script: &str) -> Result<Command> {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("a checkout")?;
+    let python = checkout.join(".rebloom/peers/bin/python");
+    ensure!(
+        python.exists(),
+        "transformers is missing: run `cargo xtask peers` first"
+    );
+    let mut command = Command::new(python);
+    command
+        .arg(checkout.join("tests/peers").join(script))
+        .env("OMP_NUM_THREADS", "1");
+    Ok(command)
+}
+
+/// Runs a command and reads the last line that it prints.
+fn last_line<T: for<'a> Deserialize<'a>>(command: Command, log: &Path) -> Result<T> {
+    let mut process = Process::start(command, log)?;
+    let code = process.wait(PATIENCE * 10)?;
+    let text = fs::read_to_string(log)?;
+    ensure!(code == Some(0), "{text}");
+    let line = text.lines().rev().find(|line| line.starts_with('{'));
+    Ok(serde_json::from_str(line.with_context(|| text.clone())?)?)
+}
+
+/// Runs every rank of `spec` by hand at once; what each printed.
+fn ranks(spec: &RunSpec, folder: &Path, name: &str) -> Result<Vec<Rank>> {
+    let file = folder.join(format!("{name}.json"));
+    fs::write(&file, serde_json::to_vec(spec)?)?;
+    let store = folder.join(format!("{name}.store"));
+    let mut processes = Vec::new();
+    for rank in 0..spec.layout.world() {
+        let log = folder.join(format!("{name}-{rank}.log"));
+        let mut command = Command::new(binary("rebloom-worker")?);
+        command.args(["solo", "--rank", &rank.to_string(), "--spec"]);
+        command.arg(&file).arg("--store").arg(&store);
+        processes.push((Process::start(command, &log)?, log));
+    }
+    processes
+        .into_iter()
+        .map(|(mut process, log)| {
+            let code = process.wait(PATIENCE * 10)?;
+            let text = fs::read_to_string(&log)?;
+            ensure!(code == Some(0), "{text}");
+            let line = text.lines().rev().find(|line| line.starts_with('{'));
+            Ok(serde_json::from_str(line.with_context(|| text.clone())?)?)
+        })
+        .collect()
+}
+
+/// A step of eight ranks, and what each of them computes and waits for in it.
+#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+fn eight_ranks(folder: &Path) -> Result<()> {
+    let prefix = folder.join("tokens");
+    let mut spec = spec("eight", &prefix, folder)?;
+    spec.layout = EIGHT;
+    spec.train.micro_batch = 1;
+    let ranks = ranks(&spec, folder, "eight")?;
+    let mean = |of: &dyn Fn(&Rank) -> f64| ranks.iter().map(of).sum::<f64>() / ranks.len() as f64;
+    let step = mean(&|rank| rank.step_seconds);
+    let waits = |rank: &Rank| rank.waits.values().sum::<f64>();
+    println!("| a step of eight ranks (TP 2 x PP 2 x DP 2), mean of all ranks | ms | part |");
+    println!("|---|---|---|");
+    let line = |name: &str, seconds: f64| {
+        println!("| {name} | {:.1} | {:.2} |", seconds * 1e3, seconds / step);
+    };
+    line("whole step", step);
+    line("computing, and waiting for a core", step - mean(&waits));
+    let channels = ranks[0].waits.keys().cloned().collect::<Vec<_>>();
+    for channel in channels {
+        let wait = mean(&|rank: &Rank| rank.waits.get(&channel).copied().unwrap_or(0.0));
+        line(&format!("waiting: {}", channel.replace('_', " ")), wait);
+    }
+    let peak = ranks.iter().map(|rank| rank.peak_bytes).max();
+    println!(
+        "\nPeak RSS of a rank: {:.0} MB.\n",
+        peak.unwrap_or(0) as f64 / 1e6
+    );
+    Ok(())
+}
+
+/// Bytes a second of saving and loading one shard: ours, the operating system's alone, and PyTorch's.
+#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+fn saving(folder: &Path) -> Result<()> {
+    let rounds = checkpoint::measure(folder)?;
+    let bytes = rounds[0].bytes;
+    let mut peers = peers_save(folder, bytes, ROUNDS)?;
+    let mut peer = |name: &str| {
+        let span = peers.remove(name);
+        span.with_context(|| format!("the peer measured no {name}"))
+    };
+    let ours = |of: fn(&Round) -> f64| median(&checkpoint::times(&rounds, of));
+    let rate = |span: Duration| bytes as f64 / 1e6 / span.as_secs_f64();
+    let rows = [
+        (
+            "rebloom-worker, hashed",
+            [ours(|r| r.write_seconds), ours(|r| r.load_seconds)],
+        ),
+        (
+            "the operating system alone",
+            [ours(|r| r.plain_seconds), ours(|r| r.plain_load_seconds)],
+        ),
+        (
+            "torch.save",
+            [peer("torch_save_write")?, peer("torch_save_load")?],
+        ),
+        (
+            "torch.distributed.checkpoint",
+            [peer("dcp_write")?, peer("dcp_load")?],
+        ),
+    ];
+    println!(
+        "| {:.0} MB, synced, median of {ROUNDS} | save, MB/s | load, MB/s | our save against it | our load against it |",
+        bytes as f64 / 1e6
+    );
+    println!("|---|---|---|---|---|");
+    let [write, load] = rows[0].1.map(rate);
+    for (name, spans) in rows {
+        let [save, read] = spans.map(rate);
+        println!(
+            "| {name} | {save:.0} | {read:.0} | {:.2} | {:.2} |",
+            write / save,
+            load / read
+        );
+    }
+    let (before, after) = (rounds[0].training_bytes, rounds[0].saving_bytes);
+    println!(
+        "\nPeak RSS of the rank: {:.0} MB while training, {:.0} MB with a save.\n",
+        before as f64 / 1e6,
+        after as f64 / 1e6
+    );
+    Ok(())
+}
+
+/// Seconds that saving and loading `bytes` bytes takes PyTorch, medians of `rounds`: `torch.save`,
+/// `torch.load`, and the same of `torch.distributed.checkpoint`.
+fn peers_save(folder: &Path, bytes: u64, rounds: u32) -> Result<BTreeMap<String, Duration>> {
+    let log = folder.join("save-peer.log");
+    let mut command = python("save_tensors.py")?;
+    command
+        .arg(folder.join("peer-files"))
+        .args([bytes.to_string(), rounds.to_string()]);
+    let mut process = Process::start(command, &log)?;
+    let code = process.wait(PATIENCE * 10)?;
+    let text = fs::read_to_string(&log)?;
+    ensure!(code == Some(0), "{text}");
+    let mut spans: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with('{')) {
+        let figures: BTreeMap<String, f64> = serde_json::from_str(line)?;
+        for (name, seconds) in figures {
+            let span = Duration::from_secs_f64(seconds);
+            spans.entry(name).or_default().push(span);
+        }
+    }
+    Ok(spans
+        .into_iter()
+        .map(|(name, spans)| (name, median(&spans)))
+        .collect())
+}

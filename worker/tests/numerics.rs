@@ -1,0 +1,312 @@
+//! How a step computes: every layout, dropout, bf16, recomputation, growing batches, small buffers, the
+//! loss guard.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
+
+mod common;
+
+use common::{MadeUp, train};
+use rebloom_core::guard::Samples as Skipped;
+use rebloom_core::id::Step;
+use rebloom_core::layout::Layout;
+use rebloom_core::spec::RunSpec;
+use rebloom_worker::checkpoint;
+use rebloom_worker::data::Samples;
+use rebloom_worker::trainer::{Figures, StepError, Trainer};
+use serde_json::{Value, json};
+
+const STEPS: u64 = 4;
+
+fn layout(tensor: u32, pipeline: u32, data: u32) -> Layout {
+    Layout {
+        tensor,
+        pipeline,
+        data,
+    }
+}
+
+/// Every layout of at most eight ranks that the model of [`spec`] fits.
+fn layouts() -> Vec<Layout> {
+    let sizes = [1, 2, 4, 8];
+    let all = sizes.into_iter().flat_map(|tensor| {
+        (1..=8).flat_map(move |pipeline| sizes.map(|data| layout(tensor, pipeline, data)))
+    });
+    all.filter(|layout| layout.world() <= 8).collect()
+}
+
+fn spec(layout: Layout, change: impl FnOnce(&mut Value)) -> RunSpec {
+    let mut spec = json!({
+        "name": "numerics",
+        "model": {"layers": 8, "hidden": 32, "heads": 8, "vocab": 64, "sequence": 8},
+        "layout": layout,
+        "train": {"steps": STEPS, "global_batch": 8, "micro_batch": 1, "seed": 7,
+                  "optimizer": {"learning_rate": 1e-3, "warmup_samples": 16},
+                  "numerics": {}},
+        "data": {"prefix": "/made/up"},
+        "checkpoint": {"directory": "/nowhere", "every_steps": 1000},
+    });
+    change(&mut spec);
+    let spec: RunSpec = serde_json::from_value(spec).unwrap();
+    assert_eq!(spec.flaws(), []);
+    spec
+}
+
+fn numerics(value: Value) -> impl FnOnce(&mut Value) {
+    move |spec| spec["train"]["numerics"] = value
+}
+
+fn dropped() -> Value {
+    json!({"hidden_dropout": 0.1, "attention_dropout": 0.1})
+}
+
+fn made_up() -> Box<dyn Samples> {
+    Box::new(MadeUp { vocab: 64 })
+}
+
+/// Figures of every step to the bit, and the hash of the state, of every rank.
+fn run(spec: &RunSpec) -> Vec<(Vec<Figures>, [u8; 32])> {
+    train(spec, made_up, |_, mut trainer| {
+        trainer.begin();
+        let figures = (0..spec.train.steps).map(|_| trainer.step(false).unwrap());
+        let figures = figures.collect();
+        trainer.check_replicas().unwrap();
+        trainer.farewell();
+        (figures, checkpoint::state_hash(&trainer).0)
+    })
+}
+
+fn losses(spec: &RunSpec) -> Vec<f64> {
+    run(spec)[0].0.iter().map(|figures| figures.loss).collect()
+}
+
+fn off(a: &[f64], b: &[f64]) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a / b - 1.0).abs())
+        .fold(0.0, f64::max)
+}
+
+#[test]
+fn every_layout_up_to_eight_ranks_gives_the_same_losses() {
+    let alone = losses(&spec(layout(1, 1, 1), |_| {}));
+    for layout in layouts() {
+        let others = losses(&spec(layout, |_| {}));
+        let off = off(&others, &alone);
+        assert!(
+            off < 1e-6,
+            "{layout:?}: {others:?} is not {alone:?}, {off:e}"
+        );
+    }
+}
+
+#[test]
+fn dropout_is_the_same_in_every_layout() {
+    let alone = losses(&spec(layout(1, 1, 1), numerics(dropped())));
+    let without = losses(&spec(layout(1, 1, 1), |_| {}));
+    assert!(off(&without, &alone) > 1e-4, "something is dropped");
+    for layout in [
+        layout(2, 1, 1),
+        layout(1, 2, 1),
+        layout(1, 1, 2),
+        layout(2, 2, 2),
+        layout(8, 1, 1),
+    ] {
+        let others = losses(&spec(layout, numerics(dropped())));
+        let off = off(&others, &alone);
+        assert!(
+            off < 1e-6,
+            "{layout:?}: {others:?} is not {alone:?}, {off:e}"
+        );
+    }
+    let larger = spec(layout(1, 1, 1), |spec| {
+        spec["train"]["numerics"] = dropped();
+        spec["train"]["micro_batch"] = json!(4);
+    });
+    assert!(
+        off(&losses(&larger), &alone) < 1e-6,
+        "whatever the micro-batch"
+    );
+}
+
+#[test]
+fn computing_again_changes_no_bit() {
+    for precision in ["fp32", "bf16"] {
+        for layout in [layout(1, 1, 1), layout(2, 2, 1)] {
+            for dropout in [0.0, 0.1] {
+                let of = |recompute: bool| {
+                    run(&spec(
+                        layout,
+                        numerics(json!({
+                            "precision": precision, "recompute": recompute,
+                            "hidden_dropout": dropout, "attention_dropout": dropout,
+                        })),
+                    ))
+                };
+                assert!(of(false) == of(true), "{precision} {layout:?} {dropout}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bf16_follows_fp32_and_repeats_its_bits() {
+    let reference = losses(&spec(layout(1, 1, 1), |_| {}));
+    for layout in [layout(1, 1, 1), layout(2, 1, 1), layout(2, 2, 2)] {
+        let spec = spec(layout, numerics(json!({"precision": "bf16"})));
+        let once = run(&spec);
+        assert!(once == run(&spec), "{layout:?}");
+        let losses: Vec<_> = once[0].0.iter().map(|figures| figures.loss).collect();
+        let off = off(&losses, &reference);
+        assert!(off < 5e-3, "{layout:?}: {off:e}");
+        assert!(off > 0.0, "it is not fp32");
+    }
+}
+
+/// With a learning rate that bf16 weights alone would round away.
+#[test]
+fn bf16_has_master_weights_in_fp32() {
+    let spec = spec(layout(1, 1, 1), |spec| {
+        spec["train"]["numerics"] = json!({"precision": "bf16"});
+        spec["train"]["optimizer"] = json!({"learning_rate": 1e-6, "min_learning_rate": 1e-6});
+    });
+    let moved = train(&spec, made_up, |_, mut trainer| {
+        trainer.begin();
+        let own = |trainer: &Trainer| -> Vec<tch::Tensor> {
+            let slices = trainer.optimizer().own(&trainer.flat().plan);
+            slices.map(|slice| slice.tensors[0].copy()).collect()
+        };
+        let before = own(&trainer);
+        assert!(before.iter().all(|part| part.kind() == tch::Kind::Float));
+        trainer.step(false).unwrap();
+        let after = own(&trainer);
+        let moved = before.iter().zip(&after).map(|(a, b)| {
+            let moved = (a - b).abs().gt(0.0).to_kind(tch::Kind::Double);
+            moved.mean(tch::Kind::Double).double_value(&[])
+        });
+        moved.fold(0.0, f64::max)
+    });
+    assert!(moved[0] > 0.9, "{moved:?}");
+}
+
+#[test]
+fn any_number_of_micro_batches_goes_through_any_pipeline() {
+    let reference = losses(&spec(layout(1, 1, 1), |_| {}));
+    for pipeline in [2, 4, 7] {
+        for micro_batch in [1, 2, 4, 8] {
+            let spec = spec(layout(1, pipeline, 1), |spec| {
+                spec["train"]["micro_batch"] = json!(micro_batch);
+            });
+            let off = off(&losses(&spec), &reference);
+            assert!(off < 1e-6, "{pipeline} stages, {micro_batch}: {off:e}");
+        }
+    }
+}
+
+#[test]
+fn buffers_of_any_size_give_the_same_losses() {
+    let reference = losses(&spec(layout(1, 1, 1), |_| {}));
+    for layout in [layout(1, 1, 1), layout(1, 1, 4), layout(2, 2, 2)] {
+        for elements in [4096, 5000, 20_000] {
+            let spec = spec(layout, numerics(json!({"group_elements": elements})));
+            let off = off(&losses(&spec), &reference);
+            assert!(off < 1e-6, "{layout:?} {elements}: {off:e}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_grows_takes_each_sample_once() {
+    let grows = |layout| {
+        spec(layout, |spec| {
+            spec["train"]["ramp_up"] = json!({"start": 2, "increment": 2, "samples": 12});
+            spec["train"]["steps"] = json!(8);
+        })
+    };
+    let seen = |layout| {
+        train(&grows(layout), made_up, |_, mut trainer| {
+            trainer.begin();
+            let mut seen = Vec::new();
+            for step in 0..8 {
+                assert_eq!(trainer.samples(), grows(layout).train.samples_after(step));
+                let batch = trainer.batch();
+                seen.push((batch, trainer.step(false).unwrap().loss));
+            }
+            trainer.farewell();
+            seen
+        })
+        .swap_remove(0)
+    };
+    let alone = seen(layout(1, 1, 1));
+    let batches: Vec<_> = alone.iter().map(|(batch, _)| *batch).collect();
+    assert_eq!(batches[0], 2);
+    assert_eq!(*batches.last().unwrap(), 8);
+    assert!(batches.is_sorted());
+    let figures = |of: &[(u32, f64)]| -> Vec<f64> { of.iter().map(|(_, loss)| *loss).collect() };
+    for layout in [layout(1, 2, 1), layout(1, 1, 2), layout(2, 2, 2)] {
+        let others = seen(layout);
+        assert!(
+            off(&figures(&others), &figures(&alone)) < 1e-6,
+            "{layout:?}"
+        );
+    }
+}
+
+/// Text that is easy to learn, and samples that are anything but.
+struct Poisoned {
+    samples: Skipped,
+}
+
+impl Samples for Poisoned {
+    fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String> {
+        let is_bad = (self.samples.from..self.samples.until).contains(&k);
+        for (at, token) in (0_i32..).zip(into) {
+            *token = if is_bad { 63 - at } else { (at + k as i32) % 2 };
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_spike_ends_the_step_on_every_rank_and_its_samples_are_passed_over() {
+    const BAD: Skipped = Skipped {
+        from: 30 * 8 + 3,
+        until: 30 * 8 + 6,
+    };
+    let guarded = |layout, skip: Value| {
+        spec(layout, |spec| {
+            spec["train"]["steps"] = json!(40);
+            spec["train"]["optimizer"]["learning_rate"] = json!(1e-2);
+            spec["guard"] = json!({"action": "roll_back", "least": 10, "window": 16, "skip": skip});
+        })
+    };
+    let poisoned = || -> Box<dyn Samples> { Box::new(Poisoned { samples: BAD }) };
+    for layout in [layout(1, 1, 1), layout(2, 2, 2)] {
+        let spikes = train(&guarded(layout, json!([])), poisoned, |_, mut trainer| {
+            trainer.begin();
+            loop {
+                match trainer.step(false) {
+                    Ok(_) => {}
+                    Err(StepError::Spiked(spike)) => break (spike, trainer.samples()),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        let (spike, samples) = &spikes[0];
+        assert!(spikes.iter().all(|other| other == &spikes[0]));
+        assert_eq!((spike.step, *samples), (Step(31), 240));
+        assert_eq!((spike.consumed, spike.samples.from), (240, 240));
+        assert_eq!(spike.samples.until, 248);
+
+        let skips = json!([spike.samples]);
+        let ends = train(&guarded(layout, skips), poisoned, |_, mut trainer| {
+            trainer.begin();
+            let losses: Vec<_> = (0..40).map(|_| trainer.step(false).unwrap().loss).collect();
+            trainer.farewell();
+            (losses, trainer.step_done(), trainer.samples())
+        });
+        for (losses, step, samples) in ends {
+            assert_eq!((step, samples), (Step(40), 320), "no step is lost");
+            assert!(losses[30] < 1.0, "{losses:?}");
+        }
+    }
+}
