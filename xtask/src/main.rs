@@ -22,7 +22,8 @@ usage: cargo xtask COMMAND
   test           set up, then every check and every test
   layers         compare imports with the import table
   tidy           the house rules that no compiler checks
-  bench [NAME]   set up, build in release mode, and measure
+  bench [NAME]   set up, build, and measure: recovery, overhead, checkpoint, worker, engine; without a name
+                 all but engine
   peers [--prove]  install what is compared with (PyTorch's torchrun, transformers); --prove builds the worker
                  and lets transformers open what it exports
 ";
@@ -36,6 +37,14 @@ fn main() -> ExitCode {
     let checkout = Checkout::here();
     let outcome = match command {
         "up" => stages::up(&checkout, rest),
+        "bench"
+            if rest
+                .first()
+                .is_some_and(|name| !stages::BENCHES.contains(&name.as_str())) =>
+        {
+            eprintln!("no bench `{}`\n\n{USAGE}", rest[0]);
+            return ExitCode::from(2);
+        }
         "bench" => stages::bench(&checkout, rest),
         "setup" | "test" | "layers" | "tidy" if !rest.is_empty() => {
             eprintln!("`cargo xtask {command}` takes no arguments\n\n{USAGE}");

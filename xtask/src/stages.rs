@@ -26,6 +26,9 @@ pub(crate) fn up(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> 
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }
 
+/// What can be measured.
+pub(crate) const BENCHES: [&str; 5] = ["recovery", "overhead", "checkpoint", "worker", "engine"];
+
 /// Sets up, builds, and runs the bench of that name, or all of them, on the binaries that `up` runs;
 /// `engine` is of the engine alone, in release mode.
 pub(crate) fn bench(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> {

@@ -40,7 +40,7 @@ fn a_spike_goes_back_before_its_samples_and_every_later_generation_skips_them() 
     world.train(&run, 30);
     let mark = world.orders.len();
     world.rank_event(&run, 0, spiked(false));
-    world.rank_event(&run, 1, spiked(false));
+    world.event_of(&run, 1, Generation(1), spiked(false));
     assert_eq!(world.state(&run), RunState::Running);
     let starts = world.starts_since(mark);
     assert!(!starts.is_empty());

@@ -55,6 +55,7 @@ fn words_become_reports_that_are_sent_until_acknowledged() {
         "there is no link"
     );
     assert_eq!(agent.say(1, 11, failed(None)), [""; 0]);
+    agent.tell(Event::Acked { sequence: 1 });
     agent.tell(Event::Acked { sequence: 2 });
     let again = ["3: rank 0 g1 Failed Run", "4: rank 1 g1 PeerLost"];
     assert_eq!(agent.tell(Event::LinkUp), again);

@@ -9,7 +9,19 @@ use rebloom_core::report::{Finish, Milestone, RankEvent, Report};
 
 impl World {
     pub(crate) fn rank_event(&mut self, run: &RunId, rank: u32, event: RankEvent) {
-        let (name, generation) = self.where_is(run, rank);
+        let (_, generation) = self.where_is(run, rank);
+        self.event_of(run, rank, generation, event);
+    }
+
+    /// The same of a generation that may be over by now.
+    pub(crate) fn event_of(
+        &mut self,
+        run: &RunId,
+        rank: u32,
+        generation: Generation,
+        event: RankEvent,
+    ) {
+        let (name, _) = self.where_is(run, rank);
         let (run, rank) = (run.clone(), Rank(rank));
         self.report(
             &name,
