@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-const SOURCES: [&str; 2] = ["shim/group.cpp", "shim/train.cpp"];
+const SOURCES: [&str; 3] = ["shim/group.cpp", "shim/train.cpp", "shim/waits.cpp"];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");

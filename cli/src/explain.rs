@@ -2,7 +2,7 @@
 //!
 //! Every reason is rendered by core's `Cause`; nothing here finds words of its own for one.
 
-use crate::format::{count, or_dash, rung, short, span, spend};
+use crate::format::{count, or_dash, rung, short, span};
 use rebloom_core::engine::{Incident, Ledger, RunView, Spend};
 use rebloom_core::time::{Duration, Instant};
 use std::fmt::Write;
@@ -131,7 +131,7 @@ fn tell(incident: &Incident, run: &RunView, text: &mut String) {
         .spent
         .spent
         .iter()
-        .map(|(what, time)| format!("{} {}", spend(*what), short(*time)))
+        .map(|(what, time)| format!("{} {}", what.name(), short(*time)))
         .collect();
     let total: Duration = incident.spent.spent.values().sum();
     if !parts.is_empty() {
@@ -154,7 +154,7 @@ fn account(ledger: &Ledger, text: &mut String) {
         say!(
             text,
             "  {:<10}  {:>12}  {:>5.1} %",
-            spend(*what),
+            what.name(),
             short(*time),
             share * 100.0
         );

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use comfy_table::{Cell, ContentArrangement, Table, presets};
-use rebloom_core::engine::{Ledger, RunView, Rung, Spend};
+use rebloom_core::engine::{Ledger, RunView, Rung};
 use rebloom_core::time::{Duration, Instant};
 use rebloom_runtime::clock::Wall;
 use serde::Serialize;
@@ -147,20 +147,6 @@ pub(crate) const fn rung(rung: Rung) -> &'static str {
         Rung::AsyncOff => "all ranks were relaunched with asynchronous launches off",
         Rung::Shrink => "the run went on with fewer copies of the model",
         Rung::Park => "the run was parked: no rung was left",
-    }
-}
-
-/// What time was spent on, as people say it.
-pub(crate) const fn spend(spend: Spend) -> &'static str {
-    match spend {
-        Spend::Waiting => "waiting",
-        Spend::Starting => "starting",
-        Spend::Productive => "productive",
-        Spend::Detect => "detect",
-        Spend::Decide => "decide",
-        Spend::Reform => "re-form",
-        Spend::Restore => "restore",
-        Spend::CatchUp => "catch up",
     }
 }
 

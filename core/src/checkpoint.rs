@@ -17,7 +17,7 @@ pub struct Shard {
     pub file: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// Hash of the file: BLAKE3, or SHA-256 below a manifest of version 1, which also called it that.
+    /// Hash of the file: BLAKE3, or SHA-256 in a manifest of version 1, which also called it that.
     #[serde(alias = "sha256")]
     pub hash: Digest,
 }

@@ -219,3 +219,28 @@ fn the_size_of_bloom_is_no_obstacle() {
     gang.waits(culprit, Channel::World);
     assert_eq!(gang.blamed().len(), 384);
 }
+
+/// Groups form one after the other, tensor, data, pipeline; one rank is still busy with the generation before.
+#[test]
+fn a_rank_that_does_not_come_to_form_its_groups_is_named() {
+    let mut gang = Gang::new(2, 2, 2);
+    let culprit = gang.at(1, 0, 1);
+    for rank in gang.layout.ranks() {
+        for channel in Channel::ALL {
+            gang.set(rank, channel, 0, 0);
+        }
+        let at = gang.layout.coordinates(rank);
+        let passed: &[Channel] = match (at.stage, at.data) {
+            (0, 0) => &[Channel::Tensor, Channel::Data],
+            (0, _) => &[Channel::Tensor],
+            _ => &[Channel::Tensor, Channel::Data, Channel::World],
+        };
+        if rank != culprit {
+            for channel in passed {
+                gang.set(rank, *channel, 1, 1);
+            }
+            gang.set(rank, passed[passed.len() - 1], 1, 0);
+        }
+    }
+    assert_eq!(gang.blamed(), named(culprit, Channel::Tensor));
+}

@@ -243,6 +243,11 @@ impl Recorder {
         });
     }
 
+    /// A step begins: only what is waited from here on counts for its figures.
+    pub fn begin_step(&self) {
+        self.1.take();
+    }
+
     /// Records the figures of the last step.
     pub fn figures(&self, loss: f32, grad_norm: f32, step_nanos: u64) {
         let busy = step_nanos.saturating_sub(self.1.take());

@@ -114,7 +114,7 @@ impl Replay {
         let all: f64 = outcome.by_phase.values().sum();
         let productive = outcome
             .by_phase
-            .get(phase(Spend::Productive))
+            .get(Spend::Productive.name())
             .copied()
             .unwrap_or_default();
         outcome.finish(&self.scenario, (steps, evaluations), productive / all);
@@ -158,19 +158,6 @@ impl Replay {
     }
 }
 
-const fn phase(spend: Spend) -> &'static str {
-    match spend {
-        Spend::Waiting => "waiting",
-        Spend::Starting => "starting",
-        Spend::Productive => "productive",
-        Spend::Detect => "detect",
-        Spend::Decide => "decide",
-        Spend::Reform => "re-form",
-        Spend::Restore => "restore",
-        Spend::CatchUp => "catch-up",
-    }
-}
-
 /// Puts the engine's ledger and the faults as they struck together.
 fn account(fleet: &Fleet<'_>, view: &RunView) -> Outcome {
     let mut outcome = Outcome {
@@ -180,7 +167,7 @@ fn account(fleet: &Fleet<'_>, view: &RunView) -> Outcome {
         ..Outcome::default()
     };
     for (spend, time) in &view.ledger.spent {
-        *outcome.by_phase.entry(phase(*spend)).or_default() += time.as_secs_f64();
+        *outcome.by_phase.entry(spend.name()).or_default() += time.as_secs_f64();
     }
     for (_, fault) in &fleet.told.struck {
         let name = fleet.faults[*fault].name.clone();

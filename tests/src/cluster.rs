@@ -3,7 +3,7 @@
 use crate::process::{Process, binary, processes_of, signal};
 use crate::proxy::Proxy;
 use crate::{training, wait};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rebloom_core::engine::{NodeView, RunState, RunView};
 use rebloom_core::id::{NodeId, Rank, RunId};
 use rebloom_core::spec::RunSpec;
@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -98,8 +99,25 @@ impl Cluster {
         }
         wait::until("every agent joins", PATIENCE, || {
             Ok(cluster.nodes().ok().filter(|seen| seen.len() == nodes))
-        })?;
+        })
+        .with_context(|| cluster.last_words())?;
         Ok(cluster)
+    }
+
+    /// The last lines of every log, for who reads why a cluster did not come up.
+    fn last_words(&self) -> String {
+        let agents = self.names();
+        let names = agents.iter().map(String::as_str);
+        let logs = std::iter::once("controller").chain(names).map(|name| {
+            let log = std::fs::read_to_string(self.folder().join(format!("{name}.log")));
+            let log = log.unwrap_or_else(|error| error.to_string());
+            let lines: Vec<_> = log.lines().collect();
+            format!(
+                "--- {name}\n{}",
+                lines[lines.len().saturating_sub(5)..].join("\n")
+            )
+        });
+        logs.collect::<Vec<_>>().join("\n")
     }
 
     /// The folder in which all of it lies.
@@ -357,7 +375,21 @@ pub fn pid_of(view: &RunView, rank: u32) -> Result<u32> {
     rank.pid.context("the rank has no process yet")
 }
 
-/// An address on 127.0.0.1 that nobody listens on.
+/// An address on 127.0.0.1 that nobody listens on, and that no connection is given by chance: below the
+/// ports that the kernel hands out, and never the same twice.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    const FIRST: u32 = 10_000;
+    const PORTS: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..PORTS {
+        let nth = std::process::id()
+            .wrapping_mul(97)
+            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(FIRST + nth % PORTS)?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port of 127.0.0.1 from {FIRST} on is free");
 }

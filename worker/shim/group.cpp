@@ -2,8 +2,10 @@
 //
 // Waits block without polling: what ends a fenced wait is `rb_group_abort`, called by another thread,
 // which fails every connection of the group just as the death of a peer does. So a fence is noticed
-// within the watcher's period, our sockets close, and neighbours notice in turn.
+// within the watcher's period, our sockets close, and neighbours notice in turn; `waits.cpp` ends the
+// waits that Gloo itself forgets.
 #include "internal.h"
+#include "waits.h"
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
@@ -95,13 +97,27 @@ struct rb_device {
   std::shared_ptr<gloo::transport::Device> device;
 };
 
+rb::Gloo::Gloo(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+               c10::intrusive_ptr<Options> options)
+    : ProcessGroupGloo(store, rank, size, std::move(options)) {
+  for (const auto& context : contexts_) Waits::keep(context.get());
+}
+
+rb::Gloo::~Gloo() {
+  // Its thread is joined next; nothing may be left that it waits for.
+  fail_everything();
+  for (const auto& context : contexts_) Waits::forget(context.get());
+}
+
 void rb::Gloo::fail_everything() {
-  for (auto& context : contexts_) {
+  for (const auto& context : contexts_) {
     for (int peer = 0; peer < getSize(); ++peer) {
       if (peer == getRank()) continue;
       auto* pair = static_cast<gloo::transport::tcp::Pair*>(context->getPair(peer).get());
       if (pair != nullptr) pair->signalExceptionExternal("the group was dropped");
     }
+    // After the connections: nothing is written any more to memory whose wait is over.
+    if (const auto waits = Waits::of(context.get())) waits->end();
   }
 }
 

@@ -32,7 +32,9 @@ char* guarded(F&& body) noexcept {
 
 class Gloo : public c10d::ProcessGroupGloo {
  public:
-  using ProcessGroupGloo::ProcessGroupGloo;
+  Gloo(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+       c10::intrusive_ptr<Options> options);
+  ~Gloo() override;
   void fail_everything();
   c10::intrusive_ptr<c10d::Work> sum(const at::Tensor& tensor);
 };

@@ -6,7 +6,7 @@ use rebloom_core::flight::Channel;
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::layout::Layout;
 use rebloom_runtime::flight::{Recorder, Tower};
-use rebloom_worker::comm::{CommError, Device, FileStore, Groups, Watch};
+use rebloom_worker::comm::{CommError, Device, FileStore, Groups, MemoryStore, Watch};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -87,6 +87,73 @@ fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nchild: {line}").unwrap();
     out.flush().unwrap();
+}
+
+/// Rank 0 lets go while rank 1 is in the middle of sending to it, over and over: whatever part of the
+/// bytes came over, both ends must come back.
+#[test]
+fn a_fence_ends_a_transfer_that_is_half_done() {
+    const TRIES: u64 = 40;
+    const PAIR: Layout = Layout {
+        tensor: 1,
+        pipeline: 2,
+        data: 1,
+    };
+    rebloom_worker::setup().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for attempt in 1..=TRIES {
+        let store = Arc::new(MemoryStore::default());
+        let (say, ended) = std::sync::mpsc::channel();
+        let towers: Vec<_> = PAIR
+            .ranks()
+            .map(|rank| {
+                let page = folder.path().join(format!("page-{attempt}-{rank}"));
+                let tower = Tower::create(&page).unwrap();
+                let (store, say) = (Arc::clone(&store), say.clone());
+                std::thread::spawn(move || {
+                    let recorder: &'static Recorder =
+                        Box::leak(Box::new(Recorder::open(&page).unwrap()));
+                    recorder.begin(Generation(1));
+                    let watch = Watch {
+                        recorder,
+                        generation: Generation(1),
+                    };
+                    let device = Arc::new(Device::open("127.0.0.1").unwrap());
+                    let groups = Groups::form(PAIR, rank, store, &device, watch, CONNECT).unwrap();
+                    say.send("formed").unwrap();
+                    let group = groups.pipeline.as_ref().unwrap();
+                    let tensor = Tensor::zeros([1 << 22], (Kind::Float, tch::Device::Cpu));
+                    let transfer = || match rank {
+                        Rank(0) => group.recv(&tensor, 1, 0)?.wait_in(Channel::BackwardIn),
+                        _ => group.send(Channel::BackwardOut, &tensor, 0, 0)?.wait(),
+                    };
+                    let error = loop {
+                        if let Err(error) = transfer() {
+                            break error;
+                        }
+                    };
+                    drop(groups);
+                    say.send(match error {
+                        CommError::Fenced(_) => "fenced",
+                        CommError::PeerLost(_) => "peer lost",
+                    })
+                    .unwrap();
+                });
+                tower
+            })
+            .collect();
+        for _ in PAIR.ranks() {
+            assert_eq!(ended.recv_timeout(CONNECT), Ok("formed"));
+        }
+        std::thread::sleep(Duration::from_micros(500 * attempt));
+        towers
+            .iter()
+            .for_each(|tower| tower.fence_below(Generation(2)));
+        for _ in PAIR.ranks() {
+            let how = ended.recv_timeout(Duration::from_secs(10));
+            assert!(how.is_ok(), "attempt {attempt}: a rank does not come back");
+        }
+    }
 }
 
 /// Not a test of its own: the process that the test below starts.

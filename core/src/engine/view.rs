@@ -129,6 +129,22 @@ pub enum Spend {
     CatchUp,
 }
 
+impl Spend {
+    /// Its name in tables and charts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Productive => "productive",
+            Self::Detect => "detect",
+            Self::Decide => "decide",
+            Self::Reform => "re-form",
+            Self::Restore => "restore",
+            Self::CatchUp => "catch up",
+        }
+    }
+}
+
 /// The account of a run's wall clock: every nanosecond is in exactly one entry.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ledger {

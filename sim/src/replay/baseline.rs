@@ -8,6 +8,7 @@ use super::durations::Durations;
 use super::outcome::Outcome;
 use super::pace::{Pace, Place};
 use super::scenario::{Kind, Scenario};
+use rebloom_core::engine::Spend;
 use std::collections::BTreeMap;
 
 /// Pieces that the hours nobody wrote down come in.
@@ -105,7 +106,11 @@ impl Job<'_> {
         let again = self.pace.after(saved as u64);
         let lost = self.pace.worth(self.place).0 - self.pace.worth(again).0;
         self.place = again;
-        *self.outcome.by_phase.entry("catch-up").or_default() += lost;
+        *self
+            .outcome
+            .by_phase
+            .entry(Spend::CatchUp.name())
+            .or_default() += lost;
         let (_, sum) = self.outcome.by_cause.entry(name.to_owned()).or_default();
         *sum += lost;
     }
@@ -134,14 +139,14 @@ impl Job<'_> {
         match fault.kind {
             Kind::Process | Kind::Gpu | Kind::Node | Kind::Storage => {
                 let notice = self.durations.seconds("then-notice-exit", &mut self.draw);
-                self.lose("detect", name, notice);
+                self.lose(Spend::Detect.name(), name, notice);
                 self.roll_back(name);
                 self.restart(name);
             }
             Kind::Hang | Kind::EvalHang => {
                 let notice = self.durations.seconds("then-hang", &mut self.draw);
                 self.outcome.humans += 1;
-                self.lose("detect", name, notice);
+                self.lose(Spend::Detect.name(), name, notice);
                 self.roll_back(name);
                 self.restart(name);
             }
@@ -151,7 +156,7 @@ impl Job<'_> {
                 self.restart(name);
             }
             Kind::Site => {
-                self.lose("waiting", name, fault.hours * 3600.0);
+                self.lose(Spend::Waiting.name(), name, fault.hours * 3600.0);
                 self.roll_back(name);
                 self.restart(name);
             }

@@ -157,13 +157,15 @@ impl Groups {
     ) -> Result<Self, CommError> {
         // On a thread of its own: a peer that was stopped while it connects can hold up Gloo for as
         // long as `connect`, and a fence must not wait for that.
-        let (send, outcome) = mpsc::channel();
+        let (send, news) = mpsc::channel();
         let device = Arc::clone(device);
         let forming = thread::Builder::new()
             .name("forming".to_owned())
             .spawn(move || {
                 // Nobody listens where the fence went up; then the groups close again right here.
-                drop(send.send(connect_all(layout, rank, &store, &device, connect)));
+                let tell = |news| drop(send.send(news));
+                let formed = connect_all(layout, rank, &store, &device, connect, &tell);
+                tell(Forming::Over(formed));
             });
         if let Err(error) = forming {
             return Err(CommError::PeerLost(format!(
@@ -171,8 +173,10 @@ impl Groups {
             )));
         }
         let formed = loop {
-            match outcome.recv_timeout(LOOK) {
-                Ok(formed) => break watch.judge(formed)?,
+            match news.recv_timeout(LOOK) {
+                Ok(Forming::Begun(channel)) => watch.recorder.entered(channel),
+                Ok(Forming::Done(channel)) => watch.recorder.done(channel),
+                Ok(Forming::Over(formed)) => break watch.judge(formed)?,
                 Err(RecvTimeoutError::Timeout) if watch.fenced() => {
                     return Err(CommError::Fenced(watch.generation));
                 }
@@ -231,14 +235,23 @@ impl Groups {
 
 type Formed = Option<(Arc<shim::Group>, u32, u32)>;
 
+/// What the forming thread says. It counts as an operation of the group, so that the page shows who
+/// waits for whom; only who waits for this thread may write the page, since a fence leaves it behind.
+enum Forming {
+    Begun(Channel),
+    Done(Channel),
+    Over(Result<[Formed; 3], shim::ShimError>),
+}
+
 fn connect_all(
     layout: Layout,
     rank: Rank,
     store: &Arc<dyn Store>,
     device: &Device,
     connect: Duration,
+    tell: &dyn Fn(Forming),
 ) -> Result<[Formed; 3], shim::ShimError> {
-    let one = |name: &str, members: Vec<Rank>| {
+    let one = |name: &str, channel: Channel, members: Vec<Rank>| {
         let size = u32::try_from(members.len()).unwrap_or(u32::MAX);
         if size == 1 {
             return Ok(None);
@@ -246,13 +259,16 @@ fn connect_all(
         let place = members.iter().position(|&member| member == rank);
         let place = u32::try_from(place.unwrap_or_default()).unwrap_or_default();
         let prefix = format!("{name}{}", members[0]);
+        tell(Forming::Begun(channel));
         let group = shim::Group::form(Arc::clone(store), &prefix, place, size, device, connect)?;
+        tell(Forming::Done(channel));
         Ok(Some((Arc::new(group), place, size)))
     };
     Ok([
-        one("t", layout.tensor_group(rank))?,
-        one("d", layout.data_group(rank))?,
-        one("p", layout.pipeline_group(rank))?,
+        one("t", Channel::Tensor, layout.tensor_group(rank))?,
+        one("d", Channel::Data, layout.data_group(rank))?,
+        // The last one: whoever is not in it yet is waited for.
+        one("p", Channel::World, layout.pipeline_group(rank))?,
     ])
 }
 

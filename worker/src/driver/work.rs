@@ -71,6 +71,7 @@ impl Worker {
             },
             Command::Step => {
                 let began = monotonic();
+                self.recorder.begin_step();
                 match guarded(|| self.step()) {
                     Ok((done, loss, norm)) => {
                         let (step, samples) = (done.step, done.samples);

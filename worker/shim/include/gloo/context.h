@@ -1,6 +1,5 @@
 // libtorch carries Gloo but not its headers. These declarations are the part of Gloo's interface
-// (the commit that PyTorch 2.11 is built with) that c10d's own header and this shim name. No object
-// of these types is ever made or laid out here.
+// (the commit that PyTorch 2.11 is built with) that c10d's own header and this shim name.
 #pragma once
 #include <chrono>
 #include <exception>
@@ -28,5 +27,6 @@ class Context {
  public:
   std::unique_ptr<transport::Pair>& getPair(int rank);
   void setTimeout(std::chrono::milliseconds timeout);
+  std::unique_ptr<transport::UnboundBuffer> createUnboundBuffer(void* memory, size_t bytes);
 };
 } // namespace gloo
