@@ -321,10 +321,15 @@ impl Driver {
                 None
             }),
             Command::ReadPages => {
+                let read = self.ranks.read_output(self.supervisor.log_rules());
+                for event in read {
+                    self.supervisor.handle(monotonic(), event);
+                }
                 let pages = self.ranks.pages();
                 self.supervisor.handle(monotonic(), Event::Pages(pages));
             }
             Command::Beat(beat) => self.link.say(FromAgent::Beat(beat)),
+            Command::Rejoin => self.link.cut(),
             Command::Report { sequence, report } => {
                 self.link.say(FromAgent::Report { sequence, report });
             }

@@ -17,6 +17,7 @@ pub mod probe;
 pub mod process;
 pub mod rank_link;
 pub mod ranks;
+pub mod reader;
 pub mod roster;
 pub mod standby;
 pub mod state;

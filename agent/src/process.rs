@@ -135,6 +135,11 @@ impl Process {
         Ok((process?, pipe))
     }
 
+    /// Whether this life of the agent started it.
+    pub const fn is_child(&self) -> bool {
+        self.child
+    }
+
     /// Takes over a process that an earlier life of the agent started; none where it is gone.
     pub fn adopt(pid: u32, started: u64) -> io::Result<Option<Self>> {
         let process = Self::open(pid, false)?;

@@ -6,11 +6,13 @@ use crate::driver::Input;
 use crate::logs;
 use crate::process::Process;
 use crate::rank_link::Connection;
+use crate::reader::{Reader, Source};
 use crate::roster::Roster;
 use crate::standby::Standby;
 use crate::state::State;
 use rebloom_core::cause::Exit;
 use rebloom_core::flight::Sighting;
+use rebloom_core::hang::rules::LogRule;
 use rebloom_core::id::{Generation, Rank, RunId, Slot};
 use rebloom_core::supervisor::Event;
 use rebloom_core::time::Instant;
@@ -84,6 +86,7 @@ pub struct Ranks {
     /// Processes that said hello and that nobody knows; the supervisor has them killed.
     strays: BTreeMap<u32, Process>,
     standby: Standby,
+    reader: Reader,
 }
 
 impl Ranks {
@@ -100,6 +103,7 @@ impl Ranks {
             state,
             launch,
             standby,
+            reader: Reader::default(),
             roster,
             inputs,
             entries,
@@ -336,14 +340,16 @@ impl Ranks {
         }
     }
 
-    /// Says a word to a rank, now or when it is connected.
+    /// Says a word to a rank, now or when it is connected; what only counts now is not said later.
     pub fn tell(&mut self, run: &RunId, rank: Rank, word: ToWorker) {
         if let Some(entry) = self.entries.get_mut(&(run.clone(), rank)) {
             if let Some(connection) = &entry.connection {
                 send(connection, ToRank::Word(word.clone()));
             }
-            entry.word = Some(word);
-            entry.owed = false;
+            if !matches!(word, ToWorker::Heard(_)) {
+                entry.word = Some(word);
+                entry.owed = false;
+            }
         }
     }
 
@@ -405,6 +411,38 @@ impl Ranks {
                 )
             })
             .collect()
+    }
+
+    /// What ranks have written since the last look, by the log rules of their runs.
+    pub fn read_output<'a>(
+        &mut self,
+        rules: impl Iterator<Item = (&'a RunId, Rank, Generation, &'a [LogRule])>,
+    ) -> Vec<Event> {
+        let entries = &self.entries;
+        self.reader.keep(|whose| entries.contains_key(whose));
+        let mut events = Vec::new();
+        for (run, rank, generation, rules) in rules {
+            let Some(entry) = entries.get(&(run.clone(), rank)) else {
+                continue;
+            };
+            let source = Source {
+                run,
+                rank,
+                pid: entry.process.pid,
+                is_mine: entry.process.is_child(),
+                generation,
+                path: &self.state.log(run, rank),
+            };
+            if let Some(reading) = self.reader.read(source, rules) {
+                events.push(Event::Read {
+                    run: run.clone(),
+                    rank,
+                    matches: reading.matches,
+                    broken: reading.broken,
+                });
+            }
+        }
+        events
     }
 
     /// Cuts output that has grown too long.

@@ -10,6 +10,7 @@ mod links;
 mod meter;
 mod owner;
 mod past;
+mod patterns;
 mod refusals;
 mod service;
 

@@ -7,6 +7,7 @@ mod sentence;
 
 use crate::flight::{Channel, Phase};
 use crate::guard::Samples;
+use crate::hang::rules::Breach;
 use crate::health::Action;
 use crate::id::{NodeId, Rank, RunId, Step};
 use crate::ladder::evict::Group;
@@ -183,6 +184,40 @@ pub enum Cause {
         /// The parallel group that all suspects share, where they do.
         group: Option<Group>,
     },
+    /// The output of the run broke one of its log rules.
+    LogRule {
+        /// The rule's name.
+        rule: String,
+        /// How.
+        breach: Breach,
+        /// Which rank it speaks against, where it does.
+        rank: Option<Rank>,
+        /// Where that is.
+        node: Option<NodeId>,
+    },
+    /// A rank is slower than its like, or than it was; training goes on.
+    Straggler {
+        /// Which rank.
+        rank: Rank,
+        /// Where.
+        node: NodeId,
+        /// Its busy time, in percent of the median of its stage.
+        relative_percent: u32,
+        /// Its busy time, in percent of its own best.
+        own_percent: u32,
+    },
+    /// A step of the whole gang takes longer than it did, and no rank shows why; training goes on.
+    Slower {
+        /// What a step took.
+        before: Duration,
+        /// What it takes.
+        now: Duration,
+    },
+    /// The search for what makes the gang slow came down to one node.
+    NodeSlow {
+        /// Which.
+        node: NodeId,
+    },
     /// An agent has been silent for too long.
     NodeLost {
         /// Which node.
@@ -281,6 +316,10 @@ impl Cause {
             Self::RankFailed { .. } => "RankFailed",
             Self::RankHung { .. } => "RankHung",
             Self::GangHung { .. } => "GangHung",
+            Self::LogRule { .. } => "LogRule",
+            Self::Straggler { .. } => "Straggler",
+            Self::Slower { .. } => "Slower",
+            Self::NodeSlow { .. } => "NodeSlow",
             Self::NodeLost { .. } => "NodeLost",
             Self::RanksMissing { .. } => "RanksMissing",
             Self::CheckpointUnsound { .. } => "CheckpointUnsound",
@@ -308,12 +347,16 @@ impl Cause {
             | Self::RankFailed { node, .. }
             | Self::RankHung { node, .. }
             | Self::NodeLost { node, .. }
+            | Self::Straggler { node, .. }
+            | Self::NodeSlow { node }
             | Self::StorageMisread { node, .. }
             | Self::RanksMissing { node, .. } => Some(node),
+            Self::LogRule { node, .. } => node.as_ref(),
             Self::Submitted
             | Self::StopRequested
             | Self::ResumeRequested
             | Self::GangHung { .. }
+            | Self::Slower { .. }
             | Self::CheckpointUnsound { .. }
             | Self::SaveFailed { .. }
             | Self::LossSpiked { .. }
@@ -341,6 +384,7 @@ impl Cause {
                 }
                 | Self::RankHung { .. }
                 | Self::GangHung { .. }
+                | Self::LogRule { .. }
                 | Self::RanksMissing { .. }
                 | Self::SaveFailed { .. }
         )
@@ -348,7 +392,24 @@ impl Cause {
 
     /// Whether something took too long: then it may be the launches themselves that hang.
     pub const fn is_hang(&self) -> bool {
+        if let Self::LogRule { breach, .. } = self {
+            return !matches!(breach, Breach::Written { .. });
+        }
         matches!(self, Self::RankHung { .. } | Self::GangHung { .. })
+    }
+
+    /// The rank whose process does not run as it should though it lives, where the cause names one: it is
+    /// killed before the next generation.
+    pub const fn stuck(&self) -> Option<Rank> {
+        if let Self::RankHung { rank, .. }
+        | Self::LogRule {
+            rank: Some(rank), ..
+        } = self
+        {
+            Some(*rank)
+        } else {
+            None
+        }
     }
 
     /// Whether this is what becomes of a rank that is stopped by force; no fault then.

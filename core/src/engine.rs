@@ -25,8 +25,10 @@ mod placement;
 mod queue;
 mod recovery;
 mod reports;
+mod rules;
 mod seal;
 mod show;
+mod slow;
 mod spikes;
 mod state;
 mod view;
@@ -106,6 +108,8 @@ pub struct Engine {
     now: Instant,
     /// When this engine was first told anything: what it remembers may be older than the world.
     began: Option<Instant>,
+    /// Since when it was called whenever it asked to be: before that it may have been the one who slept.
+    awake: Instant,
     /// Whether its journal may lack its last moments.
     doubts: bool,
     links: Links,
@@ -147,6 +151,7 @@ impl Engine {
             state,
             now: Instant::ZERO,
             began: None,
+            awake: Instant::ZERO,
             doubts: false,
             links: Links::default(),
             floor: Floor::default(),
@@ -248,6 +253,11 @@ impl Engine {
 
     fn begin(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        // What it was told meanwhile may still wait for it: silence counts from here.
+        let late = |due| self.now > due + self.limits.beat_every;
+        if self.wake.is_some_and(late) {
+            self.awake = self.now;
+        }
         self.placed.clear();
         self.ward.withdrew = false;
         if self.began.is_none() {

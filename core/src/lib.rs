@@ -15,7 +15,7 @@
 //! - [`supervisor`]: the agent's machine, which keeps one node's ranks
 //! - [`member`]: the worker's machine, which lives through generations
 //!
-//! [`ladder`] holds decisions of recovery that need no fleet to be judged.
+//! [`ladder`], [`hang`] and [`interval`] hold decisions that need no fleet to be judged.
 //!
 //! The words that cross their borders are [`order`] (controller to agent), [`report`] (agent to
 //! controller), [`word`] (agent and worker) and [`flight`] (the page a worker writes while it
@@ -30,8 +30,10 @@ pub mod flight;
 pub mod flops;
 pub mod footprint;
 pub mod guard;
+pub mod hang;
 pub mod health;
 pub mod id;
+pub mod interval;
 pub mod ladder;
 pub mod layout;
 pub mod member;

@@ -34,7 +34,8 @@ pub struct Config {
     pub rank: Rank,
     /// Its process id.
     pub pid: u32,
-    /// Without an agent for this long it leaves (S1; see `engine::Limits`).
+    /// Where its agent is gone, or does nothing, it leaves this long after a controller was last there
+    /// (S1; see `engine::Limits`).
     pub orphan_after: Duration,
 }
 
@@ -83,6 +84,8 @@ pub struct Member {
     has_agent: bool,
     /// Since when it has no agent; none before the first call.
     alone_since: Option<Instant>,
+    /// When a controller was last there, as far as its agent said.
+    heard: Option<Instant>,
     commands: VecDeque<Command>,
 }
 
@@ -102,6 +105,7 @@ impl Member {
             last_saved: None,
             has_agent: false,
             alone_since: None,
+            heard: None,
             commands: VecDeque::new(),
         }
     }
@@ -131,7 +135,7 @@ impl Member {
         }
     }
 
-    /// Does what is due: leaves when it has been without an agent for too long.
+    /// Does what is due: leaves when nobody who could fence it has heard of a controller for too long.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.wake(now);
         if self.poll_timeout().is_some_and(|at| at <= now) {
@@ -147,13 +151,19 @@ impl Member {
 
     /// When to call [`Self::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.has_agent || self.state == State::Left {
-            return None;
+        let Config { orphan_after, .. } = self.config;
+        let heard = self.heard.map(|heard| heard + orphan_after);
+        if self.state == State::Left {
+            None
+        } else if self.has_agent {
+            // An agent that runs has fenced it by then.
+            let trains = self.state != State::Idle && !self.is_fenced();
+            heard.filter(|_| trains).map(|at| at + orphan_after / 20)
+        } else {
+            // Its agent may have died long after it last heard anything itself.
+            let alone = self.alone_since.map(|since| since + orphan_after);
+            Some(heard.into_iter().chain(alone).min().unwrap_or_default())
         }
-        Some(
-            self.alone_since
-                .map_or(Instant::ZERO, |since| since + self.config.orphan_after),
-        )
     }
 
     fn wake(&mut self, now: Instant) {
@@ -194,9 +204,13 @@ impl Member {
     }
 
     fn word(&mut self, now: Instant, word: ToWorker) {
+        if let ToWorker::Heard(at) = word {
+            self.heard = self.heard.max(Some(at));
+            return;
+        }
         let newest = match &self.pending {
             Some(ToWorker::Go(go)) => go.generation,
-            Some(ToWorker::Exit) | None => self.generation(),
+            Some(ToWorker::Exit | ToWorker::Heard(_)) | None => self.generation(),
         };
         let is_stale = |go: &Go| go.generation <= newest || go.generation < self.fence_below;
         if self.state == State::Left || matches!(&word, ToWorker::Go(go) if is_stale(go)) {
@@ -228,7 +242,7 @@ impl Member {
                 self.commands.push_back(Command::Leave { code: 0 });
                 true
             }
-            None => false,
+            Some(ToWorker::Heard(_)) | None => false,
         }
     }
 
@@ -403,15 +417,7 @@ impl Member {
     fn enter(&mut self, now: Instant, phase: Phase) {
         let deadline = self.go.as_ref().and_then(|go| {
             let deadlines = &go.spec.deadlines;
-            let within = match phase {
-                Phase::Idle => return None,
-                Phase::Init => deadlines.init,
-                Phase::Load => deadlines.load,
-                Phase::Step | Phase::Eval => deadlines.step,
-                Phase::Save => deadlines.save,
-                Phase::Exit => deadlines.exit,
-            };
-            Some(now + seconds(within))
+            (phase != Phase::Idle).then(|| now + seconds(deadlines.of(phase)))
         });
         self.commands.push_back(Command::Enter { phase, deadline });
     }

@@ -7,6 +7,7 @@ use crate::cause::{Blamed, Exit, Unsound};
 use crate::checkpoint::{CheckpointId, Manifest, Shard};
 use crate::flight::{Phase, Sighting};
 use crate::guard::Spike;
+use crate::hang::rules::Match;
 use crate::health::signal::Signal;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use crate::ladder::gate::Nccl;
@@ -167,6 +168,13 @@ pub enum RankEvent {
         /// What is wrong with it.
         unsound: Unsound,
     },
+    /// It wrote a line that is a fault by a log rule.
+    RuleBroken {
+        /// The rule's name.
+        rule: String,
+        /// The line, cut where it is long.
+        line: String,
+    },
     /// Its phase deadline passed. Its node's pages come with the next beat, sent at once.
     Overdue {
         /// Which phase.
@@ -241,6 +249,8 @@ pub struct Pages {
     pub run: RunId,
     /// What the pages say now.
     pub sightings: Vec<Sighting>,
+    /// What the output of its ranks said since the last beat, by the log rules of the run.
+    pub matches: Vec<Match>,
 }
 
 /// The regular sign of life of an agent; never journaled, the newest counts.

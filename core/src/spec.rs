@@ -1,12 +1,18 @@
 //! The run spec: what a user submits, and what is wrong with it if it does not fit.
 
 mod data;
+mod flaws;
 mod train;
 
 pub use data::{Data, DataPart};
+pub use flaws::Flaw;
+pub(crate) use flaws::Flaws;
 pub use train::{Numerics, Optimizer, Precision, RampUp, Train};
 
+use crate::flight::Phase;
 use crate::guard::LossGuard;
+use crate::hang::deadline::Learn;
+use crate::hang::rules::LogRule;
 use crate::id::RunId;
 use crate::layout::Layout;
 use crate::time::Duration;
@@ -48,6 +54,9 @@ pub struct RunSpec {
     /// What happens when the loss or the gradient norm runs away.
     #[serde(default)]
     pub guard: LossGuard,
+    /// What its output should say, and when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_rules: Vec<LogRule>,
 }
 
 /// Shape of a BLOOM model.
@@ -71,16 +80,38 @@ pub struct Model {
 }
 
 /// Where and how often to save.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
     /// A directory that every node of the run sees.
     pub directory: String,
     /// Optimizer steps between two checkpoints.
     pub every_steps: u64,
+    /// Lets the engine choose the interval within these bounds; `every_steps` then only holds until a
+    /// step was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto: Option<Auto>,
     /// Sealed checkpoints to keep; older ones are removed.
     #[serde(default = "default_keep")]
     pub keep: u32,
+}
+
+/// Bounds of an interval that is chosen from the failures and saves that were measured; both the same
+/// means that interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auto {
+    /// Seconds, at least.
+    pub min: f64,
+    /// Seconds, at most.
+    pub max: f64,
+}
+
+impl Auto {
+    /// Both bounds.
+    pub fn bounds(self) -> (Duration, Duration) {
+        (seconds(self.min), seconds(self.max))
+    }
 }
 
 const fn default_keep() -> u32 {
@@ -97,10 +128,15 @@ pub struct Deadlines {
     pub load: f64,
     /// One optimizer step.
     pub step: f64,
+    /// One evaluation.
+    pub eval: f64,
     /// Writing one shard.
     pub save: f64,
     /// Leaving.
     pub exit: f64,
+    /// Learns shorter ones from what the run shows; none means that these stand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learn: Option<Learn>,
 }
 
 impl Default for Deadlines {
@@ -109,8 +145,25 @@ impl Default for Deadlines {
             init: 60.0,
             load: 120.0,
             step: 60.0,
+            eval: 600.0,
             save: 120.0,
             exit: 30.0,
+            learn: None,
+        }
+    }
+}
+
+impl Deadlines {
+    /// Seconds that a phase may take; forever where it has no deadline.
+    pub const fn of(&self, phase: Phase) -> f64 {
+        match phase {
+            Phase::Idle => f64::INFINITY,
+            Phase::Init => self.init,
+            Phase::Load => self.load,
+            Phase::Step => self.step,
+            Phase::Eval => self.eval,
+            Phase::Save => self.save,
+            Phase::Exit => self.exit,
         }
     }
 }
@@ -176,20 +229,6 @@ impl Default for Recovery {
     }
 }
 
-/// One thing that is wrong with a spec.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{field}: {value} {problem}; {remedy}")]
-pub struct Flaw {
-    /// Path of the field, as in the file: `layout.tensor`.
-    pub field: String,
-    /// What it holds.
-    pub value: String,
-    /// Why that does not do.
-    pub problem: String,
-    /// What would.
-    pub remedy: String,
-}
-
 /// Seconds as a span of time; what is not a sensible number became a [`Flaw`] before.
 pub fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
@@ -199,175 +238,5 @@ impl RunSpec {
     /// Micro-batches that one rank runs in an optimizer step of `batch` samples.
     pub const fn micro_batches(&self, batch: u32) -> u32 {
         batch / (self.train.micro_batch * self.layout.data)
-    }
-
-    /// Everything that is wrong with the spec by itself; empty when it can run.
-    pub fn flaws(&self) -> Vec<Flaw> {
-        let mut flaws = Flaws::default();
-        self.check_numbers(&mut flaws);
-        if flaws.0.is_empty() {
-            self.check_fit(&mut flaws);
-        }
-        flaws.0
-    }
-
-    fn check_numbers(&self, flaws: &mut Flaws) {
-        let Self {
-            name: _,
-            priority: _,
-            model,
-            init,
-            layout,
-            train,
-            data,
-            checkpoint,
-            deadlines,
-            recovery,
-            elastic,
-            guard,
-        } = self;
-        for (field, value, most) in [
-            ("model.layers", model.layers, 1024),
-            ("model.hidden", model.hidden, 1 << 17),
-            ("model.heads", model.heads, 1024),
-            ("model.vocab", model.vocab, 1 << 22),
-            ("model.sequence", model.sequence, 1 << 20),
-            ("layout.tensor", layout.tensor, 64),
-            ("layout.pipeline", layout.pipeline, 1024),
-            ("layout.data", layout.data, 4096),
-            ("train.global_batch", train.global_batch, 1 << 20),
-            ("train.micro_batch", train.micro_batch, 1 << 16),
-            ("checkpoint.keep", checkpoint.keep, 10_000),
-        ] {
-            flaws.within(field, f64::from(value), 1.0, f64::from(most));
-        }
-        flaws.whole("recovery.clean_spell", recovery.clean_spell, 31_536_000);
-        flaws.whole("recovery.unsealed", recovery.unsealed.into(), 1_000_000);
-        if let Some(elastic) = elastic {
-            let most = f64::from(layout.data.max(1));
-            flaws.within("elastic.min_data", elastic.min_data.into(), 1.0, most);
-            flaws.within("elastic.wait", elastic.wait, 0.0, 86_400.0);
-        }
-        flaws.whole(
-            "checkpoint.every_steps",
-            checkpoint.every_steps,
-            1_000_000_000,
-        );
-        train.check(flaws);
-        guard.check(flaws);
-        for (field, value, least, most) in [
-            ("deadlines.init", deadlines.init, 0.1, 86_400.0),
-            ("deadlines.load", deadlines.load, 0.1, 86_400.0),
-            ("deadlines.step", deadlines.step, 0.1, 86_400.0),
-            ("deadlines.save", deadlines.save, 0.1, 86_400.0),
-            ("deadlines.exit", deadlines.exit, 0.1, 86_400.0),
-        ] {
-            flaws.within(field, value, least, most);
-        }
-        flaws.path("checkpoint.directory", &checkpoint.directory);
-        if let Some(init) = init {
-            flaws.path("init", init);
-        }
-        data.check(flaws);
-    }
-
-    fn check_fit(&self, flaws: &mut Flaws) {
-        let Self {
-            model,
-            layout,
-            train,
-            ..
-        } = self;
-        flaws.divides("model.heads", model.heads, "model.hidden", model.hidden);
-        flaws.divides("layout.tensor", layout.tensor, "model.heads", model.heads);
-        flaws.divides("layout.tensor", layout.tensor, "model.hidden", model.hidden);
-        flaws.divides("layout.tensor", layout.tensor, "model.vocab", model.vocab);
-        if layout.pipeline > model.layers {
-            flaws.add(
-                "layout.pipeline",
-                layout.pipeline,
-                &format!("is more than model.layers ({})", model.layers),
-                &format!("use at most {} stages", model.layers),
-            );
-        }
-        if u64::from(layout.tensor) * u64::from(layout.pipeline) * u64::from(layout.data) > 100_000
-        {
-            flaws.add(
-                "layout",
-                "the product",
-                "is above 100000 ranks",
-                "use fewer",
-            );
-        } else if !train
-            .global_batch
-            .is_multiple_of(train.micro_batch * layout.data)
-        {
-            let unit = train.micro_batch * layout.data;
-            flaws.add(
-                "train.global_batch",
-                train.global_batch,
-                &format!("is not a multiple of train.micro_batch x layout.data ({unit})"),
-                &format!("use {}", train.global_batch.next_multiple_of(unit)),
-            );
-        } else {
-            train.check_ramp_up(train.micro_batch * layout.data, flaws);
-        }
-    }
-}
-
-#[derive(Default)]
-pub(crate) struct Flaws(Vec<Flaw>);
-
-impl Flaws {
-    fn path(&mut self, field: &str, value: &str) {
-        if !value.starts_with('/') || value.len() > 4000 || value.contains('\0') {
-            self.add(
-                field,
-                format!("`{value}`"),
-                "is not an absolute path",
-                "give a path from / on",
-            );
-        }
-    }
-
-    pub(crate) fn add(&mut self, field: &str, value: impl ToString, problem: &str, remedy: &str) {
-        self.0.push(Flaw {
-            field: field.to_owned(),
-            value: value.to_string(),
-            problem: problem.to_owned(),
-            remedy: remedy.to_owned(),
-        });
-    }
-
-    pub(crate) fn within(&mut self, field: &str, value: f64, least: f64, most: f64) {
-        if !(least..=most).contains(&value) {
-            self.add(
-                field,
-                value,
-                "is out of range",
-                &format!("use {least} to {most}"),
-            );
-        }
-    }
-
-    pub(crate) fn whole(&mut self, field: &str, value: u64, most: u64) {
-        if !(1..=most).contains(&value) {
-            self.add(field, value, "is out of range", &format!("use 1 to {most}"));
-        }
-    }
-
-    pub(crate) fn divides(&mut self, field: &str, value: u32, of: &str, whole: u32) {
-        if !whole.is_multiple_of(value) {
-            let divisors: Vec<_> = (1..=whole.min(64))
-                .filter(|d| whole.is_multiple_of(*d))
-                .map(|d| d.to_string())
-                .collect();
-            self.add(
-                field,
-                value,
-                &format!("does not divide {of} ({whole})"),
-                &format!("use one of {}", divisors.join(", ")),
-            );
-        }
     }
 }

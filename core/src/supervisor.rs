@@ -9,6 +9,7 @@ mod command;
 mod event;
 mod memory;
 mod outbox;
+mod read;
 mod run;
 
 pub use command::Command;
@@ -16,12 +17,12 @@ pub use event::Event;
 pub use memory::{Memory, Process, RankMemory, RunMemory, StopMemory};
 
 use crate::cause::{Cause, Exit};
-use crate::flight::{Page, Sighting};
+use crate::hang::rules::Match;
 use crate::id::{NodeId, Rank, RunId, Slot};
 use crate::order::Order;
-use crate::report::{Beat, Pages, RankEvent, Remembered, Report};
+use crate::report::{Beat, RankEvent, Remembered, Report};
 use crate::time::{Duration, Instant};
-use crate::word::FromWorker;
+use crate::word::{FromWorker, ToWorker};
 use outbox::Outbox;
 use run::Run;
 use std::collections::{BTreeMap, VecDeque};
@@ -50,7 +51,13 @@ pub struct Supervisor {
     heard: Option<Instant>,
     /// The `heard` of the last life, and from then on the one last written down.
     heard_kept: Instant,
+    /// When its ranks were last told that a controller is there.
+    heard_told: Option<Instant>,
     next_beat: Instant,
+    /// When it last found that it had not run for a while.
+    awake: Option<Instant>,
+    /// What ranks wrote since the last beat that went out.
+    read: BTreeMap<RunId, Vec<Match>>,
     commands: VecDeque<Command>,
 }
 
@@ -70,7 +77,10 @@ impl Supervisor {
             linked: false,
             heard: None,
             heard_kept,
+            heard_told: None,
             next_beat: Instant::ZERO,
+            awake: None,
+            read: BTreeMap::new(),
             commands: VecDeque::new(),
         }
     }
@@ -154,6 +164,12 @@ impl Supervisor {
                 pid,
                 word,
             } => self.word(now, (run, rank, pid), word),
+            Event::Read {
+                run,
+                rank,
+                matches,
+                broken,
+            } => self.read(run, rank, matches, broken),
             Event::Pages(pages) => self.pages(now, pages),
             Event::Signal(signal) => self.report(Report::Signal { signal }),
             Event::ManifestWritten {
@@ -186,6 +202,10 @@ impl Supervisor {
             } else if self.linked {
                 self.commands.push_back(Command::Beat(Beat::default()));
             }
+            let due = |told: Instant| told + self.config.orphan_after / 8 < now;
+            if self.linked && self.heard_told.is_none_or(due) {
+                self.tell_heard(now);
+            }
             let stale = self.heard_kept + self.config.orphan_after / 8;
             if self.linked && stale < now && self.living().next().is_some() {
                 self.remember();
@@ -210,6 +230,16 @@ impl Supervisor {
     /// Keeps `heard` up to date. Ranks of the last life count from when that life last had a link.
     fn wake(&mut self, now: Instant) {
         let first = self.heard.is_none();
+        let is_late = |due| due + self.config.orphan_after / 32 < now;
+        if first {
+            self.next_beat = self.next_beat.max(now);
+        } else if self.poll_timeout().is_some_and(is_late) {
+            // What waits for it may be as old as its sleep, and its link long dead (S1).
+            self.awake = Some(now);
+            if std::mem::take(&mut self.linked) {
+                self.commands.push_back(Command::Rejoin);
+            }
+        }
         if self.linked {
             self.heard = Some(now);
         } else if first {
@@ -223,6 +253,25 @@ impl Supervisor {
         if first {
             self.settle(now);
         }
+    }
+
+    /// Lets every rank know that a controller is there, should this agent not live to fence it.
+    fn tell_heard(&mut self, now: Instant) {
+        self.heard_told = Some(now);
+        let living = self.runs.iter().flat_map(|(id, run)| {
+            let living = run
+                .locals
+                .values()
+                .filter(|local| local.kept.process.is_some());
+            living.map(|local| (id.clone(), local.kept.rank))
+        });
+        let word = ToWorker::Heard(now);
+        self.commands
+            .extend(living.map(|(run, rank)| Command::Tell {
+                run,
+                rank,
+                word: word.clone(),
+            }));
     }
 
     fn orphan_at(&self) -> Option<Instant> {
@@ -249,9 +298,16 @@ impl Supervisor {
     }
 
     fn link_up(&mut self, now: Instant) {
+        if self
+            .awake
+            .is_some_and(|awake| now < awake + self.config.beat_every)
+        {
+            return self.commands.push_back(Command::Rejoin);
+        }
         self.linked = true;
         self.heard = Some(now);
         self.next_beat = now;
+        self.tell_heard(now);
         self.commands.extend(self.outbox.all());
         let again = self.runs.iter_mut().flat_map(|(id, run)| {
             let again = run.again().into_iter();
@@ -355,51 +411,19 @@ impl Supervisor {
     fn word(&mut self, now: Instant, (run, rank, pid): (RunId, Rank, u32), word: FromWorker) {
         let known = self.runs.get_mut(&run);
         if let FromWorker::Hello(hello) = word {
-            self.commands.extend(match known {
+            let stray = match known {
                 Some(known) => known.hello(hello),
                 None => Some(run::stray(hello)),
-            });
+            };
+            if stray.is_none() {
+                let word = ToWorker::Heard(self.heard.unwrap_or(now));
+                self.commands.push_back(Command::Tell { run, rank, word });
+            }
+            self.commands.extend(stray);
         } else if let Some(report) = known.and_then(|known| known.word(&run, rank, pid, word)) {
             self.report(report);
         }
         self.settle(now);
-    }
-
-    /// Deadlines that passed become reports; the beat with the pages follows them.
-    fn pages(&mut self, now: Instant, pages: Vec<(RunId, Sighting)>) {
-        let mut beat: BTreeMap<RunId, BTreeMap<Rank, Page>> = BTreeMap::new();
-        for (run, sighting) in pages {
-            beat.entry(run)
-                .or_default()
-                .insert(sighting.rank, sighting.page);
-        }
-        let mut overdue = Vec::new();
-        for (id, run) in &mut self.runs {
-            for (rank, generation, phase) in run.overdue(now, beat.get(id)) {
-                let event = RankEvent::Overdue { phase };
-                overdue.push(Report::Rank {
-                    run: id.clone(),
-                    generation,
-                    rank,
-                    event,
-                });
-            }
-        }
-        overdue.into_iter().for_each(|report| self.report(report));
-        if self.linked {
-            let pages = beat.into_iter().map(|(run, pages)| {
-                let sightings = pages
-                    .into_iter()
-                    .map(|(rank, page)| Sighting { rank, page });
-                Pages {
-                    run,
-                    sightings: sightings.collect(),
-                }
-            });
-            self.commands.push_back(Command::Beat(Beat {
-                pages: pages.collect(),
-            }));
-        }
     }
 
     /// Brings every run closer to what was ordered. What is written down comes first.

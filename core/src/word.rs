@@ -9,6 +9,7 @@ use crate::guard::Spike;
 use crate::id::{Digest, Generation, Rank, RunId, Slot, Step};
 use crate::report::{Finish, Milestone};
 use crate::spec::RunSpec;
+use crate::time::Instant;
 use serde::{Deserialize, Serialize};
 
 /// Everything a worker needs to run one generation.
@@ -35,6 +36,9 @@ pub enum ToWorker {
     Go(Box<Go>),
     /// Leave: nothing is left to do.
     Exit,
+    /// A controller was there at this moment, on the node's monotonic clock. Said now and then, and
+    /// after every hello: a worker whose agent dies, or stops running, counts from it (S1).
+    Heard(Instant),
 }
 
 /// The first word of a worker, also after its agent came back.

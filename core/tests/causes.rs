@@ -5,6 +5,7 @@
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::flight::{Channel, Phase};
 use rebloom_core::guard::Samples;
+use rebloom_core::hang::rules::Breach;
 use rebloom_core::id::{NodeId, Rank, RunId, Step};
 use rebloom_core::ladder::evict::Group;
 use rebloom_core::time::Duration;
@@ -123,6 +124,33 @@ fn all() -> Vec<Cause> {
             rule: "flapping".to_owned(),
             what: "GPU 3: thermal slowdown".to_owned(),
         },
+        Cause::LogRule {
+            rule: "beat".to_owned(),
+            breach: Breach::Ceased {
+                within: Duration::from_secs(60),
+            },
+            rank: Some(rank),
+            node: Some(node.clone()),
+        },
+        Cause::LogRule {
+            rule: "oom".to_owned(),
+            breach: Breach::Written {
+                line: "out of memory".to_owned(),
+            },
+            rank: None,
+            node: None,
+        },
+        Cause::Straggler {
+            rank,
+            node: node.clone(),
+            relative_percent: 140,
+            own_percent: 120,
+        },
+        Cause::Slower {
+            before: Duration::from_millis(105_200),
+            now: Duration::from_millis(111_100),
+        },
+        Cause::NodeSlow { node: node.clone() },
         spiked(false),
         spiked(true),
     ]

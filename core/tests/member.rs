@@ -408,6 +408,47 @@ fn without_an_agent_it_leaves_in_the_end() {
     assert_eq!(worker.0.poll_timeout(), None);
 }
 
+/// S1: the engine starts a gang elsewhere a little more than `orphan_after` after it heard of a node.
+#[test]
+fn a_worker_counts_from_when_a_controller_was_last_there() {
+    let heard = |at| Event::Word(ToWorker::Heard(at));
+    let second = Duration::from_secs(1);
+    let mut worker = Worker::new();
+    assert_eq!(worker.0.poll_timeout(), None);
+    worker.train(1, 0);
+    worker.tell(heard(NOW));
+    worker.tell(heard(NOW - second));
+    let due = NOW + second * 10 + second / 2;
+    assert_eq!(
+        worker.0.poll_timeout(),
+        Some(due),
+        "an agent that runs fences it before"
+    );
+    let lost = NOW + second * 8;
+    worker.tell_at(lost, Event::AgentLost);
+    assert_eq!(
+        worker.0.poll_timeout(),
+        Some(NOW + second * 10),
+        "not from the death of its agent"
+    );
+    worker.tell_at(lost, Event::AgentBack);
+    worker.tell_at(lost, heard(lost));
+    assert_eq!(
+        worker.0.poll_timeout(),
+        Some(lost + second * 10 + second / 2)
+    );
+    let due = lost + second * 11;
+    let mut fenced = Worker::new();
+    fenced.train(1, 0);
+    fenced.tell(heard(NOW));
+    fenced.tell(Event::Fenced {
+        below: Generation(2),
+    });
+    assert_eq!(fenced.0.poll_timeout(), None, "a fence is as good");
+    worker.0.handle_timeout(due);
+    assert_eq!(worker.drain(), [format!("leave {ORPHANED}")]);
+}
+
 #[test]
 fn one_that_never_finds_its_agent_leaves_too() {
     let run = spec().name;

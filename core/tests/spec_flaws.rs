@@ -43,12 +43,14 @@ fn small() -> RunSpec {
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),
             every_steps: 10,
+            auto: None,
             keep: 3,
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
         elastic: None,
         guard: LossGuard::default(),
+        log_rules: Vec::new(),
     }
 }
 

@@ -212,6 +212,33 @@ impl From<Cause> for wire::Cause {
                 suspects: suspects.into_iter().map(|rank| rank.0).collect(),
                 group: group.map(|group| wire::Group::from(group).into()),
             }),
+            Cause::LogRule {
+                rule,
+                breach,
+                rank,
+                node,
+            } => w::Kind::LogRule(w::LogRule {
+                rule,
+                breach: Some(breach.into()),
+                rank: rank.map(|rank| rank.0),
+                node: node.map(Into::into),
+            }),
+            Cause::Straggler {
+                rank,
+                node,
+                relative_percent,
+                own_percent,
+            } => w::Kind::Straggler(w::Straggler {
+                rank: rank.0,
+                node: node.into(),
+                relative_percent,
+                own_percent,
+            }),
+            Cause::Slower { before, now } => w::Kind::Slower(w::Slower {
+                before_nanos: nanos(before),
+                now_nanos: nanos(now),
+            }),
+            Cause::NodeSlow { node } => w::Kind::NodeSlow(w::NodeSlow { node: node.into() }),
             Cause::StorageMisread {
                 node,
                 rank,
@@ -319,6 +346,28 @@ impl TryFrom<wire::Cause> for Cause {
                     phase: code::<wire::Phase, _>(it.phase, "gang_hung.phase")?,
                     suspects: list_by(it.suspects, "gang_hung.suspects", |it| Ok(Rank(it)))?,
                     group: maybe_code::<wire::Group, _>(it.group, "gang_hung.group")?,
+                },
+                w::Kind::LogRule(it) => {
+                    let node = it.node.map(|node| node_id(node, "log_rule.node"));
+                    Self::LogRule {
+                        rule: text(it.rule, "log_rule.rule")?,
+                        breach: part(it.breach, "log_rule.breach")?,
+                        rank: it.rank.map(Rank),
+                        node: node.transpose()?,
+                    }
+                }
+                w::Kind::Straggler(it) => Self::Straggler {
+                    rank: Rank(it.rank),
+                    node: node_id(it.node, "straggler.node")?,
+                    relative_percent: it.relative_percent,
+                    own_percent: it.own_percent,
+                },
+                w::Kind::Slower(it) => Self::Slower {
+                    before: Duration::from_nanos(it.before_nanos),
+                    now: Duration::from_nanos(it.now_nanos),
+                },
+                w::Kind::NodeSlow(it) => Self::NodeSlow {
+                    node: node_id(it.node, "node_slow.node")?,
                 },
                 w::Kind::StorageMisread(it) => Self::StorageMisread {
                     node: node_id(it.node, "storage_misread.node")?,

@@ -15,6 +15,7 @@ pub mod link;
 mod order;
 pub mod rank;
 mod report;
+mod rules;
 mod spec;
 mod view;
 

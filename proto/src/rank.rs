@@ -4,6 +4,7 @@ use crate::check::{Malformed, code, digest, maybe, maybe_code, part, run_id, tex
 use crate::wire;
 use crate::wire::{to_rank, worker_word};
 use rebloom_core::id::{Generation, Rank, Slot, Step};
+use rebloom_core::time::Instant;
 use rebloom_core::word::{FromWorker, Go, Hello, ToWorker};
 
 /// A word of a worker and its number, which only grows within one life of the worker.
@@ -63,6 +64,7 @@ impl From<ToRank> for wire::ToRank {
             ToRank::Ack(sequence) => to_rank::What::Ack(sequence),
             ToRank::Word(ToWorker::Go(go)) => to_rank::What::Go((*go).into()),
             ToRank::Word(ToWorker::Exit) => to_rank::What::Exit(wire::Nothing {}),
+            ToRank::Word(ToWorker::Heard(at)) => to_rank::What::HeardNanos(at.as_nanos()),
         };
         Self { what: Some(what) }
     }
@@ -76,6 +78,9 @@ impl TryFrom<wire::ToRank> for ToRank {
                 to_rank::What::Ack(sequence) => Self::Ack(sequence),
                 to_rank::What::Go(go) => Self::Word(ToWorker::Go(Box::new(within(go, "go")?))),
                 to_rank::What::Exit(wire::Nothing {}) => Self::Word(ToWorker::Exit),
+                to_rank::What::HeardNanos(nanos) => {
+                    Self::Word(ToWorker::Heard(Instant::from_nanos(nanos)))
+                }
             },
         )
     }

@@ -94,10 +94,17 @@ impl TryFrom<wire::Join> for Join {
 }
 
 impl From<Pages> for wire::Pages {
-    fn from(Pages { run, sightings }: Pages) -> Self {
+    fn from(
+        Pages {
+            run,
+            sightings,
+            matches,
+        }: Pages,
+    ) -> Self {
         Self {
             run: run.into(),
             sightings: sightings.into_iter().map(Into::into).collect(),
+            matches: matches.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -108,6 +115,7 @@ impl TryFrom<wire::Pages> for Pages {
         Ok(Self {
             run: run_id(pages.run, "run")?,
             sightings: list(pages.sightings, "sightings")?,
+            matches: list(pages.matches, "matches")?,
         })
     }
 }
@@ -179,6 +187,9 @@ impl From<RankEvent> for wire::RankEvent {
                 spike: Some(spike.into()),
                 goes_on,
             }),
+            RankEvent::RuleBroken { rule, line } => {
+                w::What::RuleBroken(w::RuleBroken { rule, line })
+            }
             RankEvent::Overdue { phase } => w::What::Overdue(wire::Phase::from(phase).into()),
         };
         Self { what: Some(what) }
@@ -224,6 +235,10 @@ impl TryFrom<wire::RankEvent> for RankEvent {
                 What::Spiked(it) => Self::Spiked {
                     spike: part(it.spike, "spiked.spike")?,
                     goes_on: it.goes_on,
+                },
+                What::RuleBroken(it) => Self::RuleBroken {
+                    rule: text(it.rule, "rule_broken.rule")?,
+                    line: text(it.line, "rule_broken.line")?,
                 },
                 What::Overdue(phase) => Self::Overdue {
                     phase: code::<wire::Phase, _>(phase, "overdue")?,

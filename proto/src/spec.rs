@@ -3,9 +3,10 @@
 use crate::check::{Malformed, code, list, maybe, part, run_id, same_names, text};
 use crate::wire;
 use rebloom_core::guard::{GuardAction, LossGuard};
+use rebloom_core::hang::deadline::Learn;
 use rebloom_core::spec::{
-    Checkpoint, Data, DataPart, Deadlines, Elastic, Model, Numerics, Optimizer, Precision, RampUp,
-    Recovery, RunSpec, Train,
+    Auto, Checkpoint, Data, DataPart, Deadlines, Elastic, Model, Numerics, Optimizer, Precision,
+    RampUp, Recovery, RunSpec, Train,
 };
 
 /// Both ways between a message and a struct of core whose fields have the same names and types.
@@ -36,11 +37,50 @@ same_fields!(OptimizerSpec <=> Optimizer {
     learning_rate, min_learning_rate, warmup_samples, decay_samples,
     beta1, beta2, epsilon, weight_decay, clip,
 });
-same_fields!(DeadlineSpec <=> Deadlines { init, load, step, save, exit });
+same_fields!(LearnSpec <=> Learn { factor, skip, least });
+same_fields!(AutoSpec <=> Auto { min, max });
 same_fields!(RecoverySpec <=> Recovery {
     restarts, reform, restart, replace, async_off, shrink, unsealed, hangs, clean_spell,
 });
 same_fields!(ElasticSpec <=> Elastic { min_data, wait });
+
+impl From<Deadlines> for wire::DeadlineSpec {
+    fn from(deadlines: Deadlines) -> Self {
+        let Deadlines {
+            init,
+            load,
+            step,
+            eval,
+            save,
+            exit,
+            learn,
+        } = deadlines;
+        Self {
+            init,
+            load,
+            step,
+            save,
+            exit,
+            eval,
+            learn: learn.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<wire::DeadlineSpec> for Deadlines {
+    type Error = Malformed;
+    fn try_from(deadlines: wire::DeadlineSpec) -> Result<Self, Malformed> {
+        Ok(Self {
+            init: deadlines.init,
+            load: deadlines.load,
+            step: deadlines.step,
+            eval: deadlines.eval,
+            save: deadlines.save,
+            exit: deadlines.exit,
+            learn: maybe(deadlines.learn, "learn")?,
+        })
+    }
+}
 
 impl From<Train> for wire::TrainSpec {
     fn from(
@@ -203,6 +243,7 @@ impl From<Checkpoint> for wire::CheckpointSpec {
         Checkpoint {
             directory,
             every_steps,
+            auto,
             keep,
         }: Checkpoint,
     ) -> Self {
@@ -210,6 +251,7 @@ impl From<Checkpoint> for wire::CheckpointSpec {
             directory,
             every_steps,
             keep,
+            auto: auto.map(Into::into),
         }
     }
 }
@@ -221,6 +263,7 @@ impl TryFrom<wire::CheckpointSpec> for Checkpoint {
             directory: text(checkpoint.directory, "directory")?,
             every_steps: checkpoint.every_steps,
             keep: checkpoint.keep,
+            auto: maybe(checkpoint.auto, "auto")?,
         })
     }
 }
@@ -240,6 +283,7 @@ impl From<RunSpec> for wire::RunSpec {
             recovery,
             elastic,
             guard,
+            log_rules,
         } = spec;
         Self {
             name: name.into(),
@@ -254,6 +298,7 @@ impl From<RunSpec> for wire::RunSpec {
             recovery: Some(recovery.into()),
             elastic: elastic.map(Into::into),
             guard: Some(guard.into()),
+            log_rules: log_rules.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -274,6 +319,7 @@ impl TryFrom<wire::RunSpec> for RunSpec {
             recovery: part(spec.recovery, "recovery")?,
             elastic: maybe(spec.elastic, "elastic")?,
             guard: part(spec.guard, "guard")?,
+            log_rules: list(spec.log_rules, "log_rules")?,
         })
     }
 }

@@ -6,7 +6,7 @@ mod driver;
 use crate::controller::identity;
 use crate::random::Random;
 use crate::wire::Side;
-use crate::world::{Happening, World};
+use crate::world::{Happening, Undo, World};
 use rebloom_core::cause::Exit;
 use rebloom_core::health::signal::Signal;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId};
@@ -54,6 +54,8 @@ pub(crate) struct Agent {
     inbox: VecDeque<Event>,
     out: VecDeque<Command>,
     is_busy: bool,
+    /// Neither runs nor dies.
+    pub(crate) is_frozen: bool,
     timer: Option<Instant>,
     wire: Option<u64>,
     is_linked: bool,
@@ -189,6 +191,7 @@ impl World {
             inbox,
             out: VecDeque::new(),
             is_busy: true,
+            is_frozen: false,
             timer: None,
             wire: None,
             is_linked: false,
@@ -208,7 +211,7 @@ impl World {
     }
 
     /// SIGKILL of the agent; it is started again after a while, by whatever keeps services.
-    pub(crate) fn kill_agent(&mut self, at: usize, again: bool) {
+    pub(crate) fn kill_agent(&mut self, at: usize, away: Option<Duration>) {
         let Some(agent) = self.nodes[at].agent.take() else {
             return;
         };
@@ -227,14 +230,36 @@ impl World {
                 .into_values()
                 .flat_map(|(_, there)| there.into_values()),
         );
-        if again {
-            let pause = self.random.millis(20, 5000);
+        if let Some(pause) = away {
             self.after(pause, Happening::AgentStart { node: at });
         }
     }
 
+    /// Stops an agent's process, for a while.
+    pub(crate) fn freeze_agent(&mut self, at: usize, lasts: Duration) {
+        let life = self.nodes[at].life;
+        let Some(agent) = self.agent(at, life).filter(|agent| !agent.is_frozen) else {
+            return;
+        };
+        // (Its loop waits until it goes on, whatever comes in meanwhile.)
+        (agent.is_frozen, agent.is_busy) = (true, true);
+        let name = self.nodes[at].name();
+        self.note(&name, format_args!("agent is frozen for {lasts:?}"));
+        self.after(lasts, Happening::Undo(Undo::Freeze { node: at, life }));
+    }
+
+    pub(crate) fn thaw_agent(&mut self, at: usize, life: u64) {
+        let Some(agent) = self.agent(at, life).filter(|agent| agent.is_frozen) else {
+            return;
+        };
+        agent.is_frozen = false;
+        let name = self.nodes[at].name();
+        self.note(&name, format_args!("agent goes on"));
+        self.after(Duration::ZERO, Happening::AgentTick { node: at, life });
+    }
+
     pub(crate) fn power_off(&mut self, at: usize) {
-        self.kill_agent(at, false);
+        self.kill_agent(at, None);
         self.nodes[at].is_on = false;
         let here: Vec<u32> = self.processes_of(at);
         here.into_iter()
@@ -311,7 +336,7 @@ impl World {
 
     pub(crate) fn agent_tick(&mut self, at: usize, life: u64) {
         let now = self.node_now(at);
-        let Some(agent) = self.agent(at, life) else {
+        let Some(agent) = self.agent(at, life).filter(|agent| !agent.is_frozen) else {
             return;
         };
         let pause = if let Some(command) = agent.out.pop_front() {

@@ -86,6 +86,11 @@ impl Checks {
         }
     }
 
+    /// Where a run is placed, by the journal.
+    pub(crate) fn placement(&self, run: &RunId) -> Option<&Placement> {
+        self.runs.get(run)?.placement.as_ref()
+    }
+
     /// What admins did, and which placements are over.
     fn note_fact(&mut self, fact: &Fact) {
         if let Fact::ResumeAsked { run } | Fact::StopAsked { run, .. } = fact

@@ -2,8 +2,8 @@
 
 use crate::random::mix;
 use crate::wire::{Payload, Side};
-use crate::world::{Happening, World};
-use rebloom_core::engine::{Answer, Ask, Command, Engine, Event, Record, Ticket};
+use crate::world::{Happening, Undo, World};
+use rebloom_core::engine::{Answer, Ask, Command, Engine, Event, Fact, Record, Ticket};
 use rebloom_core::id::{Digest, Session};
 use rebloom_core::report::Join;
 use rebloom_core::time::{Duration, Instant};
@@ -46,6 +46,8 @@ pub(crate) struct Controller {
     out: VecDeque<Command<Record>>,
     ack: Option<Ack>,
     is_busy: bool,
+    /// Neither runs nor dies: its machine swaps, or is a virtual one that is moved.
+    is_frozen: bool,
     timer: Option<Instant>,
     next_ticket: u64,
     /// Whether its last end may have cost it the last moments of its journal.
@@ -57,6 +59,10 @@ pub(crate) struct Controller {
 impl Controller {
     pub(crate) const fn is_up(&self) -> bool {
         self.engine.is_some()
+    }
+
+    pub(crate) const fn life(&self) -> u64 {
+        self.life
     }
 }
 
@@ -85,6 +91,7 @@ impl World {
         self.controller.engine = Some(engine);
         self.controller.life += 1;
         self.note("controller", format_args!("starts from {records} records"));
+        self.provoke_takeover();
         let now = self.controller_now();
         if let Some(engine) = &mut self.controller.engine {
             engine.handle_timeout(now);
@@ -128,9 +135,11 @@ impl World {
         self.controller.out.clear();
         self.controller.ack = None;
         self.controller.is_busy = false;
+        self.controller.is_frozen = false;
         self.controller.timer = None;
         self.close_controller_wires();
-        let pause = self.random.millis(50, 6000);
+        let most = u64::try_from(self.options.outage.as_millis()).unwrap_or(6000);
+        let pause = self.random.millis(50, most.max(50));
         self.after(pause, Happening::ControllerStart);
     }
 
@@ -162,7 +171,10 @@ impl World {
 
     /// The driver's loop: finish what was commanded, then take the next event.
     pub(crate) fn controller_tick(&mut self, life: u64) {
-        if self.controller.life != life || self.controller.engine.is_none() {
+        if self.controller.life != life
+            || self.controller.engine.is_none()
+            || self.controller.is_frozen
+        {
             return;
         }
         let pause = if let Some(command) = self.controller.out.pop_front() {
@@ -262,7 +274,7 @@ impl World {
             return;
         }
         self.controller.timer = None;
-        if self.controller.is_busy {
+        if self.controller.is_busy || self.controller.is_frozen {
             return;
         }
         let now = self.controller_now();
@@ -277,16 +289,50 @@ impl World {
         self.after(Duration::ZERO, Happening::ControllerTick { life });
     }
 
+    /// Stops it, for a while; agents whose links seem dead for it open new ones.
+    pub(crate) fn freeze_controller(&mut self, lasts: Duration) {
+        if !self.controller.is_up() || self.controller.is_frozen {
+            return;
+        }
+        self.controller.is_frozen = true;
+        let life = self.controller.life;
+        self.note("controller", format_args!("is frozen for {lasts:?}"));
+        self.break_silent_wires(lasts);
+        self.after(lasts, Happening::Undo(Undo::FreezeController { life }));
+    }
+
+    pub(crate) fn thaw_controller(&mut self, life: u64) {
+        if self.controller.life != life || !self.controller.is_frozen {
+            return;
+        }
+        self.controller.is_frozen = false;
+        self.controller.is_busy = true;
+        self.note("controller", format_args!("goes on"));
+        self.after(Duration::ZERO, Happening::ControllerTick { life });
+    }
+
     fn carry_out(&mut self, command: Command<Record>) -> Duration {
         match command {
             Command::Persist(record) => {
-                self.check_fact(&record);
                 self.trace.line(
                     self.now,
                     format_args!("controller"),
                     format_args!("fact {}", crate::show::fact(&record.fact)),
                 );
-                self.controller.journal.push((self.now, record));
+                let before = if let Fact::Placed { run, .. } = &record.fact {
+                    self.checks.placement(run).cloned()
+                } else {
+                    None
+                };
+                self.check_fact(&record);
+                self.controller.journal.push((self.now, record.clone()));
+                self.provoke(before.as_ref(), &record.fact);
+                if self.controller.journal.len() == self.options.dies_after
+                    && self.controller.life == 1
+                {
+                    let life = self.controller.life;
+                    self.after(Duration::ZERO, Happening::ControllerDies { life });
+                }
                 self.random.micros(20, 800)
             }
             Command::Send {

@@ -3,7 +3,7 @@
 mod illness;
 
 use crate::agent::Node;
-use crate::options::Fault;
+use crate::options::{Fault, fits};
 use crate::world::{Happening, Undo, World};
 use rebloom_core::cause::{Blamed, Exit};
 use rebloom_core::engine::{Ask, NodeHealth, RunState};
@@ -22,7 +22,22 @@ impl World {
             }
             Fault::KillAgent => {
                 let node = self.any_node();
-                self.kill_agent(node, true);
+                let away = self.random.millis(20, 5000);
+                self.kill_agent(node, Some(away));
+            }
+            Fault::LoseAgent => {
+                let node = self.any_node();
+                let away = self.random.millis(1000, 120_000);
+                self.kill_agent(node, Some(away));
+            }
+            Fault::FreezeAgent => {
+                let node = self.any_node();
+                let lasts = self.random.millis(100, 3000) * self.random.small(1, 40);
+                self.freeze_agent(node, lasts);
+            }
+            Fault::FreezeController => {
+                let lasts = self.random.millis(100, 2000) * self.random.small(1, 20);
+                self.freeze_controller(lasts);
             }
             Fault::KillController => self.kill_controller(false),
             // Before every node was enrolled there is nothing yet that could tell what was lost.
@@ -222,6 +237,8 @@ impl World {
                 self.ask(Ask::Uncordon { node });
             }
             Undo::Resume { run } => self.ask(Ask::Resume { run, layout: None }),
+            Undo::Freeze { node, life } => self.thaw_agent(node, life),
+            Undo::FreezeController { life } => self.thaw_controller(life),
         }
     }
 
@@ -243,21 +260,17 @@ impl World {
         self.calm = Some(self.now);
         self.note("fault", format_args!("no more faults"));
         self.storage.is_full = false;
-        let needed = self
-            .options
-            .runs
-            .iter()
-            .map(|run| run.layout.world())
-            .max()
-            .unwrap_or(0);
+        self.thaw_controller(self.controller.life());
         for node in 0..self.nodes.len() {
-            let on = self
-                .nodes
-                .iter()
-                .filter(|node| node.is_on)
-                .map(|node| node.slots);
-            if on.sum::<u32>() < needed || self.random.once_in(2) {
+            let on = || self.nodes.iter().filter(|node| node.is_on);
+            let mut runs = self.options.runs.iter();
+            let is_short = runs.any(|run| !fits(run.layout, on().map(|node| node.slots)));
+            if is_short || self.random.once_in(2) {
                 self.power_on(node);
+            }
+            self.thaw_agent(node, self.nodes[node].life);
+            if self.nodes[node].is_on && self.nodes[node].agent.is_none() {
+                self.after(Duration::from_secs(1), Happening::AgentStart { node });
             }
             self.nodes[node].is_link_cut = false;
             self.nodes[node].is_isolated = false;

@@ -59,7 +59,9 @@ impl World {
             .map(|(_, address)| address);
         let host = address.and_then(|to| self.nodes.iter().position(|n| n.address() == *to));
         let host = host.filter(|host| self.reach(node, *host));
-        let store = host.and_then(|host| self.nodes[host].agent.as_mut()?.stores.get_mut(&run));
+        let agent = host.and_then(|host| self.nodes[host].agent.as_mut());
+        let agent = agent.filter(|agent| !agent.is_frozen);
+        let store = agent.and_then(|agent| agent.stores.get_mut(&run));
         let Some((_, there)) = store.filter(|(of, _)| *of == generation) else {
             let pause = self.random.millis(5, 40);
             self.after(pause, Happening::FormTried { pid, action });
@@ -194,7 +196,11 @@ impl World {
         let reached = nodes
             .iter()
             .all(|a| nodes.iter().all(|b| self.reach(*a, *b)));
-        if gang.arrived.len() < gang.size as usize || !gang.gone.is_empty() || !reached {
+        // Who is stopped sends nothing on, also where it had arrived before.
+        let runs = |pid: &u32| !self.processes.get(pid).is_some_and(|p| p.is_stopped);
+        let all_run = gang.members.values().all(runs);
+        if gang.arrived.len() < gang.size as usize || !gang.gone.is_empty() || !reached || !all_run
+        {
             return;
         }
         let Some(gang) = self.gangs.all.get_mut(&id) else {

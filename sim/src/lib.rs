@@ -5,6 +5,7 @@
 //! every run must come to the very state it would have had in a world without any.
 
 mod agent;
+mod ambush;
 mod checks;
 mod controller;
 mod faults;
@@ -30,4 +31,9 @@ pub use world::World;
 /// The world of a seed, from beginning to end.
 pub fn simulate(seed: u64) -> Result<Verdict, Failure> {
     World::new(Options::draw(seed), false).run()
+}
+
+/// The hard world of a seed, from beginning to end.
+pub fn simulate_hard(seed: u64) -> Result<Verdict, Failure> {
+    World::new(Options::hard(seed), false).run()
 }

@@ -9,13 +9,15 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Plays made-up worlds, each from its seed, with the real machines in them.
 
-Usage: rebloom-sim [--seed N | --seeds A..B] [--verbose] [--plant BUG]
+Usage: rebloom-sim [--seed N | --seeds A..B] [--plain] [--verbose] [--plant BUG]
        rebloom-sim replay bloom|llama3|fleet|FILE ...   a recorded history; see replay --help
 
   --seed N      one world: its options, one line a transition, the verdict [default: 1]
   --seeds A..B  many worlds, A up to but without B: a line for each that is not sound
+  --plain       milder worlds: fewer parameters come from the seed, and faults strike at random
   --verbose     with --seeds, a line for each world
-  --plant BUG   put a bug in: fence-ignored, shard-unverified, samples-repeated
+  --plant BUG   put a bug in: fence-ignored, shard-unverified, samples-repeated,
+                lease-forgotten
   --help        this
 
 Exit code: 0 sound, 1 something was violated, 2 bad arguments.";
@@ -25,6 +27,7 @@ struct Arguments {
     seeds: Range<u64>,
     many: bool,
     verbose: bool,
+    plain: bool,
     planted: Option<Planted>,
 }
 
@@ -33,6 +36,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, S
         seeds: 1..2,
         many: false,
         verbose: false,
+        plain: false,
         planted: None,
     };
     while let Some(name) = given.next() {
@@ -43,6 +47,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, S
         };
         match name.as_str() {
             "--help" | "-h" => return Ok(None),
+            "--plain" => arguments.plain = true,
             "--verbose" | "-v" => arguments.verbose = true,
             "--seed" => {
                 let seed = number(&value()?)?;
@@ -61,6 +66,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, S
                     "fence-ignored" => Planted::FenceIgnored,
                     "shard-unverified" => Planted::ShardUnverified,
                     "samples-repeated" => Planted::SamplesRepeated,
+                    "lease-forgotten" => Planted::LeaseForgotten,
                     other => return Err(format!("--plant: there is no bug `{other}`; see --help")),
                 });
             }
@@ -112,7 +118,11 @@ fn main() -> ExitCode {
     };
     let mut unsound = 0_u64;
     for seed in arguments.seeds.clone() {
-        let mut options = Options::draw(seed);
+        let mut options = if arguments.plain {
+            Options::draw(seed)
+        } else {
+            Options::hard(seed)
+        };
         if let Some(bug) = arguments.planted {
             options = options.plant(bug);
         }

@@ -1,6 +1,10 @@
 //! The parameters of a world, all drawn from its seed: which faults there are at all, how often,
 //! how large the fleet is and how slow everything. So one seed tries few things hard.
 
+mod hard;
+
+pub(crate) use hard::{Bias, fits};
+
 use crate::random::Random;
 use rebloom_core::engine::Limits;
 use rebloom_core::guard::LossGuard;
@@ -22,6 +26,9 @@ pub enum Planted {
     ShardUnverified,
     /// A resumed rank forgets how many samples were consumed: what T1 is there to catch.
     SamplesRepeated,
+    /// Workers are not told when a controller was last there, so one whose agent dies in a partition
+    /// counts from that death: what S1 is there to catch.
+    LeaseForgotten,
 }
 
 /// Something that goes wrong.
@@ -55,6 +62,9 @@ pub(crate) enum Fault {
     AdminStop,
     AdminDrain,
     AdminCordon,
+    LoseAgent,
+    FreezeAgent,
+    FreezeController,
 }
 
 impl Fault {
@@ -88,6 +98,19 @@ impl Fault {
         Self::AdminDrain,
         Self::AdminCordon,
     ];
+
+    /// What hard worlds know.
+    const HARD: [Self; Self::ALL.len() + 3] = {
+        let mut all = [Self::LoseAgent; Self::ALL.len() + 3];
+        let mut at = 0;
+        while at < Self::ALL.len() {
+            all[at] = Self::ALL[at];
+            at += 1;
+        }
+        all[at + 1] = Self::FreezeAgent;
+        all[at + 2] = Self::FreezeController;
+        all
+    };
 }
 
 /// The parameters of one world.
@@ -104,6 +127,12 @@ pub struct Options {
     /// For how long things go wrong.
     pub storm: Duration,
     pub(crate) faults: Vec<Fault>,
+    /// When faults strike, beside at random.
+    pub(crate) biases: Vec<Bias>,
+    /// The controller dies once it has written this many records; 0 is never.
+    pub(crate) dies_after: usize,
+    /// A controller that died is back after this, at most.
+    pub(crate) outage: Duration,
     pub(crate) fault_every: Duration,
     /// Time of a message over a link, at most.
     pub(crate) latency: Duration,
@@ -158,6 +187,9 @@ impl Options {
             limits,
             storm: r.millis(10_000, 200_000),
             faults,
+            biases: Vec::new(),
+            dies_after: 0,
+            outage: Duration::from_secs(6),
             fault_every: r.millis(100, 300) * r.small(1, 40),
             latency: r.millis(1, 80),
             // The engine allows for `silent_after` (see `Engine::fence_after`): S1 rests on it.
@@ -170,6 +202,13 @@ impl Options {
         }
     }
 
+    /// The same world, in which the controller also dies right after this many records of its journal.
+    #[must_use]
+    pub const fn dies_after(mut self, records: usize) -> Self {
+        self.dies_after = records;
+        self
+    }
+
     /// The same world with a bug in it, and with the faults that bring it out.
     #[must_use]
     pub fn plant(mut self, bug: Planted) -> Self {
@@ -178,6 +217,7 @@ impl Options {
             Planted::FenceIgnored => vec![Fault::CutLongLink],
             Planted::ShardUnverified => vec![Fault::RotShard, Fault::KillRank],
             Planted::SamplesRepeated => vec![Fault::KillRank],
+            Planted::LeaseForgotten => vec![Fault::CutLongLink, Fault::LoseAgent],
         };
         self.storm = Duration::from_secs(120);
         self
@@ -246,6 +286,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),
             every_steps: r.within(2, 40),
+            auto: None,
             keep: r.small(1, 4),
         },
         deadlines: Deadlines {
@@ -254,6 +295,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             step: within(r, 3),
             save: within(r, 4) + 1.0,
             exit: within(r, 3),
+            ..Deadlines::default()
         },
         recovery: Recovery {
             restarts: r.small(0, 3),
@@ -264,6 +306,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
         },
         elastic: None,
         guard: LossGuard::default(),
+        log_rules: Vec::new(),
     }
 }
 
@@ -305,6 +348,10 @@ impl fmt::Display for Options {
             "storm     {:?}, a fault every {:?}",
             self.storm, self.fault_every
         )?;
-        write!(f, "faults    {:?}", self.faults)
+        write!(
+            f,
+            "faults    {:?}, biased to {:?}",
+            self.faults, self.biases
+        )
     }
 }

@@ -110,7 +110,11 @@ pub(crate) fn agent_command(command: &Command) -> Option<String> {
         | Command::Remember(_)
         | Command::ReadPages
         | Command::Beat(_)
-        | Command::RouteStore { .. } => return None,
+        | Command::RouteStore { .. }
+        | Command::Tell {
+            word: ToWorker::Heard(_),
+            ..
+        } => return None,
         Command::Tell {
             run,
             rank,
@@ -118,6 +122,7 @@ pub(crate) fn agent_command(command: &Command) -> Option<String> {
         } => {
             format!("tells {run} rank {rank} to go on in g{}", go.generation)
         }
+        Command::Rejoin => "joins anew, after a long sleep".to_owned(),
         Command::Tell {
             run,
             rank,

@@ -10,7 +10,7 @@ use rebloom_core::id::Session;
 use rebloom_core::order::Order;
 use rebloom_core::report::{Beat, Join, Report};
 use rebloom_core::supervisor;
-use rebloom_core::time::Instant;
+use rebloom_core::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
 
 /// An end of a wire.
@@ -286,6 +286,22 @@ impl World {
                 let after = self.random.micros(most / 2, most);
                 self.after(after, Happening::WireGivenUp { wire: id, at, cut });
             }
+        }
+    }
+
+    /// The controller says nothing for this long: agents give up the wires that stay silent for longer
+    /// than they wait.
+    pub(crate) fn break_silent_wires(&mut self, lasts: Duration) {
+        let keepalive = self.options.keepalive;
+        if lasts <= keepalive {
+            return;
+        }
+        let ids: Vec<u64> = self.wires.all.keys().copied().collect();
+        for wire in ids {
+            let most = micros(keepalive);
+            let after = self.random.micros(most / 2, most);
+            let at = Side::Agent;
+            self.after(after, Happening::WireBreaks { wire, at });
         }
     }
 

@@ -236,6 +236,7 @@ impl World {
             for happening in std::mem::take(&mut process.held) {
                 self.after(Duration::ZERO, happening);
             }
+            self.after(Duration::ZERO, Happening::GangsTried);
             self.note("fault", format_args!("SIGCONT of {pid}"));
         }
     }

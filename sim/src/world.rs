@@ -112,6 +112,16 @@ pub(crate) enum Happening {
         pid: u32,
     },
     Strike,
+    /// Gangs that waited for a process that was stopped go on, if that still is with them.
+    GangsTried,
+    /// A fault that waited for its moment, on one of these nodes where it can.
+    Ambush {
+        nodes: Vec<usize>,
+    },
+    /// The controller is killed, if it is still the same.
+    ControllerDies {
+        life: u64,
+    },
     Undo(Undo),
     Calm,
     Admin {
@@ -149,6 +159,9 @@ impl Happening {
             | Self::WordArrives { .. }
             | Self::Continue { .. }
             | Self::Strike
+            | Self::GangsTried
+            | Self::Ambush { .. }
+            | Self::ControllerDies { .. }
             | Self::Undo(_)
             | Self::Calm
             | Self::Admin { .. }
@@ -170,6 +183,8 @@ pub(crate) enum Undo {
     Repair { node: usize },
     Cordon { node: usize },
     Resume { run: RunId },
+    Freeze { node: usize, life: u64 },
+    FreezeController { life: u64 },
 }
 
 /// One world.
@@ -196,6 +211,8 @@ pub struct World {
     pub(crate) resumes: Resumes,
     /// The first run that waits though there is room for it, and since when.
     pub(crate) waits: Option<(RunId, Instant)>,
+    /// Nodes that the fault under way is meant for; none means any.
+    pub(crate) aim: Vec<usize>,
 }
 
 impl World {
@@ -223,6 +240,7 @@ impl World {
             completed: None,
             resumes: Resumes::new(),
             waits: None,
+            aim: Vec::new(),
             options,
         };
         world.after(Duration::ZERO, Happening::ControllerStart);
@@ -325,6 +343,13 @@ impl World {
             Happening::ShardWritten { pid, save } => self.shard_written(pid, save),
             Happening::Continue { pid } => self.continue_process(pid),
             Happening::Strike => self.strike(),
+            Happening::GangsTried => self.retry_gangs(),
+            Happening::Ambush { nodes } => self.spring(nodes),
+            Happening::ControllerDies { life } => {
+                if self.controller.life() == life {
+                    self.kill_controller(false);
+                }
+            }
             Happening::Undo(undo) => self.undo(undo),
             Happening::Calm => self.become_calm(),
             Happening::Admin { at } => self.submit(at),
@@ -346,9 +371,7 @@ impl World {
         };
         let next = self.random.micros(0, most);
         self.after(next, Happening::Strike);
-        if let Some(fault) = self.random.pick(&self.options.faults.clone()) {
-            self.commit(fault);
-        }
+        self.strike_once();
     }
 
     pub(crate) fn note(&mut self, who: &str, what: std::fmt::Arguments<'_>) {
@@ -356,11 +379,24 @@ impl World {
     }
 
     pub(crate) fn any_process(&mut self) -> Option<u32> {
-        let pids: Vec<u32> = self.processes.keys().copied().collect();
+        let is_meant = |process: &Process| self.aim.contains(&process.node);
+        let all = || self.processes.iter();
+        let meant: Vec<u32> = all()
+            .filter(|(_, process)| is_meant(process))
+            .map(|(pid, _)| *pid)
+            .collect();
+        let pids = if meant.is_empty() {
+            all().map(|(pid, _)| *pid).collect()
+        } else {
+            meant
+        };
         self.random.pick(&pids)
     }
 
     pub(crate) fn any_node(&mut self) -> usize {
+        if !self.aim.is_empty() {
+            return self.random.pick(&self.aim).unwrap_or_default();
+        }
         let nodes: Vec<usize> = (0..self.nodes.len()).collect();
         self.random.pick(&nodes).unwrap_or_default()
     }

@@ -1,35 +1,51 @@
 //! Worlds from many seeds, worlds that once found something, and worlds with a bug put in.
 
-use rebloom_sim::{Options, Planted, World, simulate};
+use rebloom_sim::{Failure, Options, Planted, Verdict, World, simulate, simulate_hard};
 use std::ops::Range;
 
-fn all_sound(seeds: impl Iterator<Item = u64>) {
+fn all_sound(simulate: fn(u64) -> Result<Verdict, Failure>, seeds: impl IntoIterator<Item = u64>) {
     let failures: Vec<String> = seeds
+        .into_iter()
         .filter_map(|seed| simulate(seed).err())
         .map(|failure| failure.to_string())
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
+#[test]
+fn plain_worlds_are_sound() {
+    all_sound(simulate, 0..40);
+}
+
 // In quarters, so that the test runner plays them side by side.
 #[test]
-fn the_first_fifty_worlds_are_sound() {
-    all_sound(0..50);
+fn the_first_fifty_hard_worlds_are_sound() {
+    all_sound(simulate_hard, 0..50);
 }
 
 #[test]
-fn the_second_fifty_worlds_are_sound() {
-    all_sound(50..100);
+fn the_second_fifty_hard_worlds_are_sound() {
+    all_sound(simulate_hard, 50..100);
 }
 
 #[test]
-fn the_third_fifty_worlds_are_sound() {
-    all_sound(100..150);
+fn the_third_fifty_hard_worlds_are_sound() {
+    all_sound(simulate_hard, 100..150);
 }
 
 #[test]
-fn the_fourth_fifty_worlds_are_sound() {
-    all_sound(150..200);
+fn the_fourth_fifty_hard_worlds_are_sound() {
+    all_sound(simulate_hard, 150..200);
+}
+
+/// The controller dies after each of the first records of a world, then lives on as the world has it.
+#[test]
+fn a_controller_that_dies_between_any_two_writes_goes_on() {
+    for records in 1..60 {
+        let options = Options::draw(19).dies_after(records);
+        let outcome = World::new(options, false).run();
+        assert!(outcome.is_ok(), "after {records}: {}", outcome.unwrap_err());
+    }
 }
 
 /// Seeds that once found something, and what it was.
@@ -100,9 +116,22 @@ const FOUND: [(u64, &str); 19] = [
     ),
 ];
 
+/// The same of hard worlds.
+const FOUND_HARD: [(u64, &str); 2] = [
+    (
+        212,
+        "an agent that had slept through its fence started the generation it was sent before",
+    ),
+    (
+        301,
+        "a node that was lost was told again at every event while its run waited for another",
+    ),
+];
+
 #[test]
 fn worlds_that_once_were_not_sound_are() {
-    all_sound(FOUND.iter().map(|(seed, _)| *seed));
+    all_sound(simulate, FOUND.map(|(seed, _)| seed));
+    all_sound(simulate_hard, FOUND_HARD.map(|(seed, _)| seed));
 }
 
 #[test]
@@ -141,6 +170,12 @@ fn a_fence_that_is_ignored_is_caught() {
 fn a_shard_that_is_not_verified_is_caught() {
     let violation = found(Planted::ShardUnverified, 0..60);
     assert!(violation.starts_with("S6"), "found {violation}");
+}
+
+#[test]
+fn a_worker_that_counts_from_the_death_of_its_agent_is_caught() {
+    let violation = found(Planted::LeaseForgotten, 0..200);
+    assert!(violation.starts_with("S1"), "found {violation}");
 }
 
 #[test]

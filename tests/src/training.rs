@@ -52,6 +52,7 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
         checkpoint: Checkpoint {
             directory: checkpoints.display().to_string(),
             every_steps: EVERY,
+            auto: None,
             keep: 100,
         },
         deadlines: Deadlines {
@@ -60,10 +61,12 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             step: 6.0,
             save: 20.0,
             exit: 20.0,
+            ..Deadlines::default()
         },
         recovery: Recovery::default(),
         elastic: None,
         guard: LossGuard::default(),
+        log_rules: Vec::new(),
     })
 }
 

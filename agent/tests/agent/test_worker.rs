@@ -137,7 +137,7 @@ impl Worker {
             .into_inner();
         while let Some(message) = incoming.message().await? {
             match ToRank::try_from(message)? {
-                ToRank::Ack(_) => {}
+                ToRank::Ack(_) | ToRank::Word(ToWorker::Heard(_)) => {}
                 ToRank::Word(ToWorker::Go(go)) => self.go(&go, &channel, &words).await?,
                 ToRank::Word(ToWorker::Exit) => std::process::exit(0),
             }

@@ -2,6 +2,7 @@
 
 use super::{Guard, Parts};
 use crate::links::Unanswered;
+use crate::patterns;
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::engine::{Ask, CheckpointState, Engine, NodeState, Refusal, RunView};
 use rebloom_core::health::expression::BadExpression;
@@ -48,6 +49,12 @@ impl Service {
     {
         self.guard.admin(&request)?;
         let ask = Ask::try_from(request.into_inner())?;
+        if let Ask::Submit { spec, .. } = &ask {
+            let flaws = patterns::flaws(spec);
+            if !flaws.is_empty() {
+                return Err(status(Refusal::Flaws(flaws)));
+            }
+        }
         Ok(Response::new(answer(self.parts.handle.ask(ask).await?)?))
     }
 

@@ -377,12 +377,14 @@ pub(crate) fn spec(name: &str) -> RunSpec {
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),
             every_steps: 5,
+            auto: None,
             keep: 3,
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
         elastic: None,
         guard: LossGuard::default(),
+        log_rules: Vec::new(),
     }
 }
 

@@ -94,6 +94,41 @@ impl fmt::Display for Cause {
                     "the checkpoint at step {step} is unsound (rank {rank}): {unsound}"
                 )
             }
+            Self::LogRule {
+                rule,
+                breach,
+                rank,
+                node,
+            } => {
+                write!(f, "log rule `{rule}`: {breach}")?;
+                match (rank, node) {
+                    (Some(rank), Some(node)) => write!(f, " (rank {rank} on {node})"),
+                    (_, _) => Ok(()),
+                }
+            }
+            Self::Straggler {
+                rank,
+                node,
+                relative_percent,
+                own_percent,
+            } => {
+                write!(
+                    f,
+                    "rank {rank} on {node} is slow: busy for {relative_percent} % of the median of its \
+                     stage, {own_percent} % of its own best"
+                )
+            }
+            Self::Slower { before, now } => {
+                write!(
+                    f,
+                    "a step takes {:.2} s instead of {:.2} s",
+                    now.as_secs_f64(),
+                    before.as_secs_f64()
+                )
+            }
+            Self::NodeSlow { node } => {
+                write!(f, "the gang is slow with node {node} and fast without it")
+            }
             Self::StorageMisread {
                 node,
                 rank,

@@ -8,11 +8,12 @@ use super::ledger::Book;
 use super::state::{Ladder, Moving, Node, Overdue, Run, Skipped, StopAsked, Turn, Yielding};
 use super::{Fact, RunState, Spend, State};
 use crate::cause::Cause;
+use crate::hang::bisect::{Bisect, Outcome};
 use crate::id::{Digest, Generation, NodeId, RunId};
 use crate::report::{Milestone, NodeFacts};
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Unknown runs whose generations are kept.
@@ -45,6 +46,9 @@ impl State {
             Fact::NodeUncordoned { node } => {
                 self.node(node, |node| node.cordoned = false);
                 self.health.lifted(node);
+                for run in self.runs.values_mut() {
+                    run.slow.remove(node);
+                }
             }
             Fact::SignalHeard {
                 node,
@@ -100,6 +104,10 @@ impl State {
             | Fact::OverdueDropped { run }
             | Fact::NodeFenced { run, .. }
             | Fact::GangFenced { run, .. }
+            | Fact::PhaseTimed { run, .. }
+            | Fact::PaceSeen { run, .. }
+            | Fact::SearchBegun { run, .. }
+            | Fact::SearchJudged { run, .. }
             | Fact::IncidentOpened { run, .. }
             | Fact::EvidenceAdded { run, .. }
             | Fact::IncidentClosed { run, .. }
@@ -175,6 +183,12 @@ impl Run {
             ladder: Ladder::default(),
             full: None,
             async_off: false,
+            timings: BTreeMap::new(),
+            step_time: None,
+            save_cost: None,
+            failures: 0,
+            slow: BTreeSet::new(),
+            search: None,
             misread: BTreeMap::new(),
             incidents: VecDeque::new(),
             incidents_seen: 0,
@@ -198,7 +212,8 @@ impl Run {
             }
             Fact::ResumeAsked { .. } => self.resumed(at),
             Fact::LayoutChosen { layout, .. } => {
-                (Arc::make_mut(&mut self.spec).layout, self.full) = (*layout, None)
+                (Arc::make_mut(&mut self.spec).layout, self.full) = (*layout, None);
+                self.forget_pace();
             }
             Fact::MoveAsked { cause, .. } | Fact::TurnAsked { cause, .. } => {
                 let cause = cause.clone();
@@ -289,8 +304,27 @@ impl Run {
                 Some(rung) => {
                     self.broke(at, cause, (*began, *heard), *step, *rung);
                 }
-                None => self.record_incident(at, cause, Some(at), None),
+                None => {
+                    self.found_slow(cause);
+                    self.record_incident(at, cause, Some(at), None);
+                }
             },
+            Fact::PhaseTimed { phase, timing, .. } => {
+                self.timings.insert(*phase, *timing);
+            }
+            Fact::PaceSeen { step, save, .. } => {
+                (self.step_time, self.save_cost) = (Some(*step), *save);
+            }
+            Fact::SearchBegun { before, now, .. } => {
+                let nodes = self.gang.as_ref().map(|gang| gang.nodes.clone());
+                self.search = nodes.map(|nodes| Bisect::new(*before, *now, nodes));
+            }
+            Fact::SearchJudged { step, .. } => {
+                let outcome = self.search.as_mut().map(|search| search.judge(*step));
+                if matches!(outcome, Some(Outcome::Found(_) | Outcome::Gone)) {
+                    self.search = None;
+                }
+            }
             Fact::EvidenceAdded { cause, .. } => self.evidence(cause),
             Fact::IncidentClosed { step, .. } => self.caught_up(at, *step),
             Fact::ShardSaved {

@@ -3,11 +3,14 @@
 //! A fact says what is so, never what to do; applying it needs nothing but the state and the moment
 //! it became so. Facts are written before whatever depends on them is sent, and are never changed.
 
+mod about;
+
 use super::{Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
 use crate::guard::Samples;
+use crate::hang::deadline::Timing;
 use crate::health::edited::EditedRule;
 use crate::health::signal::Signal;
 use crate::health::{Finding, Verdict};
@@ -175,6 +178,8 @@ pub enum Fact {
         placement: Placement,
         /// Whether nothing is launched asynchronously.
         async_off: bool,
+        /// Steps between two checkpoints.
+        every_steps: u64,
         /// The rung of the ladder; none for a start.
         rung: Option<Rung>,
         /// What it begins with.
@@ -270,6 +275,40 @@ pub enum Fact {
         run: RunId,
         /// Which generation.
         generation: Generation,
+    },
+    /// A phase took longer than it was known to.
+    PhaseTimed {
+        /// In which run.
+        run: RunId,
+        /// Which phase.
+        phase: Phase,
+        /// What is known of it now.
+        timing: Timing,
+    },
+    /// The pace of a run is another than before.
+    PaceSeen {
+        /// Which run.
+        run: RunId,
+        /// How long a step takes.
+        step: Duration,
+        /// How long a save holds it up, where that is known.
+        save: Option<Duration>,
+    },
+    /// A run became slower; the node that makes it so is searched for over the next restarts.
+    SearchBegun {
+        /// Which run.
+        run: RunId,
+        /// What a step took.
+        before: Duration,
+        /// What it takes.
+        now: Duration,
+    },
+    /// The pace without some of the suspects is known.
+    SearchJudged {
+        /// Of which run.
+        run: RunId,
+        /// How long a step takes.
+        step: Duration,
     },
     /// Something broke.
     IncidentOpened {
@@ -383,91 +422,4 @@ pub enum Fact {
         /// Why.
         cause: Cause,
     },
-}
-
-impl Fact {
-    /// The run it is about.
-    pub(super) const fn run(&self) -> Option<&RunId> {
-        match self {
-            Self::NodeEnrolled { .. }
-            | Self::NodeLost { .. }
-            | Self::NodeReturned { .. }
-            | Self::NodeCordoned { .. }
-            | Self::NodeUncordoned { .. }
-            | Self::SignalHeard { .. }
-            | Self::VerdictReached { .. }
-            | Self::VerdictHeld { .. }
-            | Self::HealthRuleSet { .. }
-            | Self::HealthRuleUnset { .. } => None,
-            Self::RunSubmitted { spec } => Some(&spec.name),
-            Self::RunForgotten { run }
-            | Self::StopAsked { run, .. }
-            | Self::ResumeAsked { run }
-            | Self::LayoutChosen { run, .. }
-            | Self::MoveAsked { run, .. }
-            | Self::PreemptAsked { run, .. }
-            | Self::TurnAsked { run, .. }
-            | Self::StorageBlamed { run, .. }
-            | Self::GenerationSeen { run, .. }
-            | Self::Placed { run, .. }
-            | Self::Unplaced { run, .. }
-            | Self::RankReached { run, .. }
-            | Self::RankFinished { run, .. }
-            | Self::RankGone { run, .. }
-            | Self::RankBroke { run, .. }
-            | Self::RankOverdue { run, .. }
-            | Self::OverdueDropped { run }
-            | Self::NodeFenced { run, .. }
-            | Self::GangFenced { run, .. }
-            | Self::IncidentOpened { run, .. }
-            | Self::EvidenceAdded { run, .. }
-            | Self::IncidentClosed { run, .. }
-            | Self::MilepostPassed { run, .. }
-            | Self::ShardSaved { run, .. }
-            | Self::CheckpointFailed { run, .. }
-            | Self::CheckpointSealed { run, .. }
-            | Self::CheckpointRejected { run, .. }
-            | Self::SamplesSkipped { run, .. }
-            | Self::CheckpointsPruned { run, .. }
-            | Self::RunEnded { run, .. } => Some(run),
-        }
-    }
-
-    /// The node of the fleet that it is about, where it is about no run.
-    pub(super) const fn fleet_node(&self) -> Option<&NodeId> {
-        if let Self::NodeEnrolled { facts, .. } = self {
-            return Some(&facts.node);
-        }
-        if let Self::NodeLost { node, .. }
-        | Self::NodeReturned { node }
-        | Self::NodeCordoned { node }
-        | Self::NodeUncordoned { node }
-        | Self::VerdictReached { node, .. } = self
-        {
-            return Some(node);
-        }
-        None
-    }
-
-    /// Whether it may change what its run holds, or whether it waits or is over.
-    pub(super) const fn moves(&self) -> bool {
-        !matches!(
-            self,
-            Self::RankReached { .. }
-                | Self::RankFinished { .. }
-                | Self::RankBroke { .. }
-                | Self::RankOverdue { .. }
-                | Self::OverdueDropped { .. }
-                | Self::IncidentOpened { .. }
-                | Self::EvidenceAdded { .. }
-                | Self::IncidentClosed { .. }
-                | Self::MilepostPassed { .. }
-                | Self::ShardSaved { .. }
-                | Self::CheckpointFailed { .. }
-                | Self::CheckpointSealed { .. }
-                | Self::CheckpointRejected { .. }
-                | Self::SamplesSkipped { .. }
-                | Self::CheckpointsPruned { .. }
-        )
-    }
 }

@@ -3,13 +3,19 @@
 //! A deadline that passed is judged only when every node of the gang has shown its pages since, or
 //! had the time to; then [`crate::blame`] says who did not arrive.
 
-use super::state::Gang;
+use super::state::{Gang, Run};
 use super::{Engine, Fact, NodeState, RunState, Rung};
-use crate::blame::blame;
+use crate::blame::{Suspect, blame};
 use crate::cause::Cause;
 use crate::flight::{Page, Phase};
+use crate::hang::deadline::Clock;
+use crate::hang::pace::Pace;
+use crate::hang::rules::Heard;
+use crate::hang::stacks;
+use crate::hang::straggler::Stragglers;
 use crate::id::{Generation, NodeId, Rank, RunId, Step};
 use crate::ladder::{self, evict};
+use crate::layout::Layout;
 use crate::report::Milestone;
 use crate::spec::seconds;
 use crate::time::{Duration, Instant};
@@ -42,6 +48,19 @@ pub(super) struct Watch {
     pub(super) step: Step,
     /// When that was first seen.
     pub(super) moved_at: Instant,
+    /// Where each rank is, how fast the gang and its ranks are.
+    pub(super) clock: Clock,
+    pub(super) pace: Pace<(Layout, bool, u32)>,
+    pub(super) stragglers: Stragglers,
+    /// Samples of a step, and the step since which that is so: while the batch grows, steps take longer.
+    pub(super) batch: (u32, Step),
+    /// Whether the gang has done a step since its pace was judged.
+    pub(super) is_news: bool,
+    /// How often ranks were seen saving, and how many saves there were.
+    pub(super) seen_saving: u64,
+    pub(super) saves: u64,
+    /// What was heard of each log rule in this generation.
+    pub(super) heard: BTreeMap<u32, Heard>,
     /// Whether no node of the gang can be reached.
     pub(super) dark: bool,
     /// When a node of the gang could be reached again after none could.
@@ -50,11 +69,17 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Turns to a new generation.
-    pub(super) fn follow(&mut self, generation: Generation, first: Step, now: Instant) {
-        if self.generation != generation {
+    pub(super) fn follow(&mut self, run: &Run, gang: &Gang, now: Instant) {
+        if self.generation != gang.generation {
             self.pulses.clear();
-            self.generation = generation;
-            self.step = first;
+            self.clock.clear();
+            self.stragglers.clear();
+            self.heard.clear();
+            let (batch, _) = self.batch;
+            self.pace.begin((run.spec.layout, run.async_off, batch));
+            self.generation = gang.generation;
+            self.step = gang.first_step();
+            self.batch = (batch, self.step);
             self.moved_at = now;
         }
     }
@@ -63,8 +88,8 @@ impl Watch {
 impl Engine {
     /// Notes whether the nodes of a gang can be reached, and forgets a run without one.
     pub(super) fn watch(&mut self, id: &RunId) {
-        let gang = self.state.runs.get(id).and_then(|run| run.gang.as_ref());
-        let Some(gang) = gang else {
+        let run = self.state.runs.get(id);
+        let Some((run, gang)) = run.and_then(|run| Some((run, run.gang.as_ref()?))) else {
             self.watches.remove(id);
             self.judging.remove(id);
             return;
@@ -72,7 +97,7 @@ impl Engine {
         let is_new = !self.watches.contains_key(id);
         let links = &self.links;
         let watch = self.watches.entry(id.clone()).or_default();
-        watch.follow(gang.generation, gang.first_step(), self.now);
+        watch.follow(run, gang, self.now);
         if watch.away_of != gang.generation {
             watch.away_of = gang.generation;
             let is_away = |node: &&NodeId| links.get(node).is_none_or(|link| link.open().is_none());
@@ -157,6 +182,8 @@ impl Engine {
                 let cause = nobody_knows(phase);
                 self.broke(id, cause, (at, at), Rung::Reform);
             }
+        } else if let Some((rule, breach, _)) = self.rule_due(id).filter(|due| due.2 <= self.now) {
+            self.rule_broken(id, rule, breach);
         } else if let Some((phase, by)) = self.milestone_due(id)
             && by <= self.now
         {
@@ -193,8 +220,7 @@ impl Engine {
         } else {
             heard
         };
-        let still = self.still(gang, watch);
-        let suspects = blame(run.spec.layout, gang.generation, &watch.pages, &still);
+        let suspects = self.suspects(run, gang, watch);
         let named = match suspects.as_slice() {
             [suspect] => gang
                 .node_of(suspect.rank)
@@ -226,6 +252,28 @@ impl Engine {
                 self.broke(id, cause, (began, heard), rung);
             }
         }
+    }
+
+    /// Who may hold the gang up: whom the others wait for, and where that is not one alone, who of those
+    /// stands somewhere else than the rest.
+    pub(super) fn suspects(&self, run: &Run, gang: &Gang, watch: &Watch) -> Vec<Suspect> {
+        let still = self.still(gang, watch);
+        let suspects = blame(run.spec.layout, gang.generation, &watch.pages, &still);
+        if suspects.len() <= 1 {
+            return suspects;
+        }
+        let mine = watch
+            .pages
+            .iter()
+            .filter(|(_, page)| page.generation == gang.generation);
+        let groups = stacks::of_pages(mine.map(|(rank, page)| (*rank, page)));
+        let odd = stacks::odd_ones_out(&groups);
+        let both: Vec<_> = suspects
+            .iter()
+            .filter(|s| odd.contains(&s.rank))
+            .copied()
+            .collect();
+        if both.len() == 1 { both } else { suspects }
     }
 
     /// Ranks whose node has beaten for a while without their pulse moving.
@@ -277,7 +325,12 @@ impl Engine {
         let lost = away.any(|node| self.node_state(node) == NodeState::Lost);
         let grace = lost.then(|| watch.lit_at + self.limits.rejoin_within);
         let dark = watch.dark.then(|| self.all_fenced_at(gang.nodes.iter()));
-        let due = self.milestone_due(id).map(|(_, by)| by);
+        let rule = self.rule_due(id).map(|(_, _, by)| by);
+        let due = self
+            .milestone_due(id)
+            .map(|(_, by)| by)
+            .into_iter()
+            .chain(rule);
         judged.chain(grace).chain(dark).chain(due).collect()
     }
 

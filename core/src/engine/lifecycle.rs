@@ -35,6 +35,8 @@ impl Engine {
                 | None => {}
             }
         }
+        // A gang that was retired just now may have been silent for long enough already.
+        runs.iter().for_each(|id| self.fence_by_time(id));
         if room_changed || self.agenda.waiting.iter().any(|id| runs.contains(id)) {
             self.place_waiting();
         }

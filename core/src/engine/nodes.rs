@@ -42,7 +42,9 @@ impl Engine {
 
     pub(super) fn heard(&self, node: &NodeId) -> Instant {
         let never = self.began.unwrap_or_default();
-        self.links.get(node).map_or(never, |link| link.heard)
+        self.links
+            .get(node)
+            .map_or(never, |link| link.heard.max(self.awake))
     }
 
     pub(super) fn left(&mut self, node: &NodeId, session: Session) {
@@ -63,7 +65,10 @@ impl Engine {
             self.tell(Fact::NodeReturned { node: node.clone() });
         }
         for pages in beat.pages {
+            let run = pages.run.clone();
+            self.read_out(node, &run, &pages.matches);
             self.sighted(node, pages);
+            self.judge_pace(&run);
         }
         // Runs that wait to be judged by their pages.
         for run in &self.judging {
@@ -79,18 +84,22 @@ impl Engine {
         let Some((run, gang)) = run.and_then(|run| Some((run, run.gang.as_ref()?))) else {
             return self.count("stale_page");
         };
-        let (generation, first) = (gang.generation, gang.first_step());
-        let mut stale = 0;
+        let generation = gang.generation;
+        let (mut stale, mut seen) = (0, Vec::new());
         let watch = match self.watches.get_mut(&pages.run) {
             Some(watch) => watch,
             None => self.watches.entry(pages.run.clone()).or_default(),
         };
-        watch.follow(generation, first, self.now);
+        watch.follow(run, gang, self.now);
         let step = watch.step;
         for Sighting { rank, page } in pages.sightings {
             if gang.node_of(rank) != Some(node) {
                 stale += 1;
                 continue;
+            }
+            if page.generation == generation {
+                let look = watch.look(run, gang, (rank, &page), (self.now, self.limits.beat_every));
+                seen.extend(look.into_iter().map(|look| (rank, look)));
             }
             if page.generation == generation && page.step > watch.step {
                 watch.step = page.step;
@@ -107,6 +116,9 @@ impl Engine {
             self.agenda.touch(&pages.run);
         }
         (0..stale).for_each(|_| self.count("stale_page"));
+        for (rank, seen) in seen {
+            self.looked(&pages.run, node, rank, seen);
+        }
     }
 
     /// Whether a node that has not joined yet may know what the journal lost.
@@ -141,8 +153,8 @@ impl Engine {
     pub(super) fn lost_at(&self, node: &NodeId) -> Option<Instant> {
         let link = self.links.get(node)?;
         Some(match link.session {
-            Some(_) => link.heard + self.limits.silent_after,
-            None => link.down_since + self.limits.rejoin_within,
+            Some(_) => link.heard.max(self.awake) + self.limits.silent_after,
+            None => link.down_since.max(self.awake) + self.limits.rejoin_within,
         })
     }
 

@@ -9,8 +9,9 @@ use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
 use crate::id::{Generation, NodeId, RunId, Session};
 use crate::order::{Order, Seat, Start, Stop};
-use crate::spec::seconds;
+use crate::spec::{RunSpec, seconds};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The last order that a node was given about a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,14 +140,16 @@ impl Engine {
         if !told.is_empty() {
             self.desk.told.insert(id.clone(), told);
         }
-        let mut seats = if news.is_empty() {
-            BTreeMap::new()
+        // One spec for all: the orders of a gang differ in their seats alone.
+        let (mut seats, spec) = if news.is_empty() {
+            (BTreeMap::new(), None)
         } else {
-            self.seats(id)
+            let run = self.state.runs.get(id);
+            (self.seats(id), run.and_then(Run::spec_to_run))
         };
         for (session, node, what) in news {
             let seats = seats.remove(&node).unwrap_or_default();
-            let orders = self.orders(&node, id, what, seats);
+            let orders = self.orders(&node, id, what, (seats, spec.as_ref()));
             let orders = orders.into_iter();
             orders.for_each(|order| self.send(&node, session, order));
         }
@@ -211,12 +214,19 @@ impl Engine {
         wanted
     }
 
-    fn orders(&self, node: &NodeId, id: &RunId, told: Told, seats: Vec<Seat>) -> Vec<Order> {
+    fn orders(
+        &self,
+        node: &NodeId,
+        id: &RunId,
+        told: Told,
+        (seats, spec): (Vec<Seat>, Option<&Arc<RunSpec>>),
+    ) -> Vec<Order> {
         let run = self.state.runs.get(id);
         match told {
             Told::Start(_) => {
                 let gang = run.and_then(|run| Some((run, run.gang.as_ref()?)));
-                gang.map(|(run, gang)| self.start(run, gang, node, seats))
+                gang.zip(spec)
+                    .map(|(gang, spec)| self.start(gang, spec, node, seats))
                     .unwrap_or_default()
             }
             Told::Stop(generation, how) => {
@@ -249,7 +259,13 @@ impl Engine {
         }
     }
 
-    fn start(&self, run: &Run, gang: &Gang, node: &NodeId, seats: Vec<Seat>) -> Vec<Order> {
+    fn start(
+        &self,
+        (run, gang): (&Run, &Gang),
+        spec: &Arc<RunSpec>,
+        node: &NodeId,
+        seats: Vec<Seat>,
+    ) -> Vec<Order> {
         let hung = gang
             .kill
             .iter()
@@ -263,7 +279,7 @@ impl Engine {
         let store_node = gang.placement.store_node.clone();
         let store = self.state.nodes.get(&store_node);
         let start = Start {
-            spec: run.spec_to_run(),
+            spec: Arc::clone(spec),
             generation: gang.generation,
             seats,
             store_address: store

@@ -24,21 +24,8 @@ impl Engine {
             };
             if run.broken.is_some() {
                 self.recover(&id, &held);
-            } else if let Some(placement) = self.find_place(&id, run.spec.layout, &[], &held)
-                && self.spares_short(run, &placement) == 0
-            {
-                self.tell(Fact::Placed {
-                    run: id.clone(),
-                    generation: self.next_generation(run.floor),
-                    layout: run.spec.layout,
-                    placement,
-                    async_off: run.async_off,
-                    rung: None,
-                    resume: run.newest_sealed(),
-                    fresh: false,
-                    kill: Vec::new(),
-                    cause: run.why.clone(),
-                });
+            } else if let Some(fact) = self.first_placed(&id, run, &held) {
+                self.tell(fact);
             }
             let run = self.state.runs.get(&id);
             let Some(run) = run.filter(|run| run.state == RunState::Pending) else {
@@ -49,6 +36,26 @@ impl Engine {
                 return self.preempt_for(&id);
             }
         }
+    }
+
+    /// The next generation of a run that waits and is not broken, if there is a place for it. It stays off
+    /// nodes that it found slow, where there is room without them.
+    fn first_placed(&self, id: &RunId, run: &Run, held: &BTreeSet<NodeId>) -> Option<Fact> {
+        let slow: Vec<_> = run.slow.iter().cloned().collect();
+        let placement = self.find_place(id, run.spec.layout, &slow, held)?;
+        (self.spares_short(run, &placement) == 0).then(|| Fact::Placed {
+            run: id.clone(),
+            generation: self.next_generation(run.floor),
+            layout: run.spec.layout,
+            every_steps: self.interval(run, placement.nodes().len()),
+            placement,
+            async_off: run.async_off,
+            rung: None,
+            resume: run.newest_sealed(),
+            fresh: false,
+            kill: Vec::new(),
+            cause: run.why.clone(),
+        })
     }
 
     /// Runs that wait for room, who comes first at the front.

@@ -96,7 +96,20 @@ impl Engine {
         let away = watch.away.iter();
         let lost = away.filter(|node| self.node_state(node) == NodeState::Lost);
         let finished = |node: &&NodeId| gang.on(node).all(|(_, member)| member.finished.is_some());
-        let lost: Vec<_> = lost.filter(|node| !finished(node)).cloned().collect();
+        // A recovery that has to wait goes on knowing it; it is not told again at every event.
+        let is_known = |node: &&NodeId| {
+            let is_told = |cause: &Cause| matches!(cause, Cause::NodeLost { node: lost, .. } if lost == *node);
+            let incident = run.open_incident();
+            let climbs = run
+                .broken
+                .as_ref()
+                .filter(|broken| broken.rung >= Rung::Replace);
+            climbs.zip(incident).is_some_and(|(_, incident)| {
+                is_told(&incident.cause) || incident.evidence.iter().any(is_told)
+            })
+        };
+        let lost = lost.filter(|node| !finished(node) && !is_known(node));
+        let lost: Vec<_> = lost.cloned().collect();
         for node in lost {
             let heard = self.heard(&node);
             let silent_for = self.now.since(heard);
@@ -180,11 +193,19 @@ impl Engine {
         rung: Rung,
         held: &BTreeSet<NodeId>,
     ) -> Option<Fact> {
-        let avoid: &[NodeId] = if rung >= Rung::Replace {
+        let at_fault: &[NodeId] = if rung >= Rung::Replace {
             &broken.avoid
         } else {
             &[]
         };
+        let search = run.search.iter().flat_map(|search| search.next_out());
+        let mut avoid = at_fault.to_vec();
+        for node in run.slow.iter().chain(search) {
+            if !avoid.contains(node) {
+                avoid.push(node.clone());
+            }
+        }
+        let avoid = &avoid;
         let (rung, layout, placement) = self
             .wanted_layouts(run, broken, rung)
             .into_iter()
@@ -200,6 +221,7 @@ impl Engine {
             run: id.clone(),
             generation: self.next_generation(run.floor),
             layout,
+            every_steps: self.interval(run, placement.nodes().len()),
             placement,
             async_off,
             rung: Some(rung),

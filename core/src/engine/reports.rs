@@ -8,6 +8,7 @@ use super::{CheckpointState, Engine, Fact, RunState};
 use crate::cause::{Cause, Unsound};
 use crate::checkpoint::CheckpointId;
 use crate::flight::Phase;
+use crate::hang::rules::Breach;
 use crate::id::{Generation, NodeId, Rank, RunId, Session};
 use crate::report::{RankEvent, Report};
 use crate::time::Duration;
@@ -182,6 +183,7 @@ impl Engine {
                     });
                 }
             }
+            RankEvent::RuleBroken { .. } if !is_over => self.root_cause(id, node, rank, event),
             RankEvent::Overdue { phase } if !is_over => {
                 if gang.overdue.is_none() {
                     self.tell(Fact::RankOverdue {
@@ -196,6 +198,7 @@ impl Engine {
             | RankEvent::LoadRefused { .. }
             | RankEvent::Spiked { .. }
             | RankEvent::PeerLost { .. }
+            | RankEvent::RuleBroken { .. }
             | RankEvent::Overdue { .. } => self.count("after_the_end"),
         }
     }
@@ -226,6 +229,7 @@ impl Engine {
             | RankEvent::Failed { .. }
             | RankEvent::Spiked { .. }
             | RankEvent::PeerLost { .. }
+            | RankEvent::RuleBroken { .. }
             | RankEvent::Overdue { .. } => cause,
         };
         self.fault(id, cause, began);
@@ -345,6 +349,15 @@ fn cause_of(node: &NodeId, rank: Rank, event: &RankEvent) -> Option<Cause> {
             })
         }
         RankEvent::Spiked { spike, goes_on } => Some(spike_cause(spike.clone(), !goes_on)),
+        RankEvent::RuleBroken { rule, line } => {
+            let (rule, line) = (rule.clone(), line.clone());
+            Some(Cause::LogRule {
+                rule,
+                breach: Breach::Written { line },
+                rank: Some(rank),
+                node: Some(node),
+            })
+        }
         RankEvent::Reached { .. }
         | RankEvent::Finished { .. }
         | RankEvent::PeerLost { .. }

@@ -71,6 +71,9 @@ impl Engine {
         };
         match error {
             None => {
+                if let Some(watch) = self.watches.get_mut(id) {
+                    watch.saved();
+                }
                 self.tell(Fact::CheckpointSealed {
                     run: id.clone(),
                     checkpoint,

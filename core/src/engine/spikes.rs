@@ -29,15 +29,7 @@ impl Engine {
                 known.any(|incident| incident.cause == cause && incident.generation == generation)
             });
             if !is_known {
-                let step = self.step(id);
-                self.tell(Fact::IncidentOpened {
-                    run: id.clone(),
-                    cause,
-                    began: self.now,
-                    heard: self.now,
-                    step,
-                    rung: None,
-                });
+                self.noted(id, cause);
             }
             return;
         }

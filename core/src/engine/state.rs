@@ -10,6 +10,8 @@ use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
 use crate::guard::Samples;
+use crate::hang::bisect::Bisect;
+use crate::hang::deadline::{self, Timing};
 use crate::health::fleet::Fleet;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::layout::Layout;
@@ -91,6 +93,17 @@ pub(super) struct Run {
     pub(super) full: Option<Layout>,
     /// Whether its ranks launch nothing asynchronously.
     pub(super) async_off: bool,
+    /// What was learned of its phases.
+    pub(super) timings: BTreeMap<Phase, Timing>,
+    /// How long a step takes, and how long a save holds it up.
+    pub(super) step_time: Option<Duration>,
+    pub(super) save_cost: Option<Duration>,
+    /// Faults that made it go back.
+    pub(super) failures: u64,
+    /// Nodes that were found slow; it stays off them where it can.
+    pub(super) slow: BTreeSet<NodeId>,
+    /// The search for the node that makes it slow.
+    pub(super) search: Option<Bisect>,
     /// What each node refused to load since a gang last loaded.
     pub(super) misread: BTreeMap<NodeId, Misread>,
     pub(super) incidents: VecDeque<Incident>,
@@ -109,6 +122,8 @@ pub(super) struct Gang {
     /// The nodes of the placement.
     pub(super) nodes: BTreeSet<NodeId>,
     pub(super) rung: Option<Rung>,
+    /// Steps between two of its checkpoints.
+    pub(super) every_steps: u64,
     pub(super) resume: Option<CheckpointId>,
     pub(super) fresh: bool,
     pub(super) kill: Vec<Rank>,
@@ -355,14 +370,22 @@ impl Run {
             .any(|skipped| id.generation <= skipped.by && samples > skipped.consumed)
     }
 
-    /// The spec as the workers of the next generation get it.
-    pub(super) fn spec_to_run(&self) -> Arc<RunSpec> {
+    /// The spec as the workers of its gang get it; a copy only where that differs from the user's.
+    pub(super) fn spec_to_run(&self) -> Option<Arc<RunSpec>> {
+        let every_steps = self.gang.as_ref()?.every_steps;
         let mut spec = Arc::clone(&self.spec);
         if !self.skipped.is_empty() {
             let skipped = self.skipped.iter().map(|skipped| skipped.samples);
             Arc::make_mut(&mut spec).guard.skip.extend(skipped);
         }
-        spec
+        if spec.checkpoint.every_steps != every_steps {
+            Arc::make_mut(&mut spec).checkpoint.every_steps = every_steps;
+        }
+        let deadlines = deadline::learned(&spec.deadlines, &self.timings);
+        if spec.deadlines != deadlines {
+            Arc::make_mut(&mut spec).deadlines = deadlines;
+        }
+        Some(spec)
     }
 
     /// Since when its gang is asked to stop at a step boundary, so that it can go elsewhere or wait.

@@ -161,6 +161,15 @@ impl Ledger {
         self.devices.values().sum()
     }
 
+    /// All time but waiting.
+    pub fn ran(&self) -> Duration {
+        let ran = self
+            .spent
+            .iter()
+            .filter(|(spend, _)| **spend != Spend::Waiting);
+        ran.map(|(_, time)| *time).sum()
+    }
+
     /// Effective training time ratio: productive time by all time but waiting; none before any.
     pub fn ettr(&self) -> Option<f64> {
         let all: Duration = self

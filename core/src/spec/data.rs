@@ -1,6 +1,6 @@
 //! What a run spec says of its samples: one dataset or a blend of several, and what does not fit of it.
 
-use super::Flaws;
+use super::flaws::Flaws;
 use serde::{Deserialize, Serialize};
 
 /// What to train on: one dataset, or several in a blend.

@@ -109,6 +109,8 @@ pub enum Command {
     },
     /// Read the flight pages of every living rank and answer with `Event::Pages`.
     ReadPages,
+    /// Close the link, if there is one, and join anew: what comes over it may be old.
+    Rejoin,
     /// Send a sign of life, if the link is up.
     Beat(Beat),
     /// Send a report, if the link is up; it is asked for again after every `LinkUp` until `Acked`.

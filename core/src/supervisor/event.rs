@@ -3,6 +3,7 @@
 use crate::cause::Exit;
 use crate::checkpoint::CheckpointId;
 use crate::flight::Sighting;
+use crate::hang::rules::Match;
 use crate::health::signal::Signal;
 use crate::id::{Rank, RunId};
 use crate::order::Order;
@@ -72,6 +73,17 @@ pub enum Event {
     Pages(Vec<(RunId, Sighting)>),
     /// A probe saw something.
     Signal(Signal),
+    /// What a rank wrote since the last look, by the log rules of its run.
+    Read {
+        /// Of which run.
+        run: RunId,
+        /// Which rank.
+        rank: Rank,
+        /// Rules that matched.
+        matches: Vec<Match>,
+        /// The rule that it broke by a line, and the line.
+        broken: Option<(String, String)>,
+    },
     /// A manifest was written, or not.
     ManifestWritten {
         /// Of which run.

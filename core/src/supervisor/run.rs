@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 pub(super) struct Run {
     generation: Generation,
     pub(super) checkpoint_directory: String,
-    start: Option<Start>,
+    pub(super) start: Option<Start>,
     stop: Option<StopMemory>,
     pub(super) locals: BTreeMap<Rank, Local>,
     /// The generation whose store this life has opened and routed.

@@ -39,12 +39,14 @@ pub(crate) fn spec() -> RunSpec {
         checkpoint: Checkpoint {
             directory: "/checkpoints".into(),
             every_steps: 2,
+            auto: None,
             keep: 3,
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),
         elastic: None,
         guard: rebloom_core::guard::LossGuard::default(),
+        log_rules: Vec::new(),
     }
 }
 

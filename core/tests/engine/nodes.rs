@@ -284,3 +284,48 @@ fn ranks_of_an_unknown_run_are_stopped_and_its_generations_never_reused() {
         (RunState::Running, Generation(3))
     );
 }
+
+/// Its disk stalled, or its machine did: what agents said meanwhile waits in its inbox.
+#[test]
+fn an_engine_that_was_asleep_does_not_take_that_for_the_silence_of_others() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    let mark = world.orders.len();
+    world.pass(Duration::from_secs(2));
+    for asleep in [6, 60, 600] {
+        world.wait(Duration::from_secs(asleep));
+        world.beat();
+        for name in ["n0", "n1"] {
+            assert_eq!(state_of(&world, name), NodeState::Ready, "{asleep} s");
+        }
+    }
+    assert_eq!(world.generation(&run), Generation(1));
+    assert_eq!(world.orders.len(), mark);
+
+    // Who is silent now is lost as soon as ever.
+    world.wait(Duration::from_secs(60));
+    world.beat_of(&node("n0"));
+    world.pass_in_silence(millis(4900));
+    assert_eq!(state_of(&world, "n1"), NodeState::Ready);
+    world.beat_of(&node("n0"));
+    world.pass_in_silence(millis(200));
+    assert_eq!(state_of(&world, "n1"), NodeState::Lost);
+    assert_eq!(state_of(&world, "n0"), NodeState::Ready);
+}
+
+#[test]
+fn a_lost_node_is_told_once_while_its_run_waits_for_another() {
+    let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 3));
+    world.destroy(&node("n1"));
+    world.pass_in_silence(millis(2900));
+    world.beat();
+    world.cut(&node("n2"));
+    world.pass_in_silence(millis(200));
+    world.beat();
+    assert_eq!(world.view(&run).state, RunState::Recovering);
+    let records = world.journal.len();
+    for _ in 0..20 {
+        world.pass_in_silence(millis(10));
+        world.beat();
+    }
+    assert_eq!(world.journal.len(), records, "nothing new, nothing written");
+}

@@ -68,6 +68,8 @@ pub(crate) struct World {
     pub(crate) rots: Option<(NodeId, Unsound)>,
     /// Whether seals succeed.
     pub(crate) disk_full: bool,
+    /// The number of records after which the engine dies.
+    dies_at: Option<usize>,
     next_session: u64,
     next_pid: u32,
 }
@@ -93,6 +95,7 @@ impl World {
             obedient: true,
             rots: None,
             disk_full: false,
+            dies_at: None,
             next_session: 1,
             next_pid: 100,
         };
@@ -236,6 +239,30 @@ impl World {
         })
     }
 
+    /// The engine dies right after it has written this many records: what it wanted done then, or was
+    /// told later, is lost, and agents keep what they have to say.
+    pub(crate) fn dies_at(&mut self, records: usize) {
+        self.dies_at = Some(records);
+    }
+
+    fn is_dead(&self) -> bool {
+        self.dies_at.is_some_and(|at| self.journal.len() >= at)
+    }
+
+    /// Lets time pass that nobody notices.
+    pub(crate) fn wait(&mut self, span: Duration) {
+        self.now = self.now + span;
+    }
+
+    /// Asks an engine that may be dead, or die of it.
+    pub(crate) fn ask_in_vain(&mut self, ask: Ask) {
+        self.tell(Event::Ask {
+            ticket: Ticket(1),
+            ask,
+        });
+        self.answers.clear();
+    }
+
     /// The engine dies and another one comes up from this much of its journal; agents join again.
     pub(crate) fn restart(&mut self, journal: Vec<Record>) {
         self.go_down(journal);
@@ -245,6 +272,7 @@ impl World {
 
     /// The engine dies and another one comes up; nobody has joined yet.
     pub(crate) fn go_down(&mut self, journal: Vec<Record>) {
+        self.dies_at = None;
         self.engine = Engine::replay(self.engine.limits().clone(), journal.clone());
         self.journal = journal;
         self.fold = self.engine.snapshot().clone();
@@ -261,8 +289,10 @@ impl World {
     }
 
     pub(crate) fn tell(&mut self, event: Event) {
-        self.engine.handle(self.now, event);
-        self.settle();
+        if !self.is_dead() {
+            self.engine.handle(self.now, event);
+            self.settle();
+        }
     }
 
     pub(crate) fn report(&mut self, name: &NodeId, report: Report) {
@@ -282,6 +312,7 @@ impl World {
         let Some(session) = agent.session else { return };
         let pages = agent.runs.iter().map(|(run, local)| Pages {
             run: run.clone(),
+            matches: local.said.clone(),
             sightings: local
                 .ranks
                 .iter()
@@ -306,6 +337,10 @@ impl World {
     pub(crate) fn pass(&mut self, span: Duration) {
         let end = self.now + span;
         while self.now < end {
+            if self.is_dead() {
+                self.now = end;
+                return;
+            }
             let beat_at = self.now + millis(500);
             let wake = self.engine.poll_timeout().unwrap_or(end);
             assert!(wake > self.now, "the engine asks to be woken in the past");
@@ -325,6 +360,9 @@ impl World {
     pub(crate) fn pass_in_silence(&mut self, span: Duration) {
         let end = self.now + span;
         while let Some(wake) = self.engine.poll_timeout().filter(|wake| *wake <= end) {
+            if self.is_dead() {
+                break;
+            }
             assert!(wake > self.now, "the engine asks to be woken in the past");
             self.now = wake;
             self.engine.handle_timeout(self.now);
@@ -346,20 +384,29 @@ impl World {
     fn settle(&mut self) {
         self.drain();
         for _ in 0..10_000 {
+            if self.is_dead() {
+                return;
+            }
             self.check();
             self.come_to_life();
-            let Some((name, session, report)) = self.next_report() else {
+            let Some((node, session, report)) = self.next_report() else {
                 return;
             };
+            let (name, unheard) = (node.clone(), report.clone());
             self.engine.handle(
                 self.now,
                 Event::Report {
-                    node: name,
+                    node,
                     session,
                     report,
                 },
             );
             self.drain();
+            if self.is_dead() {
+                // It was not acknowledged, so it is said again.
+                let agent = self.agents.get_mut(&name).unwrap();
+                agent.unsent.push_front(unheard);
+            }
         }
         panic!("the fleet does not come to rest");
     }
@@ -385,6 +432,9 @@ impl World {
 
     fn drain(&mut self) {
         while let Some(command) = self.engine.poll_command() {
+            if self.is_dead() {
+                continue;
+            }
             match command {
                 Command::Persist(record) => {
                     self.fold.apply(record.at, &record.fact);

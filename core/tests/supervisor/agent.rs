@@ -31,6 +31,8 @@ fn config() -> Config {
 pub(crate) struct Agent {
     pub(crate) supervisor: Supervisor,
     pub(crate) memory: Memory,
+    /// When ranks were told that a controller was there.
+    pub(crate) heard: Vec<(Rank, Instant)>,
 }
 
 impl Agent {
@@ -44,6 +46,7 @@ impl Agent {
         Self {
             supervisor: Supervisor::new(config(), memory.clone()),
             memory,
+            heard: Vec::new(),
         }
     }
 
@@ -57,11 +60,30 @@ impl Agent {
     }
 
     pub(crate) fn tell_at(&mut self, now: Instant, event: Event) -> Vec<String> {
+        self.live_until(now);
+        self.supervisor.handle(now, event);
+        self.drain()
+    }
+
+    /// Does what it does all the time, up to a moment ago.
+    fn live_until(&mut self, now: Instant) {
+        while let Some(due) = self.supervisor.poll_timeout()
+            && due >= NOW
+            && due + Duration::from_secs(1) < now
+        {
+            self.supervisor.handle_timeout(due);
+            self.drain();
+        }
+    }
+
+    /// Does nothing at all until then.
+    pub(crate) fn sleep_until(&mut self, now: Instant, event: Event) -> Vec<String> {
         self.supervisor.handle(now, event);
         self.drain()
     }
 
     pub(crate) fn wait_until(&mut self, now: Instant) -> Vec<String> {
+        self.live_until(now);
         self.supervisor.handle_timeout(now);
         self.drain()
     }
@@ -72,7 +94,16 @@ impl Agent {
             if let Command::Remember(memory) = &command {
                 self.memory = memory.clone();
             }
-            commands.push(short(&command));
+            if let Command::Tell {
+                rank,
+                word: ToWorker::Heard(at),
+                ..
+            } = &command
+            {
+                self.heard.push((*rank, *at));
+            } else {
+                commands.push(short(&command));
+            }
         }
         commands
     }
@@ -215,6 +246,11 @@ fn short(command: &Command) -> String {
             word: ToWorker::Exit,
             ..
         } => format!("tell {rank} exit"),
+        Command::Tell {
+            rank,
+            word: ToWorker::Heard(at),
+            ..
+        } => format!("tell {rank} heard {at:?}"),
         Command::Fence { rank, below, .. } => format!("fence {rank} below {below}"),
         Command::StopSafely {
             rank, generation, ..
@@ -225,6 +261,7 @@ fn short(command: &Command) -> String {
         Command::WriteManifest { manifest, .. } => format!("seal {}", manifest.id.step),
         Command::Prune { checkpoints, .. } => format!("prune {}", checkpoints.len()),
         Command::ReadPages => "read".into(),
+        Command::Rejoin => "rejoin".into(),
         Command::Beat(beat) => format!("beat {}", beat.pages.len()),
         Command::Report { sequence, report } => format!("{sequence}: {}", short_report(report)),
     }
@@ -247,6 +284,7 @@ fn short_report(report: &Report) -> String {
                 RankEvent::Failed { blamed, .. } => format!("Failed {blamed:?}"),
                 RankEvent::PeerLost { .. } => "PeerLost".into(),
                 RankEvent::LoadRefused { .. } => "LoadRefused".into(),
+                RankEvent::RuleBroken { rule, .. } => format!("broke {rule}"),
                 RankEvent::Overdue { phase } => format!("overdue in {phase}"),
             };
             format!("rank {rank} g{generation} {event}")

@@ -46,6 +46,58 @@ fn orphans_are_fenced_also_across_lives() {
     );
 }
 
+/// S1: a worker whose agent dies while it is cut off must not count from that death.
+#[test]
+fn ranks_know_when_a_controller_was_last_there() {
+    let mut agent = Agent::running();
+    let both = |at| vec![(Rank(0), at), (Rank(1), at)];
+    assert_eq!(agent.heard, both(NOW), "said after the hello");
+    let said = |agent: &mut Agent, seconds| {
+        agent.heard.clear();
+        let now = NOW + Duration::from_secs(seconds);
+        agent.wait_until(now);
+        (now, std::mem::take(&mut agent.heard))
+    };
+    assert_eq!(said(&mut agent, 7).1, [], "an eighth of a minute is longer");
+    let (now, again) = said(&mut agent, 8);
+    assert_eq!(again, both(now));
+    agent.tell_at(now, Event::LinkDown);
+    assert_eq!(said(&mut agent, 30).1, [], "nobody is there");
+    let now = NOW + Duration::from_secs(31);
+    agent.tell_at(now, Event::LinkUp);
+    assert_eq!(agent.heard, both(now));
+    agent.tell_at(now, Event::LinkDown);
+    agent.heard.clear();
+    agent.hello(1, 11, 1);
+    assert_eq!(agent.heard, [(Rank(1), now)], "the last time, not this one");
+}
+
+/// S1: what waited for an agent that did not run may be orders of a generation that is over.
+#[test]
+fn an_agent_that_slept_trusts_neither_its_link_nor_what_came_over_it() {
+    let mut agent = Agent::linked();
+    agent.wait_until(NOW + Duration::from_secs(1));
+    let now = NOW + Duration::from_secs(90);
+    let start = Event::Order(Order::Start(Box::new(start(1, &[0]))));
+    let woken = agent.sleep_until(now, start);
+    assert_eq!(woken[0], "rejoin");
+    assert!(
+        !woken.iter().any(|act| act.starts_with("spawn")),
+        "{woken:?}"
+    );
+    assert_eq!(
+        agent.tell_at(now, Event::LinkUp),
+        ["rejoin"],
+        "that may have waited as well"
+    );
+    agent.tell_at(now, Event::LinkDown);
+    let again = agent.tell_at(now + Duration::from_secs(1), Event::LinkUp);
+    assert!(
+        again.iter().any(|act| act.starts_with("spawn")),
+        "{again:?}"
+    );
+}
+
 #[test]
 fn a_missed_deadline_is_said_once_and_with_the_pages() {
     let mut agent = Agent::running();

@@ -177,6 +177,7 @@ fn what_is_too_long_is_refused() {
     let pages = wire::Pages {
         run: samples::run().into(),
         sightings: vec![wire::Sighting::default(); MAX_LIST + 1],
+        matches: Vec::new(),
     };
     let beat = rebloom_core::report::Beat::try_from(wire::Beat { pages: vec![pages] });
     assert_eq!(field(beat), "pages[0].sightings");

@@ -15,6 +15,7 @@ use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::flight::{Counter, Page, Phase, Sighting};
 use rebloom_core::guard::{Samples, Spike};
+use rebloom_core::hang::rules::Match;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Seat, Start, Stop};
@@ -133,6 +134,10 @@ pub(crate) fn reports() -> Vec<Report> {
             noticed_after_nanos: None,
         },
         RankEvent::NotStarted { error: error() },
+        RankEvent::RuleBroken {
+            rule: "oom".to_owned(),
+            line: "out of memory".to_owned(),
+        },
         RankEvent::Failed {
             phase: Phase::Load,
             error: error(),
@@ -249,6 +254,12 @@ pub(crate) fn from_agent() -> Vec<FromAgent> {
             pages: vec![Pages {
                 run: run(),
                 sightings: vec![sighting],
+                matches: vec![Match {
+                    generation: Generation(7),
+                    rule: 1,
+                    lines: 3,
+                    stopped: true,
+                }],
             }],
         }),
         FromAgent::Reply {

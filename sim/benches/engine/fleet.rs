@@ -79,6 +79,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
         checkpoint: Checkpoint {
             directory: "/checkpoints".to_owned(),
             every_steps: 100,
+            auto: None,
             keep: 3,
         },
         deadlines: Deadlines::default(),
@@ -92,6 +93,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
         },
         elastic: None,
         guard: LossGuard::default(),
+        log_rules: Vec::new(),
     }
 }
 
@@ -329,7 +331,11 @@ impl Fleet {
             .iter()
             .map(|(node, session)| {
                 let pages = ranks.remove(node);
-                let pages = pages.map(|(run, sightings)| Pages { run, sightings });
+                let pages = pages.map(|(run, sightings)| Pages {
+                    run,
+                    sightings,
+                    matches: Vec::new(),
+                });
                 Event::Beat {
                     node: node.clone(),
                     session: *session,

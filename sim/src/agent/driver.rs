@@ -2,7 +2,7 @@
 //! brings what they say, and how they end, back as events. It decides nothing.
 
 use super::SeenExit;
-use crate::options::Fault;
+use crate::options::{Fault, Planted};
 use crate::show;
 use crate::wire::{Payload, Side};
 use crate::worker::Process;
@@ -131,6 +131,13 @@ impl World {
                 self.send_up(at, life, Payload::Beat(beat));
                 quick
             }
+            Command::Rejoin => {
+                let wire = self.agent(at, life).and_then(|agent| agent.wire);
+                if let Some(wire) = wire {
+                    self.wire_breaks(wire, Side::Agent);
+                }
+                quick
+            }
             Command::Report { sequence, report } => {
                 self.send_up(at, life, Payload::Report { sequence, report });
                 quick
@@ -197,12 +204,20 @@ impl World {
 
     fn tell_worker(&mut self, at: usize, life: u64, pid: u32, word: ToWorker) {
         let delay = self.random.micros(20, 800);
+        // (A lease would stop who ignores the fence.)
+        let is_forgotten = matches!(
+            self.options.planted,
+            Some(Planted::LeaseForgotten | Planted::FenceIgnored)
+        );
         let Some(agent) = self.agent(at, life) else {
             return;
         };
-        if agent.connected.contains(&pid) {
+        let is_heard = matches!(word, ToWorker::Heard(_));
+        if is_heard && is_forgotten {
+            // A bug that was put in.
+        } else if agent.connected.contains(&pid) {
             self.after(delay, Happening::WordTold { pid, word });
-        } else {
+        } else if !is_heard {
             agent.kept.insert(pid, word);
         }
     }

@@ -107,6 +107,8 @@ impl World {
             Fault::SlowLink,
             Fault::SlowRank,
             Fault::KillAgent,
+            Fault::LoseAgent,
+            Fault::FreezeAgent,
         ];
         let is_meant = |process: &&Process| {
             let newest = process.generation().max(process.spawned_for);

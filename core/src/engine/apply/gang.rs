@@ -17,6 +17,7 @@ impl Run {
             layout,
             placement,
             async_off,
+            every_steps,
             rung,
             resume,
             fresh,
@@ -29,6 +30,13 @@ impl Run {
         };
         let nodes = placement.nodes();
         self.retire(at, false, &nodes);
+        if *layout != self.spec.layout || self.async_off != *async_off {
+            // Another pace, which says nothing about nodes.
+            self.search = None;
+        }
+        if *layout != self.spec.layout {
+            self.forget_pace();
+        }
         self.resized(*layout);
         if self.async_off != *async_off {
             self.async_off = *async_off;
@@ -74,11 +82,15 @@ impl Run {
             .hold(u32::try_from(placement.seats.len()).unwrap_or(u32::MAX));
         self.drop_partial_saves();
         self.owed.retain(|node, _| !nodes.contains(node));
+        if let Some(search) = &mut self.search {
+            search.placed(&nodes);
+        }
         self.gang = Some(Gang {
             generation: *generation,
             placement: placement.clone(),
             nodes,
             rung: *rung,
+            every_steps: *every_steps,
             resume: *resume,
             fresh: *fresh,
             kill: kill.clone(),
@@ -123,6 +135,12 @@ impl Run {
         for node in broken.into_iter().flat_map(|broken| &broken.avoid) {
             *self.ladder.blamed.entry(node.clone()).or_default() += 1;
         }
+    }
+
+    /// What was learned of another layout holds no more: steps may take several times as long.
+    pub(super) fn forget_pace(&mut self) {
+        self.timings.clear();
+        (self.step_time, self.search) = (None, None);
     }
 
     /// From now on the gangs of the run look like this.

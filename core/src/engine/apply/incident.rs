@@ -50,16 +50,17 @@ impl Run {
             // That the run goes back further than it had to has a record of its own.
             Some(_) if is_storage => self.record_incident(at, cause, Some(at), Some(rung)),
             Some(_) => self.evidence(cause),
-            None => self.record_incident(at, cause, None, None),
+            None => {
+                let is_failure = cause.climbs()
+                    || matches!(cause, Cause::NodeLost { .. } | Cause::NodeFaulty { .. });
+                self.failures += u64::from(is_failure);
+                self.record_incident(at, cause, None, None);
+            }
         }
         self.spend(heard, Some(Spend::Decide));
         self.came_to(step);
         (self.state, self.why) = (RunState::Recovering, cause.clone());
-        let hung = if let Cause::RankHung { rank, .. } = cause {
-            Some(*rank)
-        } else {
-            None
-        };
+        let hung = cause.stuck();
         let avoid = self.at_fault(cause);
         match &mut self.broken {
             Some(broken) => {
@@ -80,6 +81,13 @@ impl Run {
                     at,
                 });
             }
+        }
+    }
+
+    /// Remembers a node that is slow.
+    pub(super) fn found_slow(&mut self, cause: &Cause) {
+        if let Cause::Straggler { node, .. } | Cause::NodeSlow { node } = cause {
+            self.slow.insert(node.clone());
         }
     }
 

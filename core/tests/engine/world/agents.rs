@@ -4,6 +4,7 @@ use super::World;
 use rebloom_core::cause::Exit;
 use rebloom_core::checkpoint::MANIFEST_VERSION;
 use rebloom_core::flight::{Page, Phase};
+use rebloom_core::hang::rules::Match;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::order::{Order, Start, Stop};
@@ -26,6 +27,8 @@ pub(crate) struct Local {
     pub(crate) start: Option<Start>,
     pub(crate) ranks: BTreeMap<Rank, Process>,
     pub(crate) stop: Option<(Generation, Stop)>,
+    /// What each beat says that ranks wrote.
+    pub(crate) said: Vec<Match>,
 }
 
 #[derive(Debug)]

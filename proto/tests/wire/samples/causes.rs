@@ -3,6 +3,7 @@
 use super::{node, run, samples, unsounds};
 use rebloom_core::cause::{Blamed, Cause, Exit};
 use rebloom_core::flight::{Channel, Phase};
+use rebloom_core::hang::rules::Breach;
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::ladder::evict::Group;
 use rebloom_core::time::Duration;
@@ -32,6 +33,41 @@ pub(crate) fn causes() -> Vec<Cause> {
             channel: None,
         },
         gang_hung(phase),
+        Cause::LogRule {
+            rule: "iterations".to_owned(),
+            breach: Breach::Ceased {
+                within: Duration::from_secs(600),
+            },
+            rank: None,
+            node: None,
+        },
+        Cause::LogRule {
+            rule: "loss".to_owned(),
+            breach: Breach::Written {
+                line: "loss=NaN".to_owned(),
+            },
+            rank: Some(rank),
+            node: Some(node()),
+        },
+        Cause::LogRule {
+            rule: "start".to_owned(),
+            breach: Breach::NotStarted {
+                within: Duration::from_secs(5),
+            },
+            rank: Some(rank),
+            node: Some(node()),
+        },
+        Cause::Straggler {
+            rank,
+            node: node(),
+            relative_percent: 140,
+            own_percent: 130,
+        },
+        Cause::Slower {
+            before: Duration::from_millis(105_200),
+            now: Duration::from_millis(111_100),
+        },
+        Cause::NodeSlow { node: node() },
         Cause::GangHung {
             phase,
             suspects: vec![Rank(4), Rank(5)],

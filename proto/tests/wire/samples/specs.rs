@@ -2,10 +2,12 @@
 
 use super::{run, samples, words};
 use rebloom_core::guard::{GuardAction, LossGuard};
+use rebloom_core::hang::deadline::Learn;
+use rebloom_core::hang::rules::{LogRule, Metric, Operator};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{
-    Checkpoint, Data, Deadlines, Elastic, Model, Numerics, Optimizer, Precision, RampUp, Recovery,
-    RunSpec, Train,
+    Auto, Checkpoint, Data, Deadlines, Elastic, Model, Numerics, Optimizer, Precision, RampUp,
+    Recovery, RunSpec, Train,
 };
 
 pub(crate) fn spec() -> RunSpec {
@@ -56,6 +58,10 @@ pub(crate) fn spec() -> RunSpec {
             directory: "/checkpoints".to_owned(),
             every_steps: 20,
             keep: 3,
+            auto: Some(Auto {
+                min: 60.0,
+                max: 3600.0,
+            }),
         },
         deadlines: Deadlines {
             init: 1.5,
@@ -63,6 +69,12 @@ pub(crate) fn spec() -> RunSpec {
             step: 3.5,
             save: 4.5,
             exit: 5.5,
+            eval: 7.0,
+            learn: Some(Learn {
+                factor: 4.0,
+                skip: 3,
+                least: 8.0,
+            }),
         },
         recovery: Recovery {
             restarts: 1,
@@ -84,5 +96,18 @@ pub(crate) fn spec() -> RunSpec {
             skip: vec![samples()],
             ..LossGuard::default()
         },
+        log_rules: vec![LogRule {
+            name: "iterations".to_owned(),
+            pattern: "^ iteration".to_owned(),
+            expected_start: Some(600.0),
+            expected_recurrence: None,
+            stop_pattern: Some("done".to_owned()),
+            fault_on_match: true,
+            metric: Some(Metric {
+                operator: Operator::AtMost,
+                threshold: 0.5,
+                points: 3,
+            }),
+        }],
     }
 }

@@ -5,6 +5,7 @@ use rebloom_core::cause::Blamed;
 use rebloom_core::flight::Phase;
 use rebloom_core::id::{Digest, Generation, Rank, Slot, Step};
 use rebloom_core::report::{Finish, Milestone};
+use rebloom_core::time::Instant;
 use rebloom_core::word::{FromWorker, Go, Hello, ToWorker};
 use rebloom_proto::rank::{FromRank, ToRank};
 
@@ -25,6 +26,7 @@ pub(crate) fn to_rank() -> Vec<ToRank> {
         ToRank::Word(ToWorker::Go(Box::new(go))),
         ToRank::Word(ToWorker::Go(Box::new(first))),
         ToRank::Word(ToWorker::Exit),
+        ToRank::Word(ToWorker::Heard(Instant::from_nanos(77))),
     ]
 }
 

@@ -322,6 +322,7 @@ impl Fleet<'_> {
         let pages = (!pages.is_empty()).then_some(Pages {
             run,
             sightings: pages,
+            matches: Vec::new(),
         });
         let beat = Beat {
             pages: pages.into_iter().collect(),

@@ -1,0 +1,98 @@
+//! Stragglers: ranks that are slower than their like, or than they used to be.
+//!
+//! In a synchronous gang every rank's step takes the same time; what differs is how much of it a rank is
+//! busy and how much it waits for others. Ranks of one stage do the same work, so the busy time of each is
+//! compared with the median of its stage (relative), and with its own best (individual), as NVRx scores
+//! them. One slow step is nothing; a row of them is a finding. Never acts on it.
+
+use super::pace::median;
+use crate::id::{Rank, Step};
+use crate::layout::Layout;
+use crate::time::Duration;
+use std::collections::BTreeMap;
+
+/// Busy for longer than its like, or than itself at its best, by this factor is slow.
+const FACTOR: f64 = 1.25;
+/// Slow looks in a row that make a straggler.
+const ROW: u32 = 16;
+/// Looks before a rank's own best is believed.
+const WARM: u32 = 16;
+
+/// A rank that is slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Straggler {
+    /// Which.
+    pub rank: Rank,
+    /// Its busy time in percent of the median of its stage.
+    pub relative_percent: u32,
+    /// Its busy time in percent of its own best.
+    pub own_percent: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Seen {
+    step: Step,
+    busy: Duration,
+    best: Option<Duration>,
+    looks: u32,
+    row: u32,
+}
+
+/// What is known of every rank.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Stragglers {
+    seen: BTreeMap<Rank, Seen>,
+}
+
+impl Stragglers {
+    /// Takes in how long a rank was busy in a step; says so once where it has become a straggler.
+    pub fn look(
+        &mut self,
+        layout: Layout,
+        (rank, step, busy): (Rank, Step, Duration),
+    ) -> Option<Straggler> {
+        let before = self.seen.get(&rank).copied().unwrap_or_default();
+        if busy.is_zero() || step <= before.step {
+            return None;
+        }
+        let looks = before.looks + 1;
+        let best = before.best.map_or(busy, |best| best.min(busy));
+        let mut seen = Seen {
+            step,
+            busy,
+            best: Some(best),
+            looks,
+            row: 0,
+        };
+        self.seen.insert(rank, seen);
+        let stage = layout.tensor * layout.data;
+        let first = layout.coordinates(rank).stage * stage;
+        let like = self.seen.range(Rank(first)..Rank(first + stage));
+        let typical = median(like.map(|(_, seen)| seen.busy)).unwrap_or(busy);
+        let relative = busy.as_secs_f64() / typical.as_secs_f64();
+        let own = busy.as_secs_f64() / best.as_secs_f64();
+        let is_slow = relative > FACTOR || (looks > WARM && own > FACTOR && relative > 1.0);
+        seen.row = if is_slow { before.row + 1 } else { 0 };
+        self.seen.insert(rank, seen);
+        (seen.row == ROW).then(|| Straggler {
+            rank,
+            relative_percent: percent(relative),
+            own_percent: percent(own),
+        })
+    }
+
+    /// Another generation: the ranks may be elsewhere.
+    pub fn clear(&mut self) {
+        self.seen.clear();
+    }
+}
+
+fn percent(ratio: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a ratio of times is not negative, and cut off at the top"
+    )]
+    let percent = (ratio * 100.0).round().min(1e6) as u32;
+    percent
+}

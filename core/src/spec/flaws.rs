@@ -1,0 +1,261 @@
+//! What is wrong with a run spec by itself: every number in range, every part fitting the others.
+
+use super::RunSpec;
+use crate::hang::rules::{LogRule, MOST_PATTERN, MOST_RULES};
+use serde::{Deserialize, Serialize};
+
+/// One thing that is wrong with a spec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{field}: {value} {problem}; {remedy}")]
+pub struct Flaw {
+    /// Path of the field, as in the file: `layout.tensor`.
+    pub field: String,
+    /// What it holds.
+    pub value: String,
+    /// Why that does not do.
+    pub problem: String,
+    /// What would.
+    pub remedy: String,
+}
+
+impl RunSpec {
+    /// Everything that is wrong with the spec by itself; empty when it can run.
+    pub fn flaws(&self) -> Vec<Flaw> {
+        let mut flaws = Flaws::default();
+        self.check_numbers(&mut flaws);
+        if flaws.0.is_empty() {
+            self.check_fit(&mut flaws);
+        }
+        flaws.0
+    }
+
+    fn check_numbers(&self, flaws: &mut Flaws) {
+        let Self {
+            name: _,
+            priority: _,
+            model,
+            init,
+            layout,
+            train,
+            data,
+            checkpoint,
+            deadlines,
+            recovery,
+            elastic,
+            guard,
+            log_rules,
+        } = self;
+        for (field, value, most) in [
+            ("model.layers", model.layers, 1024),
+            ("model.hidden", model.hidden, 1 << 17),
+            ("model.heads", model.heads, 1024),
+            ("model.vocab", model.vocab, 1 << 22),
+            ("model.sequence", model.sequence, 1 << 20),
+            ("layout.tensor", layout.tensor, 64),
+            ("layout.pipeline", layout.pipeline, 1024),
+            ("layout.data", layout.data, 4096),
+            ("train.global_batch", train.global_batch, 1 << 20),
+            ("train.micro_batch", train.micro_batch, 1 << 16),
+            ("checkpoint.keep", checkpoint.keep, 10_000),
+        ] {
+            flaws.within(field, f64::from(value), 1.0, f64::from(most));
+        }
+        flaws.whole("recovery.clean_spell", recovery.clean_spell, 31_536_000);
+        flaws.whole("recovery.unsealed", recovery.unsealed.into(), 1_000_000);
+        if let Some(learn) = deadlines.learn {
+            flaws.within("deadlines.learn.factor", learn.factor, 1.5, 1000.0);
+            flaws.within("deadlines.learn.least", learn.least, 0.1, 86_400.0);
+        }
+        if let Some(auto) = checkpoint.auto {
+            flaws.within("checkpoint.auto.min", auto.min, 0.1, 86_400.0);
+            flaws.within("checkpoint.auto.max", auto.max, auto.min, 86_400.0);
+        }
+        check_rules(log_rules, flaws);
+        if let Some(elastic) = elastic {
+            let most = f64::from(layout.data.max(1));
+            flaws.within("elastic.min_data", elastic.min_data.into(), 1.0, most);
+            flaws.within("elastic.wait", elastic.wait, 0.0, 86_400.0);
+        }
+        flaws.whole(
+            "checkpoint.every_steps",
+            checkpoint.every_steps,
+            1_000_000_000,
+        );
+        train.check(flaws);
+        guard.check(flaws);
+        for (field, value, least, most) in [
+            ("deadlines.init", deadlines.init, 0.1, 86_400.0),
+            ("deadlines.load", deadlines.load, 0.1, 86_400.0),
+            ("deadlines.step", deadlines.step, 0.1, 86_400.0),
+            ("deadlines.eval", deadlines.eval, 0.1, 86_400.0),
+            ("deadlines.save", deadlines.save, 0.1, 86_400.0),
+            ("deadlines.exit", deadlines.exit, 0.1, 86_400.0),
+        ] {
+            flaws.within(field, value, least, most);
+        }
+        flaws.path("checkpoint.directory", &checkpoint.directory);
+        if let Some(init) = init {
+            flaws.path("init", init);
+        }
+        data.check(flaws);
+    }
+
+    fn check_fit(&self, flaws: &mut Flaws) {
+        let Self {
+            model,
+            layout,
+            train,
+            ..
+        } = self;
+        flaws.divides("model.heads", model.heads, "model.hidden", model.hidden);
+        flaws.divides("layout.tensor", layout.tensor, "model.heads", model.heads);
+        flaws.divides("layout.tensor", layout.tensor, "model.hidden", model.hidden);
+        flaws.divides("layout.tensor", layout.tensor, "model.vocab", model.vocab);
+        if layout.pipeline > model.layers {
+            flaws.add(
+                "layout.pipeline",
+                layout.pipeline,
+                &format!("is more than model.layers ({})", model.layers),
+                &format!("use at most {} stages", model.layers),
+            );
+        }
+        if u64::from(layout.tensor) * u64::from(layout.pipeline) * u64::from(layout.data) > 100_000
+        {
+            flaws.add(
+                "layout",
+                "the product",
+                "is above 100000 ranks",
+                "use fewer",
+            );
+        } else if !train
+            .global_batch
+            .is_multiple_of(train.micro_batch * layout.data)
+        {
+            let unit = train.micro_batch * layout.data;
+            flaws.add(
+                "train.global_batch",
+                train.global_batch,
+                &format!("is not a multiple of train.micro_batch x layout.data ({unit})"),
+                &format!("use {}", train.global_batch.next_multiple_of(unit)),
+            );
+        } else {
+            train.check_ramp_up(train.micro_batch * layout.data, flaws);
+        }
+    }
+}
+
+fn check_rules(rules: &[LogRule], flaws: &mut Flaws) {
+    if rules.len() > MOST_RULES {
+        let most = format!("use at most {MOST_RULES}");
+        flaws.add("log_rules", rules.len(), "are too many rules", &most);
+    }
+    for (at, rule) in rules.iter().enumerate() {
+        let field = |name: &str| format!("log_rules.{at}.{name}");
+        let patterns = [
+            ("pattern", Some(&rule.pattern)),
+            ("stop_pattern", rule.stop_pattern.as_ref()),
+        ];
+        for (name, pattern) in patterns {
+            let Some(pattern) = pattern else { continue };
+            if pattern.is_empty() || pattern.len() > MOST_PATTERN {
+                let remedy = format!("use 1 to {MOST_PATTERN} bytes");
+                flaws.add(
+                    &field(name),
+                    format!("`{pattern}`"),
+                    "is empty or too long",
+                    &remedy,
+                );
+            }
+        }
+        if rule.name.is_empty() || rule.name.len() > 63 {
+            let value = format!("`{}`", rule.name);
+            flaws.add(
+                &field("name"),
+                value,
+                "is empty or too long",
+                "use 1 to 63 bytes",
+            );
+        }
+        let spans = [
+            ("expected_start", rule.expected_start),
+            ("expected_recurrence", rule.expected_recurrence),
+        ];
+        for (name, seconds) in spans {
+            if let Some(seconds) = seconds {
+                flaws.within(&field(name), seconds, 0.1, 604_800.0);
+            }
+        }
+        if let Some(metric) = rule.metric {
+            flaws.within(&field("metric.points"), metric.points.into(), 1.0, 1000.0);
+        }
+        let judges = rule.expected_start.is_some()
+            || rule.expected_recurrence.is_some()
+            || rule.fault_on_match
+            || rule.metric.is_some();
+        if !judges {
+            flaws.add(
+                &field("pattern"),
+                format!("`{}`", rule.pattern),
+                "is watched for nothing",
+                "add expected_start, expected_recurrence, fault_on_match or metric",
+            );
+        }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Flaws(Vec<Flaw>);
+
+impl Flaws {
+    pub(super) fn path(&mut self, field: &str, value: &str) {
+        if !value.starts_with('/') || value.len() > 4000 || value.contains('\0') {
+            self.add(
+                field,
+                format!("`{value}`"),
+                "is not an absolute path",
+                "give a path from / on",
+            );
+        }
+    }
+
+    pub(crate) fn add(&mut self, field: &str, value: impl ToString, problem: &str, remedy: &str) {
+        self.0.push(Flaw {
+            field: field.to_owned(),
+            value: value.to_string(),
+            problem: problem.to_owned(),
+            remedy: remedy.to_owned(),
+        });
+    }
+
+    pub(crate) fn within(&mut self, field: &str, value: f64, least: f64, most: f64) {
+        if !(least..=most).contains(&value) {
+            self.add(
+                field,
+                value,
+                "is out of range",
+                &format!("use {least} to {most}"),
+            );
+        }
+    }
+
+    pub(crate) fn whole(&mut self, field: &str, value: u64, most: u64) {
+        if !(1..=most).contains(&value) {
+            self.add(field, value, "is out of range", &format!("use 1 to {most}"));
+        }
+    }
+
+    fn divides(&mut self, field: &str, value: u32, of: &str, whole: u32) {
+        if !whole.is_multiple_of(value) {
+            let divisors: Vec<_> = (1..=whole.min(64))
+                .filter(|d| whole.is_multiple_of(*d))
+                .map(|d| d.to_string())
+                .collect();
+            self.add(
+                field,
+                value,
+                &format!("does not divide {of} ({whole})"),
+                &format!("use one of {}", divisors.join(", ")),
+            );
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! What the engine learns from pages and output: deadlines, log rules, slow nodes, the interval.
+
+use crate::world::*;
+use rebloom_core::cause::Cause;
+use rebloom_core::engine::{RunState, Rung};
+use rebloom_core::flight::Phase;
+use rebloom_core::hang::deadline::Learn;
+use rebloom_core::hang::rules::{Breach, Match};
+use rebloom_core::id::{Generation, Rank, RunId, Step};
+use rebloom_core::report::RankEvent;
+use rebloom_core::spec::{Auto, RampUp};
+use rebloom_core::time::Duration;
+
+/// Every rank does these steps, one a beat, each of which takes as long as the clock says.
+fn steps(world: &mut World, run: &RunId, steps: std::ops::Range<u64>, nanos: u64) {
+    for step in steps {
+        world.for_each_process(run, |_, process| {
+            process.page.step = Step(step);
+            process.page.phase = Phase::Step;
+            process.page.step_nanos = nanos;
+            process.page.busy_nanos = nanos / 2;
+        });
+        world.pass(millis(500));
+    }
+}
+
+#[test]
+fn a_learned_deadline_ends_a_hang_long_before_the_one_that_was_set() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.deadlines.step = 1800.0;
+    spec.deadlines.learn = Some(Learn::default());
+    let (mut world, run) = World::running(&[2, 2], spec);
+    steps(&mut world, &run, 2..30, 500_000_000);
+    world.pass(Duration::from_secs(8));
+    assert_eq!(
+        world.generation(&run),
+        Generation(1),
+        "below the least of 10 s"
+    );
+    world.pass(Duration::from_secs(10));
+    let view = world.view(&run);
+    assert_eq!(view.generation, Generation(2));
+    assert!(matches!(
+        view.incidents[0].cause,
+        Cause::GangHung {
+            phase: Phase::Step,
+            ..
+        }
+    ));
+    let start = world.starts_since(0).pop().unwrap().1;
+    assert_eq!(start.spec.deadlines.step, 10.0, "workers are told as well");
+    assert_eq!(view.spec.deadlines.step, 1800.0, "what was submitted stays");
+}
+
+fn watched() -> rebloom_core::spec::RunSpec {
+    let mut spec = spec("bloom", 2, 1, 2);
+    let rule = r#"{"name": "iterations", "pattern": "iteration", "expected_start": 20,
+        "expected_recurrence": 30}"#;
+    spec.log_rules = vec![serde_json::from_str(rule).unwrap()];
+    spec
+}
+
+fn say(world: &mut World, run: &RunId, lines: u32) {
+    let found = Match {
+        generation: world.generation(run),
+        rule: 0,
+        lines,
+        stopped: false,
+    };
+    let agent = world.agents.get_mut(&node("n0")).unwrap();
+    agent.runs.get_mut(run).unwrap().said = (lines > 0).then_some(found).into_iter().collect();
+}
+
+#[test]
+fn output_that_ceases_is_a_hang() {
+    let (mut world, run) = World::running(&[2, 2], watched());
+    world.pass(Duration::from_secs(15));
+    say(&mut world, &run, 1);
+    world.pass(Duration::from_secs(5));
+    say(&mut world, &run, 0);
+    world.pass(Duration::from_secs(29));
+    assert_eq!(world.generation(&run), Generation(1));
+    world.pass(Duration::from_secs(2));
+    let view = world.view(&run);
+    assert_eq!(view.generation, Generation(2));
+    let within = Duration::from_secs(30);
+    let expected = Cause::LogRule {
+        rule: "iterations".to_owned(),
+        breach: Breach::Ceased { within },
+        rank: None,
+        node: None,
+    };
+    assert_eq!(view.incidents[0].cause, expected);
+    assert_eq!(view.incidents[0].rung, Some(Rung::Restart));
+    world.pass(Duration::from_secs(21));
+    let view = world.view(&run);
+    assert!(
+        matches!(
+            &view.why,
+            Cause::LogRule {
+                breach: Breach::NotStarted { .. },
+                ..
+            }
+        ),
+        "{}",
+        view.why
+    );
+}
+
+#[test]
+fn a_line_that_must_not_come_is_a_fault_of_the_rank_that_wrote_it() {
+    let (mut world, run) = World::running(&[2, 2], watched());
+    let broken = RankEvent::RuleBroken {
+        rule: "oom".to_owned(),
+        line: "out of memory".to_owned(),
+    };
+    world.rank_event(&run, 2, broken);
+    let view = world.view(&run);
+    assert_eq!(
+        (view.state, view.generation),
+        (RunState::Running, Generation(2))
+    );
+    let cause = &view.incidents[0].cause;
+    assert!(
+        matches!(
+            cause,
+            Cause::LogRule {
+                rank: Some(Rank(2)),
+                node: Some(_),
+                ..
+            }
+        ),
+        "{cause}"
+    );
+}
+
+#[test]
+fn a_straggler_s_node_is_left_at_the_next_restart_and_no_sooner() {
+    let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
+    let home = world.node_of(&run, 2);
+    for step in 2..40 {
+        world.for_each_process(&run, |rank, process| {
+            process.page.step = Step(step);
+            process.page.phase = Phase::Step;
+            process.page.step_nanos = 500_000_000;
+            process.page.busy_nanos = if rank == Rank(2) {
+                450_000_000
+            } else {
+                200_000_000
+            };
+        });
+        world.pass(millis(500));
+    }
+    let view = world.view(&run);
+    assert_eq!(view.generation, Generation(1));
+    let cause = &view.incidents[0].cause;
+    assert!(
+        matches!(cause, Cause::Straggler { rank: Rank(2), .. }),
+        "{cause}"
+    );
+    assert_eq!((view.incidents.len(), view.incidents[0].rung), (1, None));
+    world.kill(&run, &[0]);
+    assert_ne!(world.node_of(&run, 2), home);
+    assert_eq!(world.state(&run), RunState::Running);
+    world.restart(world.journal.clone());
+    world.kill(&run, &[0]);
+    assert_ne!(
+        world.node_of(&run, 2),
+        home,
+        "the next controller knows it too"
+    );
+}
+
+#[test]
+fn a_batch_that_grows_makes_longer_steps_and_nobody_slow() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.train.ramp_up = Some(RampUp {
+        start: 8,
+        increment: 2,
+        samples: 1600,
+    });
+    let train = spec.train;
+    let (mut world, run) = World::running(&[2, 2], spec);
+    for step in 2..200 {
+        let nanos = u64::from(train.batch(train.samples_after(step - 1))) * 50_000_000;
+        world.for_each_process(&run, |rank, process| {
+            process.page.step = Step(step);
+            process.page.samples = train.samples_after(step);
+            process.page.phase = Phase::Step;
+            process.page.step_nanos = nanos;
+            process.page.busy_nanos = nanos / 2 + u64::from(rank.0) * 1_000_000;
+        });
+        world.pass(millis(500));
+    }
+    assert_eq!(train.batch(train.samples_after(199)), 16);
+    let view = world.view(&run);
+    let causes: Vec<_> = view.incidents.iter().map(|i| i.cause.label()).collect();
+    assert_eq!(causes, [""; 0]);
+}
+
+#[test]
+fn a_slow_node_is_found_over_the_restarts_that_come_anyway() {
+    let (mut world, run) = World::running(&[2, 2, 2, 2], spec("bloom", 2, 1, 2));
+    let culprit = world.node_of(&run, 2);
+    let (fast, slow) = (500_000_000, 550_000_000);
+    steps(&mut world, &run, 2..40, fast);
+    let mut done = 40;
+    for _ in 0..4 {
+        let view = world.view(&run);
+        let is_in = view.ranks.iter().any(|rank| rank.seating.node == culprit);
+        steps(
+            &mut world,
+            &run,
+            done..done + 40,
+            if is_in { slow } else { fast },
+        );
+        done += 40;
+        world.kill(&run, &[0]);
+    }
+    let view = world.view(&run);
+    let causes: Vec<_> = view.incidents.iter().map(|i| i.cause.label()).collect();
+    assert!(causes.contains(&"Slower"), "{causes:?}");
+    let found = view
+        .incidents
+        .iter()
+        .find_map(|incident| match &incident.cause {
+            Cause::NodeSlow { node } => Some(node.clone()),
+            _ => None,
+        });
+    assert_eq!(found, Some(culprit.clone()), "{causes:?}");
+    assert!(view.ranks.iter().all(|rank| rank.seating.node != culprit));
+}
+
+#[test]
+fn the_interval_between_checkpoints_follows_what_was_measured() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.checkpoint.auto = Some(Auto {
+        min: 10.0,
+        max: 60.0,
+    });
+    let (mut world, run) = World::running(&[2, 2], spec);
+    let every = |world: &World| {
+        world
+            .starts_since(0)
+            .pop()
+            .unwrap()
+            .1
+            .spec
+            .checkpoint
+            .every_steps
+    };
+    assert_eq!(every(&world), 10, "what was set, before a step was seen");
+    steps(&mut world, &run, 2..40, 500_000_000);
+    world.kill(&run, &[0]);
+    assert_eq!(every(&world), 20, "ten seconds, before a save was");
+    let mut done = 40;
+    for _ in 0..4 {
+        steps(&mut world, &run, done..done + 40, 500_000_000);
+        done += 40;
+        world.save(&run, done - 1);
+    }
+    world.kill(&run, &[0]);
+    assert_eq!(
+        every(&world),
+        120,
+        "saves cost nothing, so as rarely as allowed"
+    );
+    assert_eq!(world.view(&run).spec.checkpoint.every_steps, 10);
+}

@@ -1,0 +1,293 @@
+//! Hangs and slowness without a fleet: both BLOOM hangs on record, deadlines, rules, pace, bisecting.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use rebloom_core::flight::{Page, Phase};
+use rebloom_core::hang::bisect::{Bisect, Outcome};
+use rebloom_core::hang::deadline::{self, Clock, Learn, Timing};
+use rebloom_core::hang::pace::Pace;
+use rebloom_core::hang::rules::{self, Breach, Heard, LogRule, Match, Metric, Operator};
+use rebloom_core::hang::stacks::{StackGroup, odd_ones_out};
+use rebloom_core::hang::straggler::{Straggler, Stragglers};
+use rebloom_core::id::{Generation, NodeId, Rank, Step};
+use rebloom_core::layout::Layout;
+use rebloom_core::spec::Deadlines;
+use rebloom_core::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A group of the evidence: `many` ranks of a node in one frame, named `node/first` and so on.
+fn group(node: &str, (first, many): (u32, u32), frame: &str) -> StackGroup<String> {
+    StackGroup {
+        ranks: (first..first + many)
+            .map(|at| format!("{node}/{at}"))
+            .collect(),
+        frame: frame.to_owned(),
+    }
+}
+
+/// BLOOM, 2022-04-30, iteration 45,000: eighteen hours were lost before somebody read the stacks.
+#[test]
+fn the_odd_one_out_of_bloom_s_first_hang_is_in_the_data_loader() {
+    let evidence = [
+        group("a", (0, 4), "broadcast (pipeline scalar)"),
+        group("b", (0, 1), "data loader get"),
+        group("b", (1, 3), "broadcast (key sizes)"),
+        group("c", (0, 4), "all_reduce"),
+        group("d", (0, 4), "recv"),
+    ];
+    assert_eq!(odd_ones_out(&evidence), ["b/0"]);
+}
+
+/// BLOOM, 2022-05-18: a data-loader worker had inherited a lock that nobody would ever release.
+#[test]
+fn the_odd_one_out_of_bloom_s_second_hang_waits_for_a_lock() {
+    let evidence = [
+        group("03", (0, 8), "broadcast"),
+        group("06", (0, 4), "send"),
+        group("06", (4, 4), "broadcast"),
+        group("50", (0, 8), "all_reduce"),
+        group("52", (0, 4), "all_reduce"),
+        group("52", (4, 1), "wait"),
+        group("52", (5, 3), "broadcast"),
+    ];
+    assert_eq!(odd_ones_out(&evidence), ["52/4"]);
+}
+
+#[test]
+fn where_everybody_waits_for_others_the_smallest_group_stands_out_if_it_is_alone() {
+    let one = [group("a", (0, 6), "all_reduce"), group("b", (0, 1), "send")];
+    assert_eq!(odd_ones_out(&one), ["b/0"]);
+    let two = [
+        group("a", (0, 6), "all_reduce"),
+        group("b", (0, 1), "send"),
+        group("b", (1, 1), "recv"),
+    ];
+    assert_eq!(odd_ones_out(&two), [""; 0]);
+    let all = [group("a", (0, 8), "barrier")];
+    assert_eq!(odd_ones_out(&all), [""; 0]);
+    assert_eq!(odd_ones_out::<String>(&[]), [""; 0]);
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn at(moment: u64) -> Instant {
+    Instant::ZERO + seconds(moment)
+}
+
+#[test]
+fn deadlines_are_learned_from_the_longest_time_and_never_exceed_what_was_set() {
+    let learn = Learn::default();
+    let by_hand = Deadlines {
+        learn: Some(learn),
+        ..Deadlines::default()
+    };
+    let timing = |longest, seen| Timing {
+        longest: seconds(longest),
+        seen,
+    };
+    let known = BTreeMap::from([
+        (Phase::Step, timing(4, 2)),
+        (Phase::Save, timing(1, 3)),
+        (Phase::Load, timing(100, 2)),
+        (Phase::Eval, timing(1, 1)),
+    ]);
+    let learned = deadline::learned(&by_hand, &known);
+    assert_eq!(learned.step, 20.0);
+    assert_eq!(learned.save, learn.least, "not below the least");
+    assert_eq!(learned.load, by_hand.load, "not above what was set");
+    assert_eq!(learned.eval, by_hand.eval, "seen once is not known");
+    let fixed = Deadlines::default();
+    assert_eq!(deadline::learned(&fixed, &known), fixed);
+}
+
+#[test]
+fn growth_is_recorded_only_where_it_matters() {
+    let known = Timing {
+        longest: seconds(10),
+        seen: 2,
+    };
+    assert_eq!(known.after(Duration::from_millis(10_500)), None);
+    assert_eq!(known.after(seconds(12)).unwrap().longest, seconds(12));
+    assert_eq!(Timing::default().after(seconds(1)).unwrap().seen, 1);
+}
+
+#[test]
+fn a_clock_times_phases_and_leaves_the_first_steps_out() {
+    let (mut clock, learn) = (Clock::default(), Learn::default());
+    let page = |phase, step, step_nanos| Page {
+        phase,
+        step: Step(step),
+        step_nanos,
+        ..Page::default()
+    };
+    let mut look = |phase, step, moment| {
+        let page = page(phase, step, 7_000_000_000);
+        clock.look((Rank(0), &page), (Step(0), &learn), at(moment))
+    };
+    assert_eq!(look(Phase::Load, 0, 0).over, None);
+    assert_eq!(look(Phase::Load, 0, 8).goes_on, (Phase::Load, seconds(8)));
+    assert_eq!(
+        look(Phase::Step, 0, 9).over,
+        Some((Phase::Load, seconds(9)))
+    );
+    assert_eq!(look(Phase::Step, 5, 20).over, None, "the first five");
+    assert_eq!(
+        look(Phase::Step, 6, 30).over,
+        Some((Phase::Step, seconds(7)))
+    );
+    assert_eq!(look(Phase::Step, 6, 90).goes_on, (Phase::Step, seconds(60)));
+}
+
+fn rule() -> LogRule {
+    serde_json::from_str(
+        r#"{"name": "beat", "pattern": "iteration", "expected_start": 60, "expected_recurrence": 300}"#,
+    )
+    .unwrap()
+}
+
+fn said(lines: u32, stopped: bool) -> Match {
+    Match {
+        generation: Generation(1),
+        rule: 0,
+        lines,
+        stopped,
+    }
+}
+
+#[test]
+fn a_rule_waits_for_its_start_and_then_for_each_next_line() {
+    let (rule, mut heard) = (rule(), Heard::default());
+    let within = seconds(60);
+    assert_eq!(
+        rules::due(&rule, heard, at(100)),
+        Some((at(160), Breach::NotStarted { within }))
+    );
+    heard.hear(&said(2, false), at(150));
+    let within = seconds(300);
+    assert_eq!(
+        rules::due(&rule, heard, at(100)),
+        Some((at(450), Breach::Ceased { within }))
+    );
+    assert_eq!(
+        rules::due(&rule, heard, at(200)).unwrap().0,
+        at(500),
+        "not before it was in sight"
+    );
+    heard.hear(&said(0, true), at(160));
+    assert_eq!(rules::due(&rule, heard, at(100)), None, "the watch is over");
+}
+
+#[test]
+fn what_is_no_number_breaks_every_limit() {
+    for operator in [
+        Operator::Greater,
+        Operator::AtLeast,
+        Operator::Less,
+        Operator::AtMost,
+    ] {
+        let metric = Metric {
+            operator,
+            threshold: 2.0,
+            points: 1,
+        };
+        assert!(metric.is_breach(f64::NAN));
+        let is_upper = matches!(operator, Operator::Greater | Operator::AtLeast);
+        assert_eq!(metric.is_breach(3.0), is_upper);
+        assert_eq!(metric.is_breach(1.0), !is_upper);
+        let takes_equal = matches!(operator, Operator::AtLeast | Operator::AtMost);
+        assert_eq!(metric.is_breach(2.0), takes_equal);
+    }
+}
+
+/// BLOOM, 2022-04-28: 105.2 s became 111.1 s a step, without any error.
+#[test]
+fn bloom_s_slow_node_is_noticed_within_a_window_of_steps() {
+    let mut pace = Pace::default();
+    pace.begin("384 ranks");
+    let step = |noise: u64, seconds: f64| {
+        Duration::from_secs_f64(seconds) + Duration::from_millis(noise * 37 % 400)
+    };
+    (0..200).for_each(|at| pace.step(step(at, 105.0)));
+    assert_eq!(pace.slowdown(), None);
+    (0..24).for_each(|at| pace.step(step(at, 110.9)));
+    let (before, now) = pace.slowdown().unwrap();
+    assert!(before < seconds(106) && now > seconds(110));
+    pace.accept();
+    assert_eq!(pace.slowdown(), None, "said once");
+    pace.begin("192 ranks");
+    (0..24).for_each(|at| pace.step(step(at, 210.0)));
+    assert_eq!(pace.slowdown(), None, "another shape has another pace");
+}
+
+#[test]
+fn a_straggler_is_slower_than_its_like_for_a_while() {
+    let layout = Layout {
+        tensor: 2,
+        pipeline: 2,
+        data: 2,
+    };
+    let mut stragglers = Stragglers::default();
+    let mut found = Vec::new();
+    for step in 1..40 {
+        for rank in layout.ranks() {
+            // The last stage works longer, and rank 1 becomes slow.
+            let like = if layout.coordinates(rank).stage == 1 {
+                900
+            } else {
+                600
+            };
+            let busy = if rank == Rank(1) && step > 20 {
+                900
+            } else {
+                like
+            };
+            let look = (rank, Step(step), Duration::from_millis(busy));
+            found.extend(stragglers.look(layout, look).map(|found| (step, found)));
+        }
+    }
+    let expected = Straggler {
+        rank: Rank(1),
+        relative_percent: 150,
+        own_percent: 150,
+    };
+    assert_eq!(found, [(36, expected)]);
+}
+
+/// A gang is slow while `culprit` is in it; each restart leaves out what the search asks for, as far as
+/// there are spares.
+fn search(nodes: usize, culprit: usize, spares: usize) -> (Option<NodeId>, usize) {
+    let name = |at: usize| NodeId::new(&format!("n{at:02}")).unwrap();
+    let all: BTreeSet<_> = (0..nodes).map(name).collect();
+    let (fast, slow) = (
+        Duration::from_millis(105_200),
+        Duration::from_millis(111_100),
+    );
+    let mut search = Bisect::new(fast, slow, all.clone());
+    for restart in 1..100 {
+        let out: BTreeSet<_> = search.next_out().take(spares).cloned().collect();
+        let stays: BTreeSet<_> = all.difference(&out).cloned().collect();
+        search.placed(&stays);
+        let is_slow = stays.contains(&name(culprit));
+        let step = if is_slow { slow } else { fast };
+        match search.judge(step) {
+            Outcome::GoesOn => {}
+            Outcome::Found(node) => return (Some(node), restart),
+            Outcome::Gone => return (None, restart),
+        }
+    }
+    (None, 100)
+}
+
+#[test]
+fn bisecting_finds_any_slow_node_of_bloom_s_gang() {
+    for culprit in 0..48 {
+        let (found, restarts) = search(48, culprit, 48);
+        assert_eq!(found.unwrap().as_str(), format!("n{culprit:02}"));
+        assert!(restarts <= 6, "{restarts}");
+        let (found, restarts) = search(48, culprit, 4);
+        assert_eq!(found.unwrap().as_str(), format!("n{culprit:02}"));
+        assert!(restarts <= 14, "four spares: {restarts}");
+    }
+}
