@@ -117,7 +117,7 @@ const FOUND: [(u64, &str); 19] = [
 ];
 
 /// The same of hard worlds.
-const FOUND_HARD: [(u64, &str); 2] = [
+const FOUND_HARD: [(u64, &str); 5] = [
     (
         212,
         "an agent that had slept through its fence started the generation it was sent before",
@@ -125,6 +125,18 @@ const FOUND_HARD: [(u64, &str); 2] = [
     (
         301,
         "a node that was lost was told again at every event while its run waited for another",
+    ),
+    (
+        336,
+        "a hang was judged by the first pages after a cut, while the gang was moving again",
+    ),
+    (
+        385,
+        "a node in quarantine for an hour made more beats than a world was thought to have",
+    ),
+    (
+        839,
+        "a new controller judged a hang before it could see whose pulse stood still",
     ),
 ];
 

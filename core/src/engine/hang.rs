@@ -171,8 +171,10 @@ impl Engine {
         let patience = self.limits.beat_every * 2;
         if let Some(overdue) = &gang.overdue {
             let since = overdue.at.max(watch.lit_at);
-            let shown = |node: &NodeId| self.has_shown(node, since);
-            if gang.nodes.iter().all(shown) || self.now >= since + patience {
+            // Whether a process runs at all is seen only once its pulse had the time to move.
+            let pulsed = watch.lit_at + patience;
+            let shown = |node: &NodeId| self.has_shown(node, since) && self.has_shown(node, pulsed);
+            if gang.nodes.iter().all(shown) || self.now >= since + 2 * patience {
                 self.judge_hang(id);
             }
         } else if let Some((at, phase)) = gang.symptom {
@@ -317,10 +319,13 @@ impl Engine {
         let patience: Duration = self.limits.beat_every * 2;
         let overdue = gang.overdue.as_ref().map(|overdue| overdue.at);
         let symptom = gang.symptom.map(|(at, _)| at);
-        let judged = overdue
-            .into_iter()
-            .chain(symptom)
-            .map(|at| at.max(watch.lit_at) + patience);
+        let judged = [
+            overdue.map(|at| (at, 2 * patience)),
+            symptom.map(|at| (at, patience)),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|(at, patience)| at.max(watch.lit_at) + patience);
         let mut away = watch.away.iter();
         let lost = away.any(|node| self.node_state(node) == NodeState::Lost);
         let grace = lost.then(|| watch.lit_at + self.limits.rejoin_within);

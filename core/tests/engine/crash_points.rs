@@ -100,6 +100,7 @@ fn a_second_fault_during_the_recovery_from_a_first() {
 #[test]
 fn a_hang() {
     dies_everywhere(|world, run| {
+        world.pass(Duration::from_secs(2));
         world.for_each_process(run, |rank, process| {
             let entered = if rank == Rank(3) { 3 } else { 4 };
             count(&mut process.page, Channel::World, entered, 3);

@@ -93,6 +93,7 @@ fn a_hung_rank_is_named_killed_and_replaced_in_place() {
 #[test]
 fn without_a_single_odd_one_out_all_ranks_are_restarted() {
     let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.pass(Duration::from_secs(2));
     world.for_each_process(&run, |_, process| {
         count(&mut process.page, Channel::World, 4, 3)
     });
@@ -174,9 +175,14 @@ fn an_overdue_rank_is_judged_by_the_next_controller() {
     hang_rank_3(&mut world, &run);
     world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
     world.restart(world.journal.clone());
-    assert_eq!(world.generation(&run), Generation(1));
     world.now = world.now + millis(1);
     world.beat();
+    assert_eq!(
+        world.generation(&run),
+        Generation(1),
+        "it cannot know yet whose pulse stands still"
+    );
+    world.pass(Duration::from_secs(2));
     let view = world.view(&run);
     assert_eq!(view.generation, Generation(2));
     assert!(matches!(
