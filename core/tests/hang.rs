@@ -221,6 +221,23 @@ fn bloom_s_slow_node_is_noticed_within_a_window_of_steps() {
     assert_eq!(pace.slowdown(), None, "another shape has another pace");
 }
 
+/// Steps on a busy machine differ by a fifth; their medians then differ by more than 4 % now and then.
+#[test]
+fn what_chance_does_to_a_pace_is_no_slowdown() {
+    let mut pace = Pace::default();
+    pace.begin("8 ranks");
+    let mut state = 7_u64;
+    for _ in 0..2000 {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        pace.step(Duration::from_millis(160 + (state >> 33) % 40));
+        assert_eq!(pace.slowdown(), None);
+    }
+    (0..24).for_each(|_| pace.step(Duration::from_millis(230)));
+    assert!(pace.slowdown().is_some());
+}
+
 #[test]
 fn a_straggler_is_slower_than_its_like_for_a_while() {
     let layout = Layout {

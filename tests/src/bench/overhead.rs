@@ -94,11 +94,9 @@ fn managed() -> Result<(Duration, Vec<String>)> {
     let training = shares(&before, &usage(&cluster)?, over);
     let steps = u32::try_from(last - first)?;
     let view = cluster.run(&run)?;
-    ensure!(
-        view.incidents.is_empty(),
-        "something broke: {:?}",
-        view.incidents
-    );
+    // Slowness is recorded too; only what ended a generation spoils the figure.
+    let broke = view.incidents.iter().find(|i| i.rung.is_some());
+    ensure!(broke.is_none(), "something broke: {broke:?}");
     let lines = at_rest.into_iter().zip(training);
     let lines = lines.map(|((name, cpu, rss), (_, cpu_training, rss_training))| {
         format!(
