@@ -31,6 +31,7 @@ use link::{Connector, Link};
 use rank_link::RankLinkService;
 use ranks::{Launch, Ranks};
 use rebloom_core::id::NodeId;
+use rebloom_core::labels::Labels;
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::NodeFacts;
 use rebloom_core::supervisor::{Config, Supervisor};
@@ -71,7 +72,7 @@ pub struct Settings {
     /// The version of NCCL that its workers use, where it is known.
     pub nccl: Option<Nccl>,
     /// What its admin says of it: `rack`, `fabric`, ...
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Where other agents reach its rendezvous stores.
     pub listen: SocketAddr,
     /// How workers are started.

@@ -5,6 +5,7 @@
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use rebloom_core::id::NodeId;
+use rebloom_core::labels::Labels;
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::NodeFacts;
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ pub fn facts(
     slots: u32,
     (gpus, nccl): (Vec<String>, Option<Nccl>),
     store_address: String,
-    labels: BTreeMap<String, String>,
+    labels: Labels,
 ) -> NodeFacts {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     NodeFacts {

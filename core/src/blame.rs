@@ -6,6 +6,7 @@
 //! answer; several are suspects, and nobody is named. A process whose pulse has stopped is
 //! proof enough by itself: stopped inside an operation, its page looks like that of its partners.
 
+use crate::by_rank::ByRank;
 use crate::flight::{Channel, Page};
 use crate::id::{Generation, Rank};
 use crate::layout::Layout;
@@ -28,7 +29,7 @@ pub struct Suspect {
 pub fn blame(
     layout: Layout,
     generation: Generation,
-    pages: &BTreeMap<Rank, Page>,
+    pages: &ByRank<Page>,
     still: &BTreeSet<Rank>,
 ) -> Vec<Suspect> {
     let graph = Graph::read(layout, generation, pages);
@@ -63,11 +64,11 @@ struct Graph {
 }
 
 impl Graph {
-    fn read(layout: Layout, generation: Generation, pages: &BTreeMap<Rank, Page>) -> Self {
-        let page = |rank: &Rank| pages.get(rank).filter(|page| page.generation == generation);
+    fn read(layout: Layout, generation: Generation, pages: &ByRank<Page>) -> Self {
+        let page = |rank: Rank| pages.get(rank).filter(|page| page.generation == generation);
         let mut graph = Self::default();
         for rank in layout.ranks() {
-            let Some((mine, channel)) = page(&rank).and_then(|p| Some((p, p.waits_in()?))) else {
+            let Some((mine, channel)) = page(rank).and_then(|p| Some((p, p.waits_in()?))) else {
                 continue;
             };
             graph.inside.insert(rank);
@@ -78,7 +79,7 @@ impl Graph {
                 .map(|(peer, channel)| {
                     (
                         peer,
-                        page(&peer)
+                        page(peer)
                             .map(|page| page.counter(channel))
                             .unwrap_or_default(),
                     )

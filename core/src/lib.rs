@@ -22,6 +22,7 @@
 //! trains). `ARCHITECTURE.md` numbers the invariants S1-S11, L1-L4 and T1 that the code cites.
 
 pub mod blame;
+pub mod by_rank;
 pub mod cause;
 pub mod checkpoint;
 pub mod chronicle;
@@ -34,6 +35,7 @@ pub mod hang;
 pub mod health;
 pub mod id;
 pub mod interval;
+pub mod labels;
 pub mod ladder;
 pub mod layout;
 pub mod member;

@@ -10,9 +10,9 @@ use crate::guard::Spike;
 use crate::hang::rules::Match;
 use crate::health::signal::Signal;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
+use crate::labels::Labels;
 use crate::ladder::gate::Nccl;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// What an agent knows of its node when it joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +34,8 @@ pub struct NodeFacts {
     /// The version of NCCL that its workers use, where it is known.
     pub nccl: Option<Nccl>,
     /// What else its admin says of it; [`RACK`] and [`FABRIC`] tell placement what is near.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// Label of the rack a node is in: nodes that share a switch and a power feed.

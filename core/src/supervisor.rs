@@ -421,6 +421,10 @@ impl Supervisor {
             }
             self.commands.extend(stray);
         } else if let Some(report) = known.and_then(|known| known.word(&run, rank, pid, word)) {
+            if matches!(report, Report::ShardSaved { .. }) {
+                // So that what the pages say of this step is known before the checkpoint is sealed.
+                self.next_beat = self.next_beat.min(now);
+            }
             self.report(report);
         }
         self.settle(now);

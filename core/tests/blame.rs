@@ -7,16 +7,17 @@
 )]
 
 use rebloom_core::blame::{Suspect, blame};
+use rebloom_core::by_rank::ByRank;
 use rebloom_core::flight::{Channel, Counter, Page};
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::layout::{Coordinates, Layout};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 const GENERATION: Generation = Generation(3);
 
 struct Gang {
     layout: Layout,
-    pages: BTreeMap<Rank, Page>,
+    pages: ByRank<Page>,
 }
 
 impl Gang {
@@ -44,7 +45,7 @@ impl Gang {
 
     fn set(&mut self, rank: Rank, channel: Channel, entered: u64, done: u64) {
         let at = Channel::ALL.iter().position(|c| *c == channel).unwrap();
-        self.pages.get_mut(&rank).unwrap().counters[at] = Counter { entered, done };
+        self.pages.get_mut(rank).unwrap().counters[at] = Counter { entered, done };
     }
 
     fn waits(&mut self, rank: Rank, channel: Channel) {
@@ -181,9 +182,9 @@ fn a_rank_of_an_older_generation_or_without_a_page_has_not_arrived() {
             .ranks()
             .for_each(|rank| gang.waits(rank, Channel::World));
         if gone {
-            gang.pages.remove(&Rank(2));
+            gang.pages.remove(Rank(2));
         } else {
-            gang.pages.get_mut(&Rank(2)).unwrap().generation = Generation(2);
+            gang.pages.get_mut(Rank(2)).unwrap().generation = Generation(2);
         }
         assert_eq!(gang.blamed(), named(Rank(2), Channel::World));
     }

@@ -10,6 +10,7 @@ use rebloom_core::placement::{Floor, Slots, Standing, Waiting, Want};
 use rebloom_core::report::{FABRIC, NodeFacts, RACK};
 use rebloom_core::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const READY: Standing = Standing {
     allowed: true,
@@ -77,8 +78,8 @@ fn place(
     floor: &Floor,
     name: &str,
     layout: Layout,
-    current: Option<&Placement>,
-) -> Option<Placement> {
+    current: Option<&Arc<Placement>>,
+) -> Option<Arc<Placement>> {
     floor.place(&Want {
         run: &run(name),
         layout,
@@ -97,7 +98,7 @@ const fn layout(tensor: u32, pipeline: u32, data: u32) -> Layout {
 }
 
 fn used(placement: &Placement) -> Vec<NodeId> {
-    placement.nodes().into_iter().collect()
+    placement.nodes.iter().cloned().collect()
 }
 
 fn nodes(range: impl IntoIterator<Item = usize>) -> Vec<NodeId> {

@@ -298,7 +298,7 @@ impl From<NodeFacts> for wire::NodeFacts {
             cores,
             memory,
             nccl: nccl.map(|version| version.to_string()).unwrap_or_default(),
-            labels: labels.into_iter().collect(),
+            labels: labels.iter().cloned().collect(),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::world::{Happening, Undo, World};
 use rebloom_core::cause::Exit;
 use rebloom_core::health::signal::Signal;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId};
+use rebloom_core::labels::Labels;
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::{Join, NodeFacts};
 use rebloom_core::supervisor::{Command, Config, Event, Memory, Supervisor};
@@ -122,7 +123,7 @@ impl Node {
             cores: 8,
             memory: 1 << 34,
             nccl: Some(NCCL),
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
         };
         let mut runs = self
             .agent

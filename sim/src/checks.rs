@@ -14,6 +14,7 @@ use rebloom_core::health::fleet::most_withdrawn;
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Slot, Step};
 use rebloom_core::spec::RunSpec;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What the checks remember.
 #[derive(Debug)]
@@ -46,13 +47,13 @@ pub(crate) struct Seen {
     fruitless: u32,
     /// Restarts after failures of the run's own, since it was submitted or resumed.
     own: u32,
-    decided: BTreeMap<Generation, Placement>,
+    decided: BTreeMap<Generation, Arc<Placement>>,
     /// Why each generation was decided.
     causes: BTreeMap<Generation, Cause>,
     /// The newest generation that was placed, by the journal.
     newest: Generation,
-    ordered: BTreeMap<Generation, Placement>,
-    placement: Option<Placement>,
+    ordered: BTreeMap<Generation, Arc<Placement>>,
+    placement: Option<Arc<Placement>>,
 }
 
 impl Checks {
@@ -88,7 +89,7 @@ impl Checks {
 
     /// Where a run is placed, by the journal.
     pub(crate) fn placement(&self, run: &RunId) -> Option<&Placement> {
-        self.runs.get(run)?.placement.as_ref()
+        self.runs.get(run)?.placement.as_deref()
     }
 
     /// What admins did, and which placements are over.

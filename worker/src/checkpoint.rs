@@ -29,6 +29,19 @@ pub fn directory(spec: &RunSpec, id: CheckpointId) -> PathBuf {
         .join(id.directory())
 }
 
+/// Makes the folder of a run's checkpoints and tries to write there, so that a run that could never save
+/// does not begin. A full disk may empty; it is found out when something is saved.
+pub fn prepare(spec: &RunSpec) -> std::io::Result<()> {
+    let folder = Path::new(&spec.checkpoint.directory).join(spec.name.as_str());
+    std::fs::create_dir_all(&folder)?;
+    let probe = folder.join(format!(".probe-{}", std::process::id()));
+    match std::fs::File::create(&probe) {
+        Ok(_) => std::fs::remove_file(&probe),
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The name of a rank's shard.
 pub fn file_name(rank: Rank) -> String {
     format!("rank-{:05}.safetensors", rank.0)

@@ -33,6 +33,14 @@ pub enum StepError {
     /// The samples cannot be read, or do not fit the model.
     #[error("data: {0}")]
     Data(String),
+    /// Checkpoints cannot be written.
+    #[error("checkpoint.directory {path} cannot be written on this node: {error}")]
+    Storage {
+        /// Where they should go.
+        path: String,
+        /// Why not.
+        error: std::io::Error,
+    },
     /// The model does not fit the layout.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),

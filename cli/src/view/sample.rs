@@ -132,7 +132,7 @@ pub(crate) fn cluster(run: RunView) -> Cluster {
             cores: 2,
             memory: 1 << 33,
             nccl: None,
-            labels: std::collections::BTreeMap::new(),
+            labels: rebloom_core::labels::Labels::default(),
         },
         state: NodeState::Ready,
         cordoned: false,

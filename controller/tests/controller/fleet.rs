@@ -229,7 +229,7 @@ impl Agent {
             cores: 2,
             memory: 1 << 30,
             nccl: None,
-            labels: std::collections::BTreeMap::new(),
+            labels: rebloom_core::labels::Labels::default(),
         }
     }
 

@@ -53,7 +53,7 @@ impl Engine {
                 blamed: &BTreeMap::new(),
             });
             let seating = placement
-                .map(|placement| placement.seats)
+                .map(|placement| placement.seats.clone())
                 .unwrap_or_default();
             let message = if seating.is_empty() {
                 format!("{name} would wait for room")
@@ -220,7 +220,7 @@ impl Engine {
         let moves = |run: &super::state::Run| {
             run.gang
                 .as_ref()
-                .is_some_and(|gang| gang.nodes.contains(&node))
+                .is_some_and(|gang| gang.placement.nodes.contains(&node))
                 && run.state != RunState::Stopping
         };
         let mut runs = self.floor.on(&node);
@@ -245,7 +245,7 @@ impl Engine {
                 blamed: &run.ladder.blamed,
             });
             let placement = placement.ok_or_else(|| Refusal::NoRoom(id.clone()))?;
-            seating.extend(placement.seats);
+            seating.extend(placement.seats.iter().cloned());
         }
         let names: Vec<_> = runs.iter().map(RunId::as_str).collect();
         let what = if names.is_empty() {

@@ -201,8 +201,12 @@ impl Engine {
     /// Takes in what a run holds or may hold now.
     pub(super) fn rehold(&mut self, id: &RunId) {
         let run = self.state.runs.get(id);
-        self.floor
-            .hold(id, footprint(&self.state, run, self.desk.strays_of(id)));
+        let strays = self.desk.strays_of(id);
+        let plain = run.filter(|run| run.owed.is_empty() && strays.is_none());
+        match plain.and_then(|run| run.gang.as_ref()) {
+            Some(gang) => self.floor.seat(id, &gang.placement),
+            None => self.floor.hold(id, footprint(&self.state, run, strays)),
+        }
     }
 
     /// Takes in that a node came, went, was held back or let go.

@@ -129,13 +129,13 @@ impl State {
 
     fn enroll(&mut self, facts: &NodeFacts, identity: Digest) {
         let new = || Node {
-            facts: facts.clone(),
+            facts: Box::new(facts.clone()),
             identity,
             cordoned: false,
             lost: false,
         };
         let node = self.nodes.entry(facts.node.clone()).or_insert_with(new);
-        node.facts = facts.clone();
+        *node.facts = facts.clone();
     }
 
     fn node(&mut self, node: &NodeId, change: impl FnOnce(&mut Node)) {
@@ -252,7 +252,7 @@ impl Run {
                 if let Some(member) = self.member(*generation, *rank) {
                     member.reached = Some(Milestone::Finished);
                     member.step = *step;
-                    member.finished = Some((*why, *state));
+                    member.finished = Some(Box::new((*why, *state)));
                     self.advance(at);
                 }
             }
@@ -306,6 +306,10 @@ impl Run {
                 }
                 None => {
                     self.found_slow(cause);
+                    if cause.is_hang() {
+                        // It was to stop; the time in which it hung was no training.
+                        self.spend((*began).min(at), Some(Spend::Detect));
+                    }
                     self.record_incident(at, cause, Some(at), None);
                 }
             },
@@ -316,7 +320,7 @@ impl Run {
                 (self.step_time, self.save_cost) = (Some(*step), *save);
             }
             Fact::SearchBegun { before, now, .. } => {
-                let nodes = self.gang.as_ref().map(|gang| gang.nodes.clone());
+                let nodes = self.gang.as_ref().map(|gang| gang.placement.nodes.clone());
                 self.search = nodes.map(|nodes| Bisect::new(*before, *now, nodes));
             }
             Fact::SearchJudged { step, .. } => {

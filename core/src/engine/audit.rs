@@ -90,7 +90,7 @@ fn one_unfenced(id: &RunId, run: &Run, report: &mut impl FnMut(&'static str, Str
         if old.generation > gang.generation {
             continue; // learned after placing; the next placement is above it
         }
-        if old.nodes.is_disjoint(&gang.nodes) {
+        if old.nodes.is_disjoint(&gang.placement.nodes) {
             let (old, new) = (old.generation, gang.generation);
             report(
                 "S1",
@@ -149,7 +149,7 @@ fn usable(engine: &Engine, id: &RunId, run: &Run, report: &mut impl FnMut(&'stat
     let Some(gang) = run.gang.as_ref().filter(|_| engine.placed.contains(id)) else {
         return;
     };
-    for node in &gang.nodes {
+    for node in &gang.placement.nodes {
         let is_cordoned = engine
             .state
             .nodes

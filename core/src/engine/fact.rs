@@ -21,6 +21,7 @@ use crate::report::{Finish, Milestone, NodeFacts};
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -175,7 +176,7 @@ pub enum Fact {
         /// How its gang looks.
         layout: Layout,
         /// Where it runs.
-        placement: Placement,
+        placement: Arc<Placement>,
         /// Whether nothing is launched asynchronously.
         async_off: bool,
         /// Steps between two checkpoints.

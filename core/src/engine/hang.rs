@@ -4,8 +4,9 @@
 //! had the time to; then [`crate::blame`] says who did not arrive.
 
 use super::state::{Gang, Run};
-use super::{Engine, Fact, NodeState, RunState, Rung};
+use super::{Engine, Fact, NodeState, Placement, RunState, Rung};
 use crate::blame::{Suspect, blame};
+use crate::by_rank::ByRank;
 use crate::cause::Cause;
 use crate::flight::{Page, Phase};
 use crate::hang::deadline::Clock;
@@ -20,6 +21,7 @@ use crate::report::Milestone;
 use crate::spec::seconds;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// More suspects than this name nobody.
 const SUSPECTS: usize = 16;
@@ -37,13 +39,13 @@ const fn nobody_knows(phase: Phase) -> Cause {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     pub(super) generation: Generation,
-    pub(super) pages: BTreeMap<Rank, Page>,
+    pub(super) pages: ByRank<Page>,
     /// The pulse of each rank, and when it was last seen to have changed.
-    pub(super) pulses: BTreeMap<Rank, (u64, Instant)>,
+    pub(super) pulses: ByRank<(u64, Instant)>,
     /// Nodes of the gang that cannot be reached.
     pub(super) away: BTreeSet<NodeId>,
-    /// The generation whose nodes those are.
-    away_of: Generation,
+    /// The placement whose nodes those are.
+    away_of: Option<Arc<Placement>>,
     /// Most steps by the pages of this generation.
     pub(super) step: Step,
     /// When that was first seen.
@@ -98,12 +100,19 @@ impl Engine {
         let links = &self.links;
         let watch = self.watches.entry(id.clone()).or_default();
         watch.follow(run, gang, self.now);
-        if watch.away_of != gang.generation {
-            watch.away_of = gang.generation;
+        let is_known = |placement: &Arc<_>| Arc::ptr_eq(placement, &gang.placement);
+        if !watch.away_of.as_ref().is_some_and(is_known) {
+            watch.away_of = Some(Arc::clone(&gang.placement));
             let is_away = |node: &&NodeId| links.get(node).is_none_or(|link| link.open().is_none());
-            watch.away = gang.nodes.iter().filter(is_away).cloned().collect();
+            watch.away = gang
+                .placement
+                .nodes
+                .iter()
+                .filter(is_away)
+                .cloned()
+                .collect();
         }
-        let dark = watch.away.len() == gang.nodes.len();
+        let dark = watch.away.len() == gang.placement.nodes.len();
         // After a replay every gang was out of sight until now.
         if !dark && (watch.dark || is_new) {
             watch.lit_at = self.now;
@@ -122,7 +131,7 @@ impl Engine {
         let Some((gang, watch)) = gang.zip(self.watches.get_mut(id)) else {
             return;
         };
-        if is_open || !gang.nodes.contains(node) {
+        if is_open || !gang.placement.nodes.contains(node) {
             watch.away.remove(node);
         } else {
             watch.away.insert(node.clone());
@@ -174,13 +183,13 @@ impl Engine {
             // Whether a process runs at all is seen only once its pulse had the time to move.
             let pulsed = watch.lit_at + patience;
             let shown = |node: &NodeId| self.has_shown(node, since) && self.has_shown(node, pulsed);
-            if gang.nodes.iter().all(shown) || self.now >= since + 2 * patience {
+            if gang.placement.nodes.iter().all(shown) || self.now >= since + 2 * patience {
                 self.judge_hang(id);
             }
         } else if let Some((at, phase)) = gang.symptom {
             let since = at.max(watch.lit_at);
             let shown = |node: &NodeId| self.has_shown(node, since);
-            if gang.nodes.iter().all(shown) && self.now >= since + patience {
+            if gang.placement.nodes.iter().all(shown) && self.now >= since + patience {
                 let cause = nobody_knows(phase);
                 self.broke(id, cause, (at, at), Rung::Reform);
             }
@@ -208,7 +217,7 @@ impl Engine {
         let (rank, phase, heard) = (overdue.rank, overdue.phase, overdue.at);
         let page = watch
             .pages
-            .get(&rank)
+            .get(rank)
             .filter(|page| page.generation == gang.generation);
         let is_done = gang
             .member(rank)
@@ -216,7 +225,7 @@ impl Engine {
         if is_done || page.is_some_and(|page| page.phase != phase) {
             return self.tell(Fact::OverdueDropped { run: id.clone() });
         }
-        let is_booked = run.state == RunState::Running;
+        let is_booked = matches!(run.state, RunState::Running | RunState::Stopping);
         let began = if is_booked {
             watch.moved_at.min(heard)
         } else {
@@ -268,7 +277,7 @@ impl Engine {
             .pages
             .iter()
             .filter(|(_, page)| page.generation == gang.generation);
-        let groups = stacks::of_pages(mine.map(|(rank, page)| (*rank, page)));
+        let groups = stacks::of_pages(mine);
         let odd = stacks::odd_ones_out(&groups);
         let both: Vec<_> = suspects
             .iter()
@@ -280,11 +289,11 @@ impl Engine {
 
     /// Ranks whose node has beaten for a while without their pulse moving.
     fn still(&self, gang: &Gang, watch: &Watch) -> BTreeSet<Rank> {
-        let is_still = |(rank, (pulse, changed)): (&Rank, &(u64, Instant))| {
-            let link = gang.node_of(*rank).and_then(|node| self.links.get(node));
+        let is_still = |(rank, (pulse, changed)): (Rank, &(u64, Instant))| {
+            let link = gang.node_of(rank).and_then(|node| self.links.get(node));
             let beat = link.and_then(|link| link.beat);
             let stood = *changed + self.limits.beat_every * 2;
-            (*pulse > 0 && beat.is_some_and(|beat| beat >= stood)).then_some(*rank)
+            (*pulse > 0 && beat.is_some_and(|beat| beat >= stood)).then_some(rank)
         };
         watch.pulses.iter().filter_map(is_still).collect()
     }
@@ -329,7 +338,9 @@ impl Engine {
         let mut away = watch.away.iter();
         let lost = away.any(|node| self.node_state(node) == NodeState::Lost);
         let grace = lost.then(|| watch.lit_at + self.limits.rejoin_within);
-        let dark = watch.dark.then(|| self.all_fenced_at(gang.nodes.iter()));
+        let dark = watch
+            .dark
+            .then(|| self.all_fenced_at(gang.placement.nodes.iter()));
         let rule = self.rule_due(id).map(|(_, _, by)| by);
         let due = self
             .milestone_due(id)

@@ -99,7 +99,7 @@ impl Engine {
         if !self.ward.listens(self.now, node, windows.burst) {
             return self.count("too_many_signals");
         }
-        let about = (&known.facts, known.cordoned);
+        let about = (&*known.facts, known.cordoned);
         let examined =
             self.state
                 .health

@@ -11,6 +11,7 @@ use crate::cause::Cause;
 use crate::checkpoint::Manifest;
 use crate::id::{Digest, NodeId, Rank, RunId, Session};
 use crate::report::{Join, Remembered};
+use crate::time::Instant;
 
 impl Engine {
     pub(super) fn joined(&mut self, session: Session, identity: Digest, join: Join) {
@@ -29,7 +30,7 @@ impl Engine {
             return self.count("stale_link");
         }
         let (is_lost, is_news) = known.map_or((false, true), |known| {
-            (known.lost, known.facts != join.facts)
+            (known.lost, *known.facts != join.facts)
         });
         if is_news {
             self.tell(Fact::NodeEnrolled {
@@ -92,7 +93,7 @@ impl Engine {
         let has_gang = run
             .gang
             .as_ref()
-            .is_some_and(|gang| gang.nodes.contains(node));
+            .is_some_and(|gang| gang.placement.nodes.contains(node));
         let is_owed = run
             .owed
             .get(node)
@@ -184,12 +185,24 @@ impl Engine {
                 .map(|(rank, _)| rank)
         });
         let rank = lacks.unwrap_or(Rank(0));
-        let began = self
-            .links
-            .get(node)
-            .map_or(self.now, |link| link.heard_before);
+        let began = match self.links.get(node) {
+            // Whatever happened, happened while this engine was not there to see it.
+            Some(link) if link.previous.is_none() => self.last_seen(id),
+            Some(link) => link.heard_before,
+            None => self.now,
+        };
         let node = node.clone();
         self.fault(id, Cause::RanksMissing { node, rank }, began);
+    }
+
+    /// When a run was last known to train, by the journal alone.
+    fn last_seen(&self, id: &RunId) -> Instant {
+        let Some(run) = self.state.runs.get(id) else {
+            return self.now;
+        };
+        let post = run.mileposts.last().map(|post| post.at);
+        let gang = run.gang.as_ref().map(|gang| gang.reached_at);
+        post.max(gang).unwrap_or(self.now)
     }
 
     /// Takes in a sealed checkpoint that lies on storage and that the journal does not know.

@@ -152,6 +152,7 @@ impl Engine {
         if self.has_completed(id) {
             return self.end(id, RunState::Completed, Cause::Completed);
         }
+        let hangs = self.hangs_while_stopping(id);
         let Some(run) = self.state.runs.get(id) else {
             return;
         };
@@ -160,15 +161,16 @@ impl Engine {
         let Some(gang) = &run.gang else {
             return self.end(id, RunState::Stopped, cause);
         };
-        let is_lost = gang
-            .nodes
-            .iter()
-            .any(|node| self.node_state(node) == NodeState::Lost && !gang.fenced.contains(node));
+        let is_lost =
+            gang.placement.nodes.iter().any(|node| {
+                self.node_state(node) == NodeState::Lost && !gang.fenced.contains(node)
+            });
         match stop.how {
             Stop::Safely => {
                 let breaks =
                     |member: &super::state::Member| member.gone && member.finished.is_none();
-                let cannot = gang.symptom.is_some()
+                let cannot = hangs
+                    || gang.symptom.is_some()
                     || gang.members.iter().any(breaks)
                     || (is_lost && !gang.all_finished());
                 if gang.all_finished() && is_gone(gang) && run.saves.is_empty() {
@@ -194,6 +196,23 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whether a gang that is to stop at a step boundary was found hanging: it will not get there.
+    fn hangs_while_stopping(&mut self, id: &RunId) -> bool {
+        let is_safe = |run: &&Run| {
+            let how = run.stop.as_ref().map(|stop| stop.how);
+            how == Some(Stop::Safely) && run.gang.as_ref().is_some_and(|g| g.overdue.is_some())
+        };
+        let seen = |engine: &Self| {
+            let run = engine.state.runs.get(id).filter(is_safe);
+            run.map(|run| run.incidents_seen)
+        };
+        let Some(before) = seen(self) else {
+            return false;
+        };
+        self.watch_gang(id);
+        seen(self).is_some_and(|after| after > before)
     }
 
     /// An old gang of which nothing was heard for long enough has fenced itself (S1).

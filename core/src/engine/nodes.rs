@@ -73,7 +73,7 @@ impl Engine {
         // Runs that wait to be judged by their pages.
         for run in &self.judging {
             let gang = self.state.runs.get(run).and_then(|run| run.gang.as_ref());
-            if gang.is_some_and(|gang| gang.nodes.contains(node)) {
+            if gang.is_some_and(|gang| gang.placement.nodes.contains(node)) {
                 self.agenda.touch(run);
             }
         }
@@ -105,7 +105,7 @@ impl Engine {
                 watch.step = page.step;
                 watch.moved_at = self.now;
             }
-            let pulse = watch.pulses.entry(rank).or_insert((page.pulse, self.now));
+            let pulse = watch.pulses.get_or_insert(rank, (page.pulse, self.now));
             if pulse.0 != page.pulse {
                 *pulse = (page.pulse, self.now);
             }

@@ -22,10 +22,17 @@ pub(super) enum Told {
     Stop(Generation, Stop),
 }
 
+/// What the orders to start a gang have in common: they differ in their seats alone.
+struct Sheet {
+    spec: Arc<RunSpec>,
+    store_address: String,
+}
+
 /// What was ordered over which link.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    told: BTreeMap<RunId, BTreeMap<NodeId, (Session, Told)>>,
+    /// By run, in the order of the nodes.
+    told: BTreeMap<RunId, Vec<(NodeId, (Session, Told))>>,
     seals: BTreeMap<(RunId, CheckpointId), (NodeId, Session)>,
     prunes: BTreeMap<RunId, BTreeSet<CheckpointId>>,
     /// Runs with files to see to, and no node that can be reached.
@@ -37,7 +44,10 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn adopt(&mut self, run: &RunId, node: &NodeId, session: Session, told: Told) {
         let of_run = self.told.entry(run.clone()).or_default();
-        of_run.insert(node.clone(), (session, told));
+        match of_run.binary_search_by(|(known, _)| known.cmp(node)) {
+            Ok(at) => of_run[at].1 = (session, told),
+            Err(at) => of_run.insert(at, (node.clone(), (session, told))),
+        }
     }
 
     pub(super) fn stray(&mut self, node: &NodeId, run: &RunId, generation: Generation) {
@@ -123,36 +133,49 @@ impl Engine {
     /// Sends every order about a run that has not gone out over the present links.
     pub(super) fn write_orders(&mut self, id: &RunId) {
         let before = self.desk.told.remove(id).unwrap_or_default();
-        let mut told = BTreeMap::new();
-        let mut news = Vec::new();
-        for (node, what) in self.wanted(id) {
-            let before = before.get(&node).copied();
+        let wanted = self.wanted(id);
+        let (mut told, mut news) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for (node, what) in wanted {
+            let known = before.binary_search_by(|(known, _)| known.cmp(&node));
+            let before = known.ok().map(|at| before[at].1);
             match self.session(&node) {
                 Some(session) => {
                     if before != Some((session, what)) {
                         news.push((session, node.clone(), what));
                     }
-                    told.insert(node, (session, what));
+                    told.push((node, (session, what)));
                 }
                 None => told.extend(before.map(|before| (node, before))),
             }
         }
         if !told.is_empty() {
+            told.sort_by(|(a, _), (b, _)| a.cmp(b));
             self.desk.told.insert(id.clone(), told);
         }
-        // One spec for all: the orders of a gang differ in their seats alone.
-        let (mut seats, spec) = if news.is_empty() {
-            (BTreeMap::new(), None)
-        } else {
-            let run = self.state.runs.get(id);
-            (self.seats(id), run.and_then(Run::spec_to_run))
-        };
+        if news.is_empty() {
+            return;
+        }
+        let mut seats = self.seats(id);
+        let sheet = self.sheet(id);
         for (session, node, what) in news {
             let seats = seats.remove(&node).unwrap_or_default();
-            let orders = self.orders(&node, id, what, (seats, spec.as_ref()));
+            let orders = self.orders(&node, id, what, (seats, sheet.as_ref()));
             let orders = orders.into_iter();
             orders.for_each(|order| self.send(&node, session, order));
         }
+    }
+
+    /// What the orders of a gang have in common.
+    fn sheet(&self, id: &RunId) -> Option<Sheet> {
+        let run = self.state.runs.get(id)?;
+        let store = self
+            .state
+            .nodes
+            .get(&run.gang.as_ref()?.placement.store_node)?;
+        Some(Sheet {
+            spec: run.spec_to_run()?,
+            store_address: store.facts.store_address.clone(),
+        })
     }
 
     /// Seats of a run by node.
@@ -190,7 +213,7 @@ impl Engine {
                     }
                     None => Told::Start(gang.generation),
                 };
-                let nodes = gang.nodes.iter();
+                let nodes = gang.placement.nodes.iter();
                 let nodes = nodes.filter(|node| !gang.fenced.contains(*node));
                 wanted.extend(nodes.map(|node| (node.clone(), told)));
             }
@@ -198,7 +221,7 @@ impl Engine {
                 if run
                     .gang
                     .as_ref()
-                    .is_some_and(|gang| gang.nodes.contains(node))
+                    .is_some_and(|gang| gang.placement.nodes.contains(node))
                 {
                     continue;
                 }
@@ -219,14 +242,14 @@ impl Engine {
         node: &NodeId,
         id: &RunId,
         told: Told,
-        (seats, spec): (Vec<Seat>, Option<&Arc<RunSpec>>),
+        (seats, sheet): (Vec<Seat>, Option<&Sheet>),
     ) -> Vec<Order> {
         let run = self.state.runs.get(id);
         match told {
             Told::Start(_) => {
                 let gang = run.and_then(|run| Some((run, run.gang.as_ref()?)));
-                gang.zip(spec)
-                    .map(|(gang, spec)| self.start(gang, spec, node, seats))
+                gang.zip(sheet)
+                    .map(|(gang, sheet)| Self::start(gang, sheet, node, seats))
                     .unwrap_or_default()
             }
             Told::Stop(generation, how) => {
@@ -260,9 +283,8 @@ impl Engine {
     }
 
     fn start(
-        &self,
         (run, gang): (&Run, &Gang),
-        spec: &Arc<RunSpec>,
+        sheet: &Sheet,
         node: &NodeId,
         seats: Vec<Seat>,
     ) -> Vec<Order> {
@@ -276,16 +298,12 @@ impl Engine {
             rank: *rank,
             cause: gang.cause.clone(),
         });
-        let store_node = gang.placement.store_node.clone();
-        let store = self.state.nodes.get(&store_node);
         let start = Start {
-            spec: Arc::clone(spec),
+            spec: Arc::clone(&sheet.spec),
             generation: gang.generation,
             seats,
-            store_address: store
-                .map(|node| node.facts.store_address.clone())
-                .unwrap_or_default(),
-            store_node,
+            store_node: gang.placement.store_node.clone(),
+            store_address: sheet.store_address.clone(),
             resume: gang.resume,
             fresh_processes: gang.fresh,
             async_off: run.async_off,

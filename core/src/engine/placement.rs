@@ -7,6 +7,7 @@ use crate::id::{Generation, NodeId, RunId};
 use crate::layout::Layout;
 use crate::placement::{Slots, Want};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a run holds or may hold: its seats, what its older generations may still be on, and whole
 /// nodes with ranks of it that nobody here knows (S2).
@@ -53,21 +54,6 @@ fn add<'a>(slots: &mut BTreeMap<&'a NodeId, Slots>, more: Option<(&'a NodeId, Sl
     }
 }
 
-impl Placement {
-    /// The nodes of it.
-    pub fn nodes(&self) -> BTreeSet<NodeId> {
-        let mut nodes = BTreeSet::new();
-        let mut last = None;
-        for seat in &self.seats {
-            if last != Some(&seat.node) && !nodes.contains(&seat.node) {
-                nodes.insert(seat.node.clone());
-            }
-            last = Some(&seat.node);
-        }
-        nodes
-    }
-}
-
 impl Engine {
     /// Where a gang of this layout can go now, off these nodes or, where there is no room without
     /// them, off as many of them as there is room for; the first are the surest. Never on nodes that
@@ -78,7 +64,7 @@ impl Engine {
         layout: Layout,
         avoid: &[NodeId],
         held: &BTreeSet<NodeId>,
-    ) -> Option<Placement> {
+    ) -> Option<Arc<Placement>> {
         let run = self.state.runs.get(id)?;
         let current = run.gang.as_ref().filter(|_| run.spec.layout == layout);
         let current = current.map(|gang| &gang.placement);
@@ -121,14 +107,8 @@ impl Engine {
     /// torn apart by it, because a node of it is among them and fences it on starting.
     fn tears_older(&self, run: &Run, placement: &Placement) -> bool {
         let gang = run.gang.as_ref().filter(|gang| !gang.dead);
-        let old = gang.map(|gang| &gang.nodes);
-        let old = old
-            .into_iter()
-            .chain(run.older.iter().map(|old| &old.nodes));
-        let mut nodes = None;
-        old.into_iter().all(|old| {
-            let nodes = nodes.get_or_insert_with(|| placement.nodes());
-            !old.is_disjoint(nodes)
-        })
+        let old = gang.map(|gang| &gang.placement.nodes).into_iter();
+        let mut old = old.chain(run.older.iter().map(|old| &old.nodes));
+        old.all(|old| !old.is_disjoint(&placement.nodes))
     }
 }

@@ -47,7 +47,7 @@ impl Engine {
             run: id.clone(),
             generation: self.next_generation(run.floor),
             layout: run.spec.layout,
-            every_steps: self.interval(run, placement.nodes().len()),
+            every_steps: self.interval(run, placement.nodes.len()),
             placement,
             async_off: run.async_off,
             rung: None,
@@ -113,7 +113,7 @@ impl Engine {
             return 0;
         }
         let (usable, empty) = self.floor.nodes_like(&first.node);
-        let nodes = placement.nodes();
+        let nodes = &placement.nodes;
         let count = |nodes: usize| u32::try_from(nodes).unwrap_or(u32::MAX);
         let takes = nodes
             .iter()

@@ -84,7 +84,7 @@ impl Engine {
             return;
         };
         let Some(gang) = &run.gang else { return };
-        let nodes = &gang.nodes;
+        let nodes = &gang.placement.nodes;
         let is_time = if watch.dark {
             self.now >= self.all_fenced_at(nodes.iter())
         } else {
@@ -132,7 +132,7 @@ impl Engine {
             &broken.cause,
             broken.rung,
             &run.spec.recovery,
-            &self.standing(run),
+            &self.standing(run, &broken.cause),
         );
         if rung == Rung::Park {
             let recoveries = run.ladder.recoveries();
@@ -157,12 +157,13 @@ impl Engine {
         }
     }
 
-    fn standing<'a>(&self, run: &'a Run) -> Standing<'a> {
+    fn standing<'a>(&self, run: &'a Run, cause: &Cause) -> Standing<'a> {
         Standing {
             tries: &run.ladder.tries,
             unsealed: run.ladder.unsealed,
             hangs: run.ladder.hangs,
-            may_async_off: !run.async_off && self.async_gate(run).is_ok(),
+            // (The gate looks at every node of the gang.)
+            may_async_off: cause.is_hang() && !run.async_off && self.async_gate(run).is_ok(),
             may_shrink: !shape::smaller(&run.spec, run.spec.layout).is_empty(),
         }
     }
@@ -171,7 +172,7 @@ impl Engine {
     fn async_gate(&self, run: &Run) -> Result<(), Shut> {
         let gang = run.gang.iter();
         let sites = gang.flat_map(|gang| {
-            gang.nodes.iter().filter_map(|node| {
+            gang.placement.nodes.iter().filter_map(|node| {
                 let facts = &self.state.nodes.get(node)?.facts;
                 Some(Site {
                     node,
@@ -221,7 +222,7 @@ impl Engine {
             run: id.clone(),
             generation: self.next_generation(run.floor),
             layout,
-            every_steps: self.interval(run, placement.nodes().len()),
+            every_steps: self.interval(run, placement.nodes.len()),
             placement,
             async_off,
             rung: Some(rung),

@@ -4,14 +4,18 @@
 //! nothing; what is stale is counted and never acted on (S10).
 
 use super::spikes::spike_cause;
+use super::state::Run;
 use super::{CheckpointState, Engine, Fact, RunState};
-use crate::cause::{Cause, Unsound};
+use crate::cause::{Cause, Exit, Unsound};
 use crate::checkpoint::CheckpointId;
 use crate::flight::Phase;
 use crate::hang::rules::Breach;
 use crate::id::{Generation, NodeId, Rank, RunId, Session};
 use crate::report::{RankEvent, Report};
 use crate::time::Duration;
+
+/// SIGKILL.
+const KILLED: i32 = 9;
 
 impl Engine {
     pub(super) fn report(&mut self, node: &NodeId, session: Session, report: Report) {
@@ -69,7 +73,7 @@ impl Engine {
         };
         let is_ganged = run.gang.as_ref().is_some_and(|gang| {
             gang.generation <= generation
-                && gang.nodes.contains(node)
+                && gang.placement.nodes.contains(node)
                 && !gang.fenced.contains(node)
         });
         let is_owed = run
@@ -295,6 +299,7 @@ impl Engine {
             .iter()
             .any(|old| old.generation == generation && old.nodes.contains(node));
         let is_over = run.state == RunState::Completed;
+        let is_ours = ended_by_us(run, generation, (node, rank), &event);
         if ends && (is_owed || is_older) {
             self.tell(Fact::RankGone {
                 run: id.clone(),
@@ -302,11 +307,30 @@ impl Engine {
                 rank,
             });
         }
-        let cause = cause_of(node, rank, &event).filter(|_| !is_over);
+        let cause = cause_of(node, rank, &event).filter(|_| !is_over && !is_ours);
         if let Some(cause) = cause {
             self.too_late(id, generation, cause);
         }
     }
+}
+
+/// Whether a rank of an older generation was killed because the next one wanted it so: it hung, it was to
+/// begin anew, or its place is elsewhere. That is no evidence of anything.
+fn ended_by_us(
+    run: &Run,
+    generation: Generation,
+    (node, rank): (&NodeId, Rank),
+    event: &RankEvent,
+) -> bool {
+    let RankEvent::Exited { exit, .. } = event else {
+        return false;
+    };
+    let is_kill = *exit == Exit::Signal(KILLED);
+    is_kill
+        && run.gang.as_ref().is_none_or(|gang| {
+            let was_blamed = gang.after == generation && gang.kill.contains(&rank);
+            was_blamed || gang.fresh || !gang.placement.nodes.contains(node)
+        })
 }
 
 /// The root cause that an event of a rank stands for; none where it is a symptom or no fault.

@@ -19,7 +19,7 @@ impl Engine {
         let is_its = run
             .gang
             .as_ref()
-            .is_some_and(|gang| gang.nodes.contains(node));
+            .is_some_and(|gang| gang.placement.nodes.contains(node));
         for what in matches.iter().filter(|_| is_its) {
             let is_known = (what.rule as usize) < run.spec.log_rules.len();
             if is_known && what.generation == watch.generation {

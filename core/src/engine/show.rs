@@ -28,7 +28,7 @@ impl Engine {
     /// Every node, by name.
     pub fn nodes(&self) -> Vec<NodeView> {
         let nodes = self.state.nodes.iter().map(|(id, node)| NodeView {
-            facts: node.facts.clone(),
+            facts: (*node.facts).clone(),
             state: self.node_state(id),
             cordoned: node.cordoned,
             health: self.node_health(id),
@@ -147,7 +147,9 @@ impl Engine {
     /// The pages of the generation in force.
     fn pages(&self, id: &RunId, run: &Run) -> Vec<&Page> {
         let watch = self.watches.get(id).filter(|_| run.gang.is_some());
-        let pages = watch.into_iter().flat_map(|watch| watch.pages.values());
+        let pages = watch
+            .into_iter()
+            .flat_map(|watch| watch.pages.iter().map(|(_, page)| page));
         pages
             .filter(|page| page.generation == run.generation)
             .collect()
@@ -157,7 +159,7 @@ impl Engine {
         let watch = self.watches.get(id);
         let seats = gang.placement.seats.iter().zip(&gang.members);
         let views = seats.map(|(seat, member)| {
-            let page = watch.and_then(|watch| watch.pages.get(&seat.rank));
+            let page = watch.and_then(|watch| watch.pages.get(seat.rank));
             let page = page.filter(|page| page.generation == gang.generation);
             RankView {
                 seating: seat.clone(),

@@ -41,7 +41,7 @@ pub struct State {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Node {
-    pub(super) facts: NodeFacts,
+    pub(super) facts: Box<NodeFacts>,
     pub(super) identity: Digest,
     pub(super) cordoned: bool,
     pub(super) lost: bool,
@@ -118,9 +118,7 @@ pub(super) struct Run {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Gang {
     pub(super) generation: Generation,
-    pub(super) placement: Placement,
-    /// The nodes of the placement.
-    pub(super) nodes: BTreeSet<NodeId>,
+    pub(super) placement: Arc<Placement>,
     pub(super) rung: Option<Rung>,
     /// Steps between two of its checkpoints.
     pub(super) every_steps: u64,
@@ -150,7 +148,8 @@ pub(super) struct Member {
     pub(super) reached: Option<Milestone>,
     pub(super) step: Step,
     pub(super) pid: Option<u32>,
-    pub(super) finished: Option<(Finish, Digest)>,
+    /// Boxed, since it comes at the very end.
+    pub(super) finished: Option<Box<(Finish, Digest)>>,
     pub(super) gone: bool,
 }
 
@@ -330,7 +329,10 @@ impl Gang {
     }
 
     pub(super) fn all_completed(&self) -> bool {
-        let completed = |member: &Member| matches!(member.finished, Some((Finish::Completed, _)));
+        let completed = |member: &Member| {
+            let finished = member.finished.as_deref();
+            matches!(finished, Some((Finish::Completed, _)))
+        };
         self.members.iter().all(completed)
     }
 

@@ -12,6 +12,7 @@ use crate::report::Milestone;
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Where a run stands.
@@ -100,11 +101,41 @@ pub struct Seating {
 
 /// Where a whole gang is: all of it or nothing (S4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written")]
 pub struct Placement {
     /// One seat a rank, in rank order.
     pub seats: Vec<Seating>,
     /// The node whose agent hosts the rendezvous store.
     pub store_node: NodeId,
+    /// Every node of a seat.
+    #[serde(skip_serializing)]
+    pub nodes: BTreeSet<NodeId>,
+}
+
+/// A placement as it is written down.
+#[derive(Deserialize)]
+struct Written {
+    seats: Vec<Seating>,
+    store_node: NodeId,
+}
+
+impl From<Written> for Placement {
+    fn from(Written { seats, store_node }: Written) -> Self {
+        Self::new(seats, store_node)
+    }
+}
+
+impl Placement {
+    /// These seats, in rank order.
+    pub fn new(seats: Vec<Seating>, store_node: NodeId) -> Self {
+        let chunks = seats.chunk_by(|a, b| a.node == b.node);
+        let nodes = chunks.filter_map(|chunk| Some(chunk.first()?.node.clone()));
+        Self {
+            nodes: nodes.collect(),
+            seats,
+            store_node,
+        }
+    }
 }
 
 /// What a second of a run was spent on.

@@ -3,6 +3,7 @@
 //! What is set by hand is what a phase may ever take; what was learned only makes it less. The first steps
 //! of a generation are left out, since they warm caches and libraries. Never judges who is late.
 
+use crate::by_rank::ByRank;
 use crate::flight::{Page, Phase};
 use crate::id::{Rank, Step};
 use crate::spec::Deadlines;
@@ -84,7 +85,7 @@ pub fn learned(by_hand: &Deadlines, timings: &BTreeMap<Phase, Timing>) -> Deadli
 /// Where each rank is, and since when that is known.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Clock {
-    since: BTreeMap<Rank, (Phase, Step, Instant)>,
+    since: ByRank<(Phase, Step, Instant)>,
 }
 
 /// What one look at a page told.
@@ -105,7 +106,7 @@ impl Clock {
         now: Instant,
     ) -> Look {
         let here = (page.phase, page.step, now);
-        let (phase, step, since) = *self.since.entry(rank).or_insert(here);
+        let (phase, step, since) = *self.since.get_or_insert(rank, here);
         if (phase, step) == (page.phase, page.step) {
             let goes_on = (phase, now.since(since));
             return Look {

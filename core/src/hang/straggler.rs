@@ -6,10 +6,10 @@
 //! them. One slow step is nothing; a row of them is a finding. Never acts on it.
 
 use super::pace::median;
+use crate::by_rank::ByRank;
 use crate::id::{Rank, Step};
 use crate::layout::Layout;
 use crate::time::Duration;
-use std::collections::BTreeMap;
 
 /// Busy for longer than its like, or than itself at its best, by this factor is slow.
 const FACTOR: f64 = 1.25;
@@ -41,7 +41,7 @@ struct Seen {
 /// What is known of every rank.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stragglers {
-    seen: BTreeMap<Rank, Seen>,
+    seen: ByRank<Seen>,
 }
 
 impl Stragglers {
@@ -51,7 +51,7 @@ impl Stragglers {
         layout: Layout,
         (rank, step, busy): (Rank, Step, Duration),
     ) -> Option<Straggler> {
-        let before = self.seen.get(&rank).copied().unwrap_or_default();
+        let before = self.seen.get(rank).copied().unwrap_or_default();
         if busy.is_zero() || step <= before.step {
             return None;
         }
@@ -67,8 +67,8 @@ impl Stragglers {
         self.seen.insert(rank, seen);
         let stage = layout.tensor * layout.data;
         let first = layout.coordinates(rank).stage * stage;
-        let like = self.seen.range(Rank(first)..Rank(first + stage));
-        let typical = median(like.map(|(_, seen)| seen.busy)).unwrap_or(busy);
+        let like = self.seen.of(Rank(first), stage);
+        let typical = median(like.map(|seen| seen.busy)).unwrap_or(busy);
         let relative = busy.as_secs_f64() / typical.as_secs_f64();
         let own = busy.as_secs_f64() / best.as_secs_f64();
         let is_slow = relative > FACTOR || (looks > WARM && own > FACTOR && relative > 1.0);

@@ -2,9 +2,11 @@
 
 use super::rack::{Rack, Sizes, Spot};
 use super::slots::Slots;
+use crate::engine::Placement;
 use crate::id::{NodeId, RunId};
 use crate::report::{FABRIC, NodeFacts, RACK};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Whether something may be placed on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +30,8 @@ pub struct Floor {
     kind_ids: BTreeMap<String, u32>,
     /// What each run holds, by node.
     pub(super) holdings: BTreeMap<RunId, Vec<(Spot, Slots)>>,
+    /// Placements that are all that their runs hold.
+    seated: BTreeMap<RunId, Arc<Placement>>,
 }
 
 /// One node.
@@ -72,7 +76,7 @@ fn kind(facts: &NodeFacts) -> &str {
 impl Floor {
     /// Takes in what a node is and whether it can be used.
     pub fn set(&mut self, facts: &NodeFacts, standing: Standing) {
-        let label = |key| facts.labels.get(key).cloned().unwrap_or_default();
+        let label = |key| facts.labels.get(key).unwrap_or_default().to_owned();
         let kind = kind(facts);
         let spot = match self.ids.get(&facts.node) {
             Some(spot) => *spot,
@@ -190,8 +194,30 @@ impl Floor {
         }
     }
 
+    /// Lets a run hold the seats of a placement and nothing else.
+    pub fn seat(&mut self, run: &RunId, placement: &Arc<Placement>) {
+        if self.holds_just(run, placement) {
+            return;
+        }
+        let mut slots: BTreeMap<&NodeId, Slots> = BTreeMap::new();
+        for seats in placement.seats.chunk_by(|a, b| a.node == b.node) {
+            let Some(first) = seats.first() else { continue };
+            let held = slots.entry(&first.node).or_default();
+            seats.iter().for_each(|seat| held.insert(seat.slot));
+        }
+        self.hold(run, slots);
+        self.seated.insert(run.clone(), Arc::clone(placement));
+    }
+
+    /// Whether that placement is known to be all that a run holds.
+    pub(super) fn holds_just(&self, run: &RunId, placement: &Arc<Placement>) -> bool {
+        let seated = self.seated.get(run);
+        seated.is_some_and(|seated| Arc::ptr_eq(seated, placement))
+    }
+
     /// Replaces what a run holds or may hold: slots by node (S2).
     pub fn hold(&mut self, run: &RunId, slots: BTreeMap<&NodeId, Slots>) {
+        self.seated.remove(run);
         let mut new: Vec<(Spot, Slots)> = Vec::with_capacity(slots.len());
         for (node, slots) in slots {
             let spot = match self.ids.get(node) {

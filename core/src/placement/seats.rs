@@ -8,6 +8,7 @@ use crate::id::{NodeId, Rank, RunId};
 use crate::layout::{Coordinates, Layout};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Racks that are looked at for the one that a gang fills best, before any that holds it will do.
 const LOOKED_AT: usize = 64;
@@ -20,7 +21,7 @@ pub struct Want<'a> {
     /// Shape of its gang.
     pub layout: Layout,
     /// Where it is now; seats that can be kept are kept.
-    pub current: Option<&'a Placement>,
+    pub current: Option<&'a Arc<Placement>>,
     /// Nodes that it must not be placed on.
     pub without: &'a BTreeSet<NodeId>,
     /// Nodes that were at fault lately, and how often; others are taken first.
@@ -50,7 +51,7 @@ struct Attempt<'a> {
 
 impl Floor {
     /// Places a gang, or says that it does not fit now.
-    pub fn place(&self, want: &Want<'_>) -> Option<Placement> {
+    pub fn place(&self, want: &Want<'_>) -> Option<Arc<Placement>> {
         let holdings = self.holdings.get(want.run).map_or(&[][..], Vec::as_slice);
         let current = want.current.and_then(|placement| placement.seats.first());
         let kind = current.and_then(|seat| {
@@ -58,9 +59,26 @@ impl Floor {
             let place = places.find(|place| place.node == seat.node)?;
             Some(place.kind)
         });
+        if let Some(current) = want.current
+            && let Some(kind) = kind
+            && current.seats.len() == want.layout.world() as usize
+            && self.holds_just(want.run, current)
+            && holdings.iter().all(|held| self.stays(held, kind, want))
+        {
+            return Some(Arc::clone(current));
+        }
         let kinds = 0..u32::try_from(self.kinds.len()).unwrap_or(u32::MAX);
         let mut kinds = kinds.filter(|of| kind.is_none_or(|kind| kind == *of));
         kinds.find_map(|kind| self.place_on(kind, want, holdings))
+    }
+
+    /// Whether a run can keep what it holds on a node.
+    fn stays(&self, (spot, slots): &(Spot, Slots), kind: u32, want: &Want<'_>) -> bool {
+        let place = &self.spots[*spot as usize];
+        place.kind == kind
+            && place.standing.usable
+            && !want.without.contains(&place.node)
+            && place.free_for(want.run).holds(slots)
     }
 
     fn place_on(
@@ -68,7 +86,7 @@ impl Floor {
         number: u32,
         want: &Want<'_>,
         holdings: &[(Spot, Slots)],
-    ) -> Option<Placement> {
+    ) -> Option<Arc<Placement>> {
         let places = holdings
             .iter()
             .map(|(spot, _)| (*spot, &self.spots[*spot as usize]));
@@ -98,14 +116,19 @@ impl Attempt<'_> {
         &self.floor.spots[spot as usize]
     }
 
-    fn seat(&mut self) -> Option<Placement> {
-        let layout = self.want.layout;
-        let mut seats: Vec<Option<Seating>> = vec![None; layout.world() as usize];
-        let homeless = self.keep(&mut seats);
+    fn seat(&mut self) -> Option<Arc<Placement>> {
+        let world = self.want.layout.world() as usize;
+        let (homeless, kept) = self.keep();
+        let current = self.want.current;
+        if let Some(current) = current.filter(|current| current.seats.len() == world)
+            && homeless.is_empty()
+        {
+            return Some(Arc::clone(current));
+        }
         let wanted = u32::try_from(homeless.len()).ok()?;
         let own_free: u32 = self.own.values().map(|free| free.len() / self.tensor).sum();
         let anywhere = self.kind.free.groups(self.tensor) + u64::from(own_free);
-        if u64::from(wanted) > anywhere || !self.choose(wanted, &seats) {
+        if u64::from(wanted) > anywhere || !self.choose(wanted, &kept) {
             return None;
         }
         let floor = self.floor;
@@ -124,6 +147,10 @@ impl Attempt<'_> {
             let groups = groups.into_iter().take(chosen.groups as usize);
             groups.map(|slots| (self.place(chosen.spot).node.clone(), slots))
         });
+        let mut seats: Vec<Option<Seating>> = current
+            .map(|current| current.seats.iter().cloned().map(Some).collect())
+            .unwrap_or_default();
+        seats.resize(world, None);
         for (first, (node, slots)) in homeless.into_iter().zip(places) {
             for (rank, slot) in (first.0..).map(Rank).zip(slots) {
                 let node = node.clone();
@@ -132,24 +159,25 @@ impl Attempt<'_> {
         }
         let seats = seats.into_iter().collect::<Option<Vec<_>>>()?;
         let store_node = seats.first()?.node.clone();
-        Some(Placement { seats, store_node })
+        Some(Arc::new(Placement::new(seats, store_node)))
     }
 
-    /// Keeps the groups whose seats can be kept; says the first rank of each of the others.
-    fn keep(&mut self, seats: &mut [Option<Seating>]) -> Vec<Rank> {
+    /// Keeps the groups whose seats can be kept; says the first rank of each of the others, and where
+    /// something was kept.
+    fn keep(&mut self) -> (Vec<Rank>, BTreeSet<Spot>) {
         let layout = self.want.layout;
         let tensor = layout.tensor as usize;
         let floor = self.floor;
-        let mut rooms: BTreeMap<&NodeId, &mut Slots> = self
+        let mut rooms: BTreeMap<&NodeId, (Spot, &mut Slots)> = self
             .own
             .iter_mut()
-            .map(|(spot, free)| (&floor.spots[*spot as usize].node, free))
+            .map(|(spot, free)| (&floor.spots[*spot as usize].node, (*spot, free)))
             .collect();
         let current = self
             .want
             .current
             .map_or(&[][..], |placement| &placement.seats);
-        let mut homeless = Vec::new();
+        let (mut homeless, mut kept) = (Vec::new(), BTreeSet::new());
         for first in groups(layout) {
             let at = first.0 as usize;
             let old = current.get(at..at + tensor).unwrap_or_default();
@@ -157,23 +185,24 @@ impl Attempt<'_> {
             let keeps = |seat: &Seating, room: &Slots| {
                 room.contains(seat.slot) && old.first().is_some_and(|first| first.node == seat.node)
             };
-            let Some(room) = room.filter(|room| old.iter().all(|seat| keeps(seat, room))) else {
+            let room = room.filter(|(_, room)| old.iter().all(|seat| keeps(seat, room)));
+            let Some((spot, room)) = room else {
                 homeless.push(first);
                 continue;
             };
             for seat in old {
                 room.remove(seat.slot);
-                seats[seat.rank.0 as usize] = Some(seat.clone());
             }
+            kept.insert(*spot);
         }
-        homeless
+        (homeless, kept)
     }
 
     /// Chooses nodes for so many groups, the nearest to the rest of the gang.
-    fn choose(&mut self, wanted: u32, seats: &[Option<Seating>]) -> bool {
+    fn choose(&mut self, wanted: u32, kept: &BTreeSet<Spot>) -> bool {
         let most = self.want.blamed.values().copied().max().unwrap_or_default();
         let stages = self.want.layout.pipeline;
-        let is_new = seats.iter().all(Option::is_none);
+        let is_new = kept.is_empty();
         // Whole model copies in a rack, where that works out; then any way; then on bad nodes.
         let units = [stages, 1].into_iter().skip(usize::from(!is_new));
         let mut tries = units.map(|unit| (unit, 0)).collect::<Vec<_>>();
@@ -183,7 +212,7 @@ impl Attempt<'_> {
             self.taken.clear();
             self.tried.clear();
             self.bears = bears;
-            if self.gather(wanted, unit, seats) == 0 {
+            if self.gather(wanted, unit, kept) == 0 {
                 return true;
             }
         }
@@ -191,14 +220,17 @@ impl Attempt<'_> {
     }
 
     /// Collects room; says for how many groups there was none.
-    fn gather(&mut self, mut wanted: u32, unit: u32, seats: &[Option<Seating>]) -> u32 {
-        let kept: BTreeSet<&NodeId> = seats.iter().flatten().map(|seat| &seat.node).collect();
+    fn gather(&mut self, mut wanted: u32, unit: u32, kept: &BTreeSet<Spot>) -> u32 {
         let mut own: Vec<_> = self.own.keys().copied().collect();
-        own.sort_by_key(|spot| {
-            let node = &self.place(*spot).node;
+        let rank = |spot: &Spot| {
             let groups = self.own[spot].len() / self.tensor;
-            (!kept.contains(node), Reverse(groups), node.clone())
-        });
+            (
+                !kept.contains(spot),
+                Reverse(groups),
+                &self.place(*spot).node,
+            )
+        };
+        own.sort_by(|a, b| rank(a).cmp(&rank(b)));
         for spot in own {
             let groups = self.own[&spot].len() / self.tensor;
             wanted -= self.take(spot, groups.min(wanted));

@@ -68,6 +68,13 @@ impl Slots {
         }
     }
 
+    /// Whether all that are in `other` are in this one.
+    pub fn holds(&self, other: &Self) -> bool {
+        let mut rest = other.clone();
+        rest.subtract(self);
+        rest.is_empty()
+    }
+
     /// How many are in.
     pub fn len(&self) -> u32 {
         let high = self.high.iter().map(|word| word.count_ones());
@@ -122,6 +129,8 @@ mod tests {
             set.insert(Slot(count + 70));
             assert!(set.contains(Slot(count + 70)));
             assert_eq!(set.len(), count + 1);
+            assert!(set.holds(&Slots::first(count)) && set.holds(&set));
+            assert!(!Slots::first(count).holds(&set));
             set.subtract(&Slots::first(count));
             assert!(set.iter().eq([Slot(count + 70)]));
             assert!(set.remove(Slot(count + 70)) && !set.remove(Slot(count + 70)));

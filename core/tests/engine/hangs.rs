@@ -1,12 +1,12 @@
 //! Hangs: a deadline passes, the pages are read, one rank is named or none.
 
 use crate::world::*;
-use rebloom_core::cause::Cause;
-use rebloom_core::engine::{RunState, Rung};
+use rebloom_core::cause::{Cause, Exit};
+use rebloom_core::engine::{Ask, RunState, Rung, Spend};
 use rebloom_core::flight::{Channel, Phase};
 use rebloom_core::id::{Generation, Rank, RunId};
-use rebloom_core::order::Order;
-use rebloom_core::report::RankEvent;
+use rebloom_core::order::{Order, Stop};
+use rebloom_core::report::{RankEvent, Report};
 use rebloom_core::time::Duration;
 
 /// Rank 3 does not arrive in its tensor group; its partner waits there, the others in the data group.
@@ -202,4 +202,64 @@ fn a_start_that_leads_nowhere_is_a_hang_even_if_no_agent_says_so() {
     world.pass(Duration::from_secs(2));
     assert_eq!(world.generation(&run), Generation(2));
     assert_eq!(world.view(&run).why, gang_hung(Phase::Init, &[]));
+}
+
+#[test]
+fn a_hang_on_the_way_to_a_stop_is_an_incident_and_ends_it_at_once() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 30);
+    world.ask(Ask::Stop {
+        run: run.clone(),
+        how: Stop::Safely,
+    });
+    hang_rank_3(&mut world, &run);
+    world.pass(Duration::from_secs(15));
+    world.rank_event(&run, 2, RankEvent::Overdue { phase: Phase::Step });
+    world.now = world.now + millis(1);
+    world.beat();
+    let view = world.view(&run);
+    assert_eq!(view.state, RunState::Stopped);
+    let [incident] = view.incidents.as_slice() else {
+        panic!("{:?}", view.incidents)
+    };
+    assert!(matches!(
+        incident.cause,
+        Cause::RankHung { rank: Rank(3), .. }
+    ));
+    assert!(incident.closed.is_some());
+    let hung = view.ledger.spent[&Spend::Detect];
+    assert!(
+        hung >= Duration::from_secs(14),
+        "it did not train: {hung:?}"
+    );
+}
+
+#[test]
+fn what_a_recovery_kills_itself_is_no_evidence() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 30);
+    hang_rank_3(&mut world, &run);
+    world.rank_event(&run, 2, RankEvent::Overdue { phase: Phase::Step });
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.generation(&run), Generation(2));
+    let exited = |world: &mut World, rank: u32| {
+        let event = RankEvent::Exited {
+            exit: Exit::Signal(9),
+            noticed_after_nanos: None,
+        };
+        let (run, rank, generation) = (run.clone(), Rank(rank), Generation(1));
+        world.report(
+            &node("n1"),
+            Report::Rank {
+                run,
+                generation,
+                rank,
+                event,
+            },
+        );
+        let incidents = world.view(&run_id("bloom")).incidents;
+        incidents.last().unwrap().evidence.len()
+    };
+    assert_eq!(exited(&mut world, 3), 0, "it was killed because it hung");
+    assert_eq!(exited(&mut world, 2), 1, "nobody wanted that one to die");
 }

@@ -122,3 +122,28 @@ fn a_lost_node_was_lost_since_it_fell_silent() {
     let view = world.view(&run);
     assert_eq!(view.ledger.spent[&Spend::Detect], Duration::from_secs(3));
 }
+
+#[test]
+fn a_cluster_that_was_down_did_not_train() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 40);
+    world.save(&run, 40);
+    world.pass(Duration::from_secs(60));
+    let trained = world.view(&run).ledger.spent[&Spend::Productive];
+    // The power fails, and everything comes back an hour later without its ranks.
+    world.agents.values_mut().for_each(|agent| {
+        agent
+            .runs
+            .values_mut()
+            .for_each(|local| local.ranks.clear());
+    });
+    world.now = world.now + Duration::from_secs(3600);
+    world.restart(world.journal.clone());
+    world.pass(Duration::from_secs(2));
+    let view = world.view(&run);
+    assert!(view.generation > Generation(1), "{:?}", view.state);
+    let productive = view.ledger.spent[&Spend::Productive];
+    assert!(productive <= trained, "{productive:?} of {trained:?}");
+    let all: Duration = view.ledger.spent.values().sum();
+    assert_eq!(all, world.now.since(view.submitted), "nothing is lost");
+}

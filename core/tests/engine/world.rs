@@ -16,6 +16,7 @@ use rebloom_core::engine::{
 };
 use rebloom_core::flight::Sighting;
 use rebloom_core::id::{Digest, Generation, NodeId, RunId, Session};
+use rebloom_core::labels::Labels;
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Start};
 use rebloom_core::report::{Beat, Join, NodeFacts, Pages, RankStatus, Remembered, Report};
@@ -156,7 +157,7 @@ impl World {
             cores: 8,
             memory: 1 << 30,
             nccl: self.agents[name].nccl,
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
         }
     }
 

@@ -21,6 +21,7 @@ use rebloom_core::health::fleet::Fleet;
 use rebloom_core::health::signal::{Sign, Signal};
 use rebloom_core::health::{Action, Examined, Finding, Mode, Verdict, Windows};
 use rebloom_core::id::{NodeId, Slot};
+use rebloom_core::labels::Labels;
 use rebloom_core::report::NodeFacts;
 use rebloom_core::time::{Duration, Instant};
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ fn facts(name: &str) -> NodeFacts {
         cores: 64,
         memory: 1 << 39,
         nccl: None,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
     }
 }
 

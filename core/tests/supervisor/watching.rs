@@ -2,11 +2,13 @@
 
 use crate::agent::*;
 use rebloom_core::cause::Cause;
+use rebloom_core::checkpoint::{CheckpointId, Shard};
 use rebloom_core::flight::{Page, Phase, Sighting};
-use rebloom_core::id::{Generation, Rank};
+use rebloom_core::id::{Digest, Generation, Rank, Step};
 use rebloom_core::order::Order;
 use rebloom_core::supervisor::Event;
 use rebloom_core::time::Duration;
+use rebloom_core::word::FromWorker;
 
 /// S1: a node without a controller fences itself, and says so when it is back.
 #[test]
@@ -206,4 +208,28 @@ fn a_blamed_rank_is_killed_once() {
         [""; 0],
         "nothing was being started"
     );
+}
+
+/// The loss of a checkpoint's step is on its page: it is read before the checkpoint can be sealed.
+#[test]
+fn pages_are_read_when_a_shard_is_saved() {
+    let mut agent = Agent::running();
+    assert_eq!(agent.wait_until(NOW), ["read"]);
+    assert_eq!(agent.wait_until(NOW), [""; 0]);
+    let word = FromWorker::Saved {
+        checkpoint: CheckpointId {
+            step: Step(20),
+            generation: Generation(1),
+        },
+        samples: 160,
+        shard: Shard {
+            rank: Rank(0),
+            file: "rank-00000.safetensors".to_owned(),
+            bytes: 8,
+            hash: Digest([1; 32]),
+        },
+    };
+    let said = agent.say(0, 10, word);
+    assert_eq!(said, ["1: shard of 0"]);
+    assert_eq!(agent.wait_until(NOW), ["read"]);
 }

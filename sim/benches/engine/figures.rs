@@ -14,7 +14,8 @@ fn micros(span: Duration) -> f64 {
     span.as_secs_f64() / MICRO.as_secs_f64()
 }
 
-/// Times one event until its last command is out.
+/// Times one event until its last command is out. (Not inlined: a profile shows what is under it.)
+#[inline(never)]
 fn timed(fleet: &mut Fleet, event: Event) -> (Duration, Out) {
     let began = Instant::now();
     let out = fleet.tell(event);
@@ -130,6 +131,7 @@ fn any_run(fleet: &mut Fleet) -> RunId {
 }
 
 /// Nodes go at once; times the moment at which they are given up.
+#[inline(never)]
 fn lose(fleet: &mut Fleet, nodes: &[NodeId]) -> (Duration, Out) {
     for node in nodes {
         let session = fleet.nodes[node];

@@ -4,6 +4,7 @@
 //! tell: they start ranks, keep those that survive, refuse broken devices and remember generations.
 
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Session, Slot};
+use rebloom_core::labels::Labels;
 use rebloom_core::order::Start;
 use rebloom_core::report::{Join, Milestone, NodeFacts, RankStatus, Remembered};
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,7 +82,7 @@ impl Machine {
                 cores: 64,
                 memory: 1 << 39,
                 nccl: None,
-                labels: BTreeMap::new(),
+                labels: Labels::default(),
             },
             runs: (self.generation > Generation(0))
                 .then_some(remembered)

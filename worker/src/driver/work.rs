@@ -129,6 +129,12 @@ impl Worker {
     }
 
     fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadError> {
+        if go.resume.is_none() {
+            checkpoint::prepare(&go.spec).map_err(|error| StepError::Storage {
+                path: go.spec.checkpoint.directory.clone(),
+                error,
+            })?;
+        }
         let samples = self.shelf.open(&go.spec).map_err(StepError::Data)?;
         let groups = self
             .groups
@@ -205,6 +211,7 @@ fn trouble(error: StepError) -> Trouble {
         },
         StepError::Torch(_)
         | StepError::Data(_)
+        | StepError::Storage { .. }
         | StepError::TooLarge(_)
         | StepError::NotFinite { .. }
         | StepError::Panicked(_) => Trouble::Error {

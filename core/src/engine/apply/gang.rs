@@ -28,8 +28,8 @@ impl Run {
         else {
             return;
         };
-        let nodes = placement.nodes();
-        self.retire(at, false, &nodes);
+        let nodes = &placement.nodes;
+        self.retire(at, false, nodes);
         if *layout != self.spec.layout || self.async_off != *async_off {
             // Another pace, which says nothing about nodes.
             self.search = None;
@@ -83,12 +83,11 @@ impl Run {
         self.drop_partial_saves();
         self.owed.retain(|node, _| !nodes.contains(node));
         if let Some(search) = &mut self.search {
-            search.placed(&nodes);
+            search.placed(nodes);
         }
         self.gang = Some(Gang {
             generation: *generation,
-            placement: placement.clone(),
-            nodes,
+            placement: Arc::clone(placement),
             rung: *rung,
             every_steps: *every_steps,
             resume: *resume,
@@ -109,7 +108,7 @@ impl Run {
     /// The gang leaves its place and waits: for room, or for a run of a higher priority.
     pub(super) fn unplaced(&mut self, at: Instant) {
         let leaving = self.gang.as_ref().is_some_and(Gang::all_finished);
-        let nodes = self.gang.as_ref().map(|gang| gang.nodes.clone());
+        let nodes = self.gang.as_ref().map(|gang| gang.placement.nodes.clone());
         match self.yielding.take() {
             Some(yielding) => self.why = Cause::Preempted { by: yielding.by },
             None => self.claim = nodes.map(|nodes| Claim { nodes, at }),
@@ -145,8 +144,10 @@ impl Run {
 
     /// From now on the gangs of the run look like this.
     fn resized(&mut self, layout: Layout) {
-        let before = std::mem::replace(&mut Arc::make_mut(&mut self.spec).layout, layout);
-        let full = *self.full.get_or_insert(before);
+        let full = *self.full.get_or_insert(self.spec.layout);
+        if self.spec.layout != layout {
+            Arc::make_mut(&mut self.spec).layout = layout;
+        }
         if full == layout {
             self.full = None;
         }
@@ -158,7 +159,7 @@ impl Run {
     pub(super) fn retire(&mut self, at: Instant, leaving: bool, fenced: &BTreeSet<NodeId>) {
         let Some(gang) = self.gang.take() else { return };
         let generation = gang.generation;
-        let leaves: BTreeSet<_> = gang.nodes.difference(fenced).collect();
+        let leaves: BTreeSet<_> = gang.placement.nodes.difference(fenced).collect();
         for (seat, member) in gang.placement.seats.iter().zip(&gang.members) {
             let is_free = member.gone || gang.fenced.contains(&seat.node);
             if leaves.is_empty() || is_free || !leaves.contains(&seat.node) {
@@ -179,7 +180,7 @@ impl Run {
         if !gang.dead {
             self.older.push(OldGang {
                 generation,
-                nodes: gang.nodes,
+                nodes: gang.placement.nodes.clone(),
             });
         }
     }
@@ -210,7 +211,7 @@ impl Run {
             .gang
             .as_mut()
             .filter(|gang| gang.generation <= generation)
-            && gang.nodes.contains(node)
+            && gang.placement.nodes.contains(node)
         {
             gang.fenced.insert(node.clone());
             gang.dead = true;
@@ -331,8 +332,11 @@ impl Run {
         let finished = self.gang.as_ref().filter(|gang| gang.all_finished());
         let is_completed = state == RunState::Completed;
         if let Some(gang) = finished.filter(|_| is_completed) {
-            let states = gang.members.iter().filter_map(|member| member.finished);
-            self.final_states = states.map(|(_, state)| state).collect();
+            let states = gang
+                .members
+                .iter()
+                .filter_map(|member| member.finished.as_deref());
+            self.final_states = states.map(|(_, state)| *state).collect();
         }
         let leaving = finished.is_some();
         if state == RunState::Parked
