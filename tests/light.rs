@@ -18,7 +18,7 @@ const LAYOUT: Layout = Layout {
     pipeline: 2,
     data: 4,
 };
-const STEPS: u64 = 80;
+const STEPS: u64 = 100;
 const EVERY: u64 = 10;
 const STEP: Duration = Duration::from_millis(50);
 
