@@ -1,5 +1,9 @@
 //! A whole cluster on this machine: one controller, some agents, and wires that can be cut.
 
+mod plan;
+
+pub use plan::Plan;
+
 use crate::process::{Process, binary, processes_of, signal};
 use crate::proxy::Proxy;
 use crate::{training, wait};
@@ -28,6 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub struct Cluster {
     folder: TempDir,
+    plan: Plan,
     runtime: Runtime,
     admin: Channel,
     controller: Option<Process>,
@@ -42,13 +47,19 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Agent {
     process: Option<Process>,
-    wire: Proxy,
+    wire: Option<Proxy>,
     listen: SocketAddr,
 }
 
 impl Cluster {
     /// Starts a controller and `nodes` agents with two slots each, named `node-1` and so on.
     pub fn start(nodes: usize) -> Result<Self> {
+        Self::of(Plan::of(nodes))
+    }
+
+    /// Starts a controller and agents as `plan` says, and waits until all have joined.
+    pub fn of(plan: Plan) -> Result<Self> {
+        let nodes = plan.nodes;
         let folder = TempDir::with_prefix("rebloom-test-")?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -72,7 +83,8 @@ impl Cluster {
         };
         let mut agents = BTreeMap::new();
         for name in names {
-            let wire = runtime.block_on(Proxy::to(address))?;
+            let wire = plan.wires.then(|| runtime.block_on(Proxy::to(address)));
+            let wire = wire.transpose()?;
             agents.insert(
                 name,
                 Agent {
@@ -85,6 +97,7 @@ impl Cluster {
         let disks = Vec::new();
         let mut cluster = Self {
             folder,
+            plan,
             runtime,
             admin,
             controller: None,
@@ -146,14 +159,9 @@ impl Cluster {
         command
             .args(["--listen", &self.address.to_string()])
             .args(["--metrics", &self.metrics.to_string()])
-            .args([
-                "--rejoin-within-ms",
-                "2000",
-                "--silent-after-ms",
-                "3000",
-                "--beat-ms",
-                "250",
-            ])
+            .args(["--beat-ms", &millis(self.plan.beat)])
+            .args(["--silent-after-ms", &millis(self.plan.silent_after)])
+            .args(["--rejoin-within-ms", &millis(self.plan.rejoin_within)])
             .arg("--state")
             .arg(self.folder().join("controller"))
             .arg("--tls")
@@ -182,17 +190,22 @@ impl Cluster {
             .agents
             .get_mut(name)
             .with_context(|| format!("no agent {name}"))?;
+        let controller = agent
+            .wire
+            .as_ref()
+            .map_or(self.address, |wire| wire.address);
         let mut command = Command::new(binary("rebloom-agent")?);
         command
-            .args(["--node", name, "--slots", "2"])
-            .args(["--controller", &agent.wire.address.to_string()])
+            .args(["--node", name, "--slots", &self.plan.slots.to_string()])
+            .args(["--controller", &controller.to_string()])
+            .envs(self.plan.variables.iter().cloned())
             .args(["--listen", &agent.listen.to_string()])
             .arg("--state")
             .arg(folder.join(name))
             .arg("--tls")
             .arg(folder.join("tls"))
             .arg("--worker")
-            .arg(binary("rebloom-worker")?);
+            .arg(binary(self.plan.worker)?);
         agent.process = Some(Process::start(
             command,
             &folder.join(format!("{name}.log")),
@@ -221,11 +234,10 @@ impl Cluster {
 
     /// The wire between an agent and the controller.
     pub fn wire(&self, name: &str) -> Result<&Proxy> {
-        Ok(&self
-            .agents
+        self.agents
             .get(name)
-            .with_context(|| format!("no agent {name}"))?
-            .wire)
+            .and_then(|agent| agent.wire.as_ref())
+            .with_context(|| format!("no wire of {name}"))
     }
 
     /// The admin API.
@@ -363,6 +375,10 @@ impl Drop for Cluster {
             drop(Command::new("umount").arg("-l").arg(disk).status());
         }
     }
+}
+
+fn millis(span: Duration) -> String {
+    span.as_millis().to_string()
 }
 
 /// The process of a rank, once it is known.

@@ -107,3 +107,34 @@ pub fn processes_of(folder: &Path) -> Vec<u32> {
         })
         .collect()
 }
+
+/// User and system time of a process so far, from `/proc/<pid>/stat` (in hundredths of a second).
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(") ").context("a stat line")?.1;
+    let ticks: Vec<f64> = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|field| Ok(field.parse()?))
+        .collect::<Result<_>>()?;
+    Ok(ticks.iter().sum::<f64>() / 100.0)
+}
+
+/// Resident bytes of a process.
+pub fn rss(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    kilobytes(&status, "VmRSS:")
+}
+
+/// Bytes of a process, those that it shares with others divided by their number.
+pub fn proportional(pid: u32) -> Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    kilobytes(&rollup, "Pss:")
+}
+
+fn kilobytes(text: &str, name: &str) -> Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let line = line.with_context(|| format!("no {name}"))?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}

@@ -7,6 +7,16 @@ use std::time::{Duration, Instant};
 pub fn until<T>(
     what: &str,
     within: Duration,
+    look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    until_every(Duration::from_millis(5), what, within, look)
+}
+
+/// The same, looking so often only: for what costs something to look at.
+pub fn until_every<T>(
+    pause: Duration,
+    what: &str,
+    within: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let end = Instant::now() + within;
@@ -17,6 +27,6 @@ pub fn until<T>(
         if Instant::now() > end {
             bail!("{what}: did not come about within {within:?}");
         }
-        std::thread::park_timeout(Duration::from_millis(5));
+        std::thread::park_timeout(pause);
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use rebloom_core::checkpoint::{CheckpointId, Manifest};
-use rebloom_core::id::RunId;
+use rebloom_core::id::{Rank, RunId};
 use rebloom_runtime::shard_hash::ShardHash;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
@@ -46,12 +46,19 @@ pub fn of(directory: &Path, run: &RunId, step: u64) -> Result<(Weights, Manifest
             "{} has another hash",
             shard.file
         );
-        for (name, tensor) in SafeTensors::deserialize(&bytes)?.iter() {
-            weights.insert((shard.rank.0, name.to_owned()), hex(tensor.data()));
-        }
+        weights.append(&mut of_bytes(shard.rank, &bytes)?);
     }
     ensure!(!weights.is_empty(), "the checkpoint holds no tensors");
     Ok((weights, manifest))
+}
+
+/// The same of one rank's shard.
+pub fn of_bytes(rank: Rank, shard: &[u8]) -> Result<Weights> {
+    let shard = SafeTensors::deserialize(shard)?;
+    let tensors = shard.iter();
+    Ok(tensors
+        .map(|(name, tensor)| ((rank.0, name.to_owned()), hex(tensor.data())))
+        .collect())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -12,7 +12,7 @@ pub mod slice;
 
 pub use load::{LoadError, begin_with, load};
 pub use read::{Common, Stored, Want};
-pub use save::{Saved, Saver, Snapshot, write};
+pub use save::{Saver, Snapshot, write};
 
 use crate::shim::bytes;
 use crate::trainer::Trainer;

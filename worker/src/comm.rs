@@ -11,7 +11,8 @@ mod store;
 
 pub use crate::shim::{Cut, Device, Parts};
 pub use groups::{Group, Groups, Pending};
-pub use store::{FileStore, MemoryStore, Store, StoreError};
+pub use rebloom_rank::store::{Store, StoreError};
+pub use store::{FileStore, MemoryStore};
 
 use crate::shim::ShimError;
 use rebloom_core::id::Generation;

@@ -1,14 +1,11 @@
 //! `rebloom-worker`: one rank of a run. An agent starts it; nobody else needs to.
 
-use clap::{Args, Parser, Subcommand};
-use rebloom_core::id::{Rank, RunId};
-use rebloom_core::member::Config;
-use rebloom_runtime::standby::Assignment;
-use rebloom_worker::driver::{self, Options};
-use rebloom_worker::{solo, tools};
+use clap::{Parser, Subcommand};
+use rebloom_core::id::Rank;
+use rebloom_rank::arguments::{NodeArgs, RankArgs};
+use rebloom_worker::{solo, tools, work};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// One rank of a run, started by the agent of its node.
 #[derive(Debug, Parser)]
@@ -24,36 +21,6 @@ struct Command {
     node: Option<NodeArgs>,
     #[command(subcommand)]
     other: Option<Other>,
-}
-
-#[derive(Debug, Args)]
-struct RankArgs {
-    /// Whose rank it is.
-    #[arg(long, value_parser = RunId::new)]
-    run: RunId,
-    /// Which rank.
-    #[arg(long)]
-    rank: u32,
-    /// Its device on the node.
-    #[arg(long)]
-    slot: u32,
-    /// Its flight page, made by the agent.
-    #[arg(long)]
-    flight: PathBuf,
-}
-
-/// What every worker of a node is told.
-#[derive(Debug, Args)]
-struct NodeArgs {
-    /// The agent's unix socket.
-    #[arg(long)]
-    socket: PathBuf,
-    /// Milliseconds without an agent after which it leaves.
-    #[arg(long)]
-    orphan_after_ms: u64,
-    /// Host address or network interface of its groups.
-    #[arg(long)]
-    interface: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,7 +80,7 @@ fn main() -> ExitCode {
         eprintln!("error: {error}");
         return ExitCode::from(2);
     }
-    match work(command) {
+    match carry_out(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -122,20 +89,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn work(command: Command) -> anyhow::Result<()> {
+fn carry_out(command: Command) -> anyhow::Result<()> {
     match (command.other, command.rank, command.node) {
         (Some(Other::Standby(node)), ..) => {
             rebloom_worker::shim::setup()?;
-            let Some(told) = Assignment::take_up()? else {
+            let Some(options) = node.take_up()? else {
                 return Ok(());
             };
-            let rank = RankArgs {
-                run: told.run,
-                rank: told.rank,
-                slot: told.slot,
-                flight: told.flight,
-            };
-            become_rank(rank, node)
+            Ok(work::run(&options)?)
         }
         (
             Some(Other::Solo {
@@ -158,23 +119,7 @@ fn work(command: Command) -> anyhow::Result<()> {
         (Some(Other::Convert(how)), ..) => tools::convert(&how),
         (Some(Other::Generate(how)), ..) => tools::generate(&how),
         (Some(Other::Evaluate(how)), ..) => tools::evaluate(&how),
-        (None, Some(rank), Some(node)) => become_rank(rank, node),
+        (None, Some(rank), Some(node)) => Ok(work::run(&rank.on(node))?),
         (None, ..) => anyhow::bail!("nothing to do"),
     }
-}
-
-fn become_rank(rank: RankArgs, node: NodeArgs) -> anyhow::Result<()> {
-    tracing::info!(run = %rank.run, rank = rank.rank, slot = rank.slot, "starts");
-    let member = Config {
-        run: rank.run,
-        rank: Rank(rank.rank),
-        pid: std::process::id(),
-        orphan_after: Duration::from_millis(node.orphan_after_ms),
-    };
-    Ok(driver::run(Options {
-        member,
-        socket: node.socket,
-        flight: rank.flight,
-        interface: node.interface,
-    })?)
 }

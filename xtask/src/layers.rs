@@ -42,6 +42,7 @@ const CORE: &str = "rebloom-core";
 const PROTO: &str = "rebloom-proto";
 const RUNTIME: &str = "rebloom-runtime";
 const DATA: &str = "rebloom-data";
+const RANK: &str = "rebloom-rank";
 
 /// Who may import whom.
 const LAYERS: &[Layer] = &[
@@ -55,7 +56,8 @@ const LAYERS: &[Layer] = &[
     layer(DATA, &[]),
     layer("rebloom-controller", &[CORE, PROTO, RUNTIME]),
     layer("rebloom-agent", &[CORE, PROTO, RUNTIME]),
-    layer("rebloom-worker", &[CORE, PROTO, RUNTIME, DATA]),
+    layer(RANK, &[CORE, PROTO, RUNTIME]),
+    layer("rebloom-worker", &[CORE, RUNTIME, DATA, RANK]),
     layer("rebloom-cli", &[CORE, PROTO, RUNTIME, DATA]),
     // Histories and durations that the simulator replays are TOML files.
     strict("rebloom-sim", &[CORE], &["serde", "toml"]),

@@ -22,8 +22,8 @@ usage: cargo xtask COMMAND
   test           set up, then every check and every test
   layers         compare imports with the import table
   tidy           the house rules that no compiler checks
-  bench [NAME]   set up, build, and measure: recovery, overhead, checkpoint, worker, engine; without a name
-                 all but engine
+  bench [NAME]   set up, build, and measure: recovery, overhead, checkpoint, worker, cluster, fleet, engine;
+                 without a name all but engine
   peers [--prove]  install what is compared with (PyTorch's torchrun, transformers); --prove builds the worker
                  and lets transformers open what it exports
 ";

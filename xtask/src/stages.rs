@@ -27,7 +27,19 @@ pub(crate) fn up(checkout: &Checkout, arguments: &[String]) -> Result<ExitCode> 
 }
 
 /// What can be measured.
-pub(crate) const BENCHES: [&str; 5] = ["recovery", "overhead", "checkpoint", "worker", "engine"];
+pub(crate) const BENCHES: [&str; 7] = [
+    "recovery",
+    "overhead",
+    "checkpoint",
+    "worker",
+    "cluster",
+    "fleet",
+    "engine",
+];
+
+/// Those whose ranks are light or made up, and the packages of what they start: no libtorch, so no set-up.
+const LIGHT: [&str; 2] = ["cluster", "fleet"];
+const LIGHT_BINARIES: [&str; 3] = ["rebloom-controller", "rebloom-agent", "rebloom-tests"];
 
 /// Sets up, builds, and runs the bench of that name, or all of them, on the binaries that `up` runs;
 /// `engine` is of the engine alone, in release mode.
@@ -38,7 +50,18 @@ pub(crate) fn bench(checkout: &Checkout, arguments: &[String]) -> Result<ExitCod
         bench.arg("--").args(arguments.iter().skip(1));
         return run(bench);
     }
-    if let Some(failed) = prepare(checkout)? {
+    let is_light = arguments
+        .first()
+        .is_some_and(|name| LIGHT.contains(&name.as_str()));
+    let prepared = if is_light {
+        build(checkout, &LIGHT_BINARIES)?
+    } else {
+        match prepare(checkout)? {
+            None => build(checkout, &LIGHT_BINARIES)?,
+            failed => failed,
+        }
+    };
+    if let Some(failed) = prepared {
         return Ok(failed);
     }
     let compares = arguments
@@ -56,9 +79,13 @@ fn prepare(checkout: &Checkout) -> Result<Option<ExitCode>> {
     if let Some(failed) = failure(setup::run(checkout)?) {
         return Ok(Some(failed));
     }
-    let mut build = checkout.cargo(["build"]);
-    build.args(BINARIES.iter().flat_map(|package| ["-p", package]));
     println!("setup: building the binaries (the first build takes ten minutes on two cores)");
+    build(checkout, &BINARIES)
+}
+
+fn build(checkout: &Checkout, packages: &[&str]) -> Result<Option<ExitCode>> {
+    let mut build = checkout.cargo(["build"]);
+    build.args(packages.iter().flat_map(|package| ["-p", package]));
     Ok(failure(run(build)?))
 }
 

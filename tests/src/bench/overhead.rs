@@ -2,7 +2,7 @@
 //! what agents and controller use meanwhile.
 
 use crate::cluster::{Cluster, PATIENCE};
-use crate::process::{Process, binary};
+use crate::process::{Process, binary, cpu_seconds, rss};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use rebloom_core::spec::RunSpec;
@@ -173,28 +173,6 @@ impl Ticks {
         let all = self.all.saturating_sub(before.all).max(1);
         self.steal.saturating_sub(before.steal) as f64 / all as f64
     }
-}
-
-/// User and system time of a process so far, from `/proc/<pid>/stat` (in hundredths of a second).
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields = stat.rsplit_once(") ").context("a stat line")?.1;
-    let ticks: Vec<f64> = fields
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .map(|field| Ok(field.parse()?))
-        .collect::<Result<_>>()?;
-    Ok(ticks.iter().sum::<f64>() / 100.0)
-}
-
-fn rss(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
 /// Step time of the same ranks without controller and agents.

@@ -1,4 +1,4 @@
-//! `cargo xtask bench [recovery|overhead|checkpoint|worker]`: the figures of docs/benchmarks.md.
+//! `cargo xtask bench [recovery|overhead|checkpoint|worker|cluster|fleet]`: the figures of docs/benchmarks.md.
 
 use anyhow::{Result, bail};
 use rebloom_tests::bench;
@@ -10,12 +10,18 @@ fn main() -> Result<()> {
         "overhead" => bench::overhead::run(),
         "checkpoint" => bench::checkpoint::run(),
         "worker" => bench::worker::run(),
+        "cluster" => bench::cluster::run(),
+        "fleet" => bench::fleet::run(),
         "" => {
             bench::recovery::run()?;
             bench::overhead::run()?;
             bench::checkpoint::run()?;
-            bench::worker::run()
+            bench::worker::run()?;
+            bench::cluster::run()?;
+            bench::fleet::run()
         }
-        other => bail!("no bench `{other}`: use recovery, overhead, checkpoint or worker"),
+        other => bail!(
+            "no bench `{other}`: use recovery, overhead, checkpoint, worker, cluster or fleet"
+        ),
     }
 }

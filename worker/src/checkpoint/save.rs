@@ -7,6 +7,7 @@ use crate::shim::bytes;
 use crate::trainer::Trainer;
 use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Shard};
 use rebloom_core::id::{Digest, Rank};
+use rebloom_rank::Saved;
 use rebloom_runtime::shard_hash::ShardHash;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::{BTreeMap, HashMap};
@@ -170,17 +171,6 @@ fn write_aside(snapshot: &Snapshot, aside: &Path) -> io::Result<(u64, Digest)> {
 
 fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
-}
-
-/// What a save came to.
-#[derive(Debug)]
-pub struct Saved {
-    /// Which checkpoint.
-    pub checkpoint: CheckpointId,
-    /// Samples consumed by then.
-    pub samples: u64,
-    /// The shard, or what went wrong.
-    pub outcome: Result<Shard, String>,
 }
 
 /// The thread that writes shards.

@@ -1,5 +1,6 @@
-//! The rendezvous store as c10d needs it, and two kinds that need no agent.
+//! Two rendezvous stores that need no agent.
 
+use rebloom_rank::store::{Store, StoreError};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -7,40 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
-
-/// Why a store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The generation was fenced while a key was waited for.
-    #[error("the generation was fenced while it waited for key {0}")]
-    Fenced(String),
-    /// The store cannot be used.
-    #[error("the rendezvous store cannot be used: {0}")]
-    Broken(String),
-}
-
-/// A key-value store that the members of a generation share.
-pub trait Store: Send + Sync {
-    /// Sets a key.
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError>;
-    /// The value of a key, waiting until it is set or the generation is fenced.
-    fn get(&self, key: &str) -> Result<Vec<u8>, StoreError>;
-    /// Whether a key is set.
-    fn check(&self, key: &str) -> Result<bool, StoreError>;
-    /// Adds to the decimal number in a key; an absent one counts as 0.
-    fn add(&self, key: &str, amount: i64) -> Result<i64, StoreError>;
-    /// Sets a key if it holds what is expected (empty also matches an absent key); says what it holds then.
-    fn compare_set(
-        &self,
-        key: &str,
-        expected: &[u8],
-        desired: &[u8],
-    ) -> Result<Vec<u8>, StoreError>;
-    /// Removes a key; says whether there was one.
-    fn delete(&self, key: &str) -> Result<bool, StoreError>;
-    /// The number of keys.
-    fn count(&self) -> Result<u64, StoreError>;
-}
 
 fn sum(old: Option<&[u8]>, amount: i64) -> Result<i64, StoreError> {
     let old = match old {

@@ -4,13 +4,10 @@
 //! the link's thread; whoever brings an event also carries out what needs no training (`Say`,
 //! `Enter`, `Leave`), so a step needs no other thread. Nothing is decided in here.
 
-mod work;
-
-use crate::checkpoint::Saved;
+use crate::fence::Fence;
 use crate::link::{self, Heard};
-use crate::shim;
+use crate::work::{Place, Teller, Work};
 use rebloom_core::flight::Phase;
-use rebloom_core::id::Generation;
 use rebloom_core::member::{Command, Config, Event, Member};
 use rebloom_core::time::Instant;
 use rebloom_core::word::FromWorker;
@@ -22,11 +19,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-/// How often the pulse goes, and the fence is looked at for the member's sake; waits have their own
-/// watcher.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often the pulse goes and the fence is looked at, unless [`Options::look`] says otherwise.
+pub const LOOK: Duration = Duration::from_millis(10);
 
-/// How a worker was started.
+/// How a rank's process was started.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Who it is, and how long it lives without an agent.
@@ -37,9 +33,11 @@ pub struct Options {
     pub flight: PathBuf,
     /// The address or interface of its groups.
     pub interface: String,
+    /// How often the pulse goes and the fence is looked at, besides whenever the agent says something.
+    pub look: Duration,
 }
 
-/// Why a worker could not even begin.
+/// Why the process could not even begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The flight page cannot be mapped.
@@ -50,9 +48,6 @@ pub enum StartError {
         /// Why not.
         error: std::io::Error,
     },
-    /// libtorch or the network refused.
-    #[error(transparent)]
-    Shim(#[from] shim::ShimError),
     /// The operating system refused a thread.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -65,10 +60,12 @@ struct Brain {
     phase: (Phase, Option<Instant>),
 }
 
-/// What every thread of the worker shares.
+/// What every thread of the process shares.
 pub(crate) struct Shared {
     brain: Mutex<Brain>,
     recorder: &'static Recorder,
+    fence: Arc<Fence>,
+    exit: fn(i32) -> !,
     work: Sender<Command>,
     said: UnboundedSender<FromWorker>,
 }
@@ -80,11 +77,18 @@ impl Shared {
     }
 
     /// As [`Self::handle`], and writes the page in one go with what the member wants.
-    pub(crate) fn handle_and_record(&self, event: Event, record: impl FnOnce(&Recorder)) {
+    fn handle_and_record(&self, event: Event, record: impl FnOnce(&Recorder)) {
         let mut brain = self.lock();
         record(self.recorder);
         brain.member.handle(monotonic(), event);
         self.drain(&mut brain);
+    }
+
+    /// Tells the member where the fence stands, if it rose.
+    fn look(&self) {
+        if let Some(below) = self.fence.look() {
+            self.handle(Event::Fenced { below });
+        }
     }
 
     fn with(&self, change: impl FnOnce(&mut Member, Instant)) {
@@ -111,7 +115,7 @@ impl Shared {
                 }
                 Command::Leave { code } => {
                     tracing::info!(code, "leaves");
-                    shim::exit(code);
+                    (self.exit)(code);
                 }
                 Command::Form(go) => {
                     // A new generation begins with fresh counters.
@@ -135,15 +139,23 @@ impl Shared {
     }
 }
 
-/// Lives until the member leaves; then the process ends with its code.
-pub fn run(options: Options) -> Result<(), StartError> {
-    shim::setup()?;
+/// Lives until the member leaves; then `exit` ends the process with its code. `begin` makes what carries out
+/// the commands.
+///
+/// # Errors
+/// Where the flight page or a thread cannot be had, or `begin` fails.
+pub fn run<W: Work, E: From<StartError>>(
+    options: &Options,
+    exit: fn(i32) -> !,
+    begin: impl FnOnce(Place) -> Result<W, E>,
+) -> Result<(), E> {
     let recorder = Recorder::open(&options.flight).map_err(|error| StartError::Flight {
         path: options.flight.display().to_string(),
         error,
     })?;
     // One page for the whole life of the process.
     let recorder: &'static Recorder = Box::leak(Box::new(recorder));
+    let fence = Arc::new(Fence::new(recorder));
     let (work, commands) = channel();
     let (said, words) = unbounded_channel();
     let brain = Brain {
@@ -153,60 +165,54 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let shared = Arc::new(Shared {
         brain: Mutex::new(brain),
         recorder,
+        fence: Arc::clone(&fence),
+        exit,
         work,
         said,
     });
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
+        .build()
+        .map_err(StartError::Thread)?;
     let handle = runtime.handle().clone();
     let heard = Arc::clone(&shared);
-    let socket = options.socket.clone();
+    let (socket, look) = (options.socket.clone(), options.look);
     std::thread::Builder::new()
         .name("link".to_owned())
         .spawn(move || {
             runtime.block_on(async {
                 let hear = |heard_now| {
+                    // A fence goes up before the word that follows from it.
+                    heard.look();
                     heard.handle(match heard_now {
                         Heard::Back => Event::AgentBack,
                         Heard::Lost => Event::AgentLost,
                         Heard::Word(word) => Event::Word(word),
                     });
                 };
-                tokio::join!(link::keep(socket, words, hear), watch(&heard));
+                tokio::join!(link::keep(socket, words, hear), watch(&heard, look));
             });
-        })?;
-    let telling = Arc::clone(&shared);
-    let saved = move |Saved {
-                          checkpoint,
-                          samples,
-                          outcome,
-                      }| {
-        telling.handle(Event::Saved {
-            checkpoint,
-            samples,
-            outcome,
-        });
-    };
-    let worker = work::Worker::new(&options, handle, recorder, saved)?;
-    follow(&commands, &shared, worker);
+        })
+        .map_err(StartError::Thread)?;
+    let mut work = begin(Place {
+        runtime: handle,
+        recorder,
+        fence,
+        teller: Teller(Arc::clone(&shared)),
+    })?;
+    follow(&commands, &shared, &mut work);
     Ok(())
 }
 
 /// Tells the member of the fence and of time that passes, and shows that the process runs.
-async fn watch(shared: &Shared) {
-    let mut fence = Generation(0);
-    let mut ticks = tokio::time::interval(LOOK);
+async fn watch(shared: &Shared, look: Duration) {
+    let mut ticks = tokio::time::interval(look);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         shared.recorder.pulse();
-        let below = shared.recorder.fence();
-        if below > fence {
-            fence = below;
-            shared.handle(Event::Fenced { below });
-        }
+        shared.look();
         let due = {
             let brain = shared.lock();
             brain
@@ -220,8 +226,58 @@ async fn watch(shared: &Shared) {
     }
 }
 
-fn follow(commands: &Receiver<Command>, shared: &Shared, mut worker: work::Worker) {
+fn follow(commands: &Receiver<Command>, shared: &Shared, work: &mut impl Work) {
     for command in commands {
-        worker.carry_out(command, shared);
+        carry_out(command, shared, work);
+    }
+}
+
+/// Carries out one command and tells the member what came of it.
+fn carry_out(command: Command, shared: &Shared, work: &mut impl Work) {
+    match command {
+        Command::Form(go) => {
+            let outcome = work.form(&go);
+            shared.handle(Event::Formed { outcome });
+        }
+        Command::Load(go) => match work.load(&go) {
+            Ok((step, samples)) => {
+                let outcome = Ok((step, samples));
+                shared.handle_and_record(Event::Loaded { outcome }, |r| r.stand(step, samples));
+            }
+            Err(error) => shared.handle(Event::Loaded {
+                outcome: Err(error),
+            }),
+        },
+        Command::Step => {
+            let began = monotonic();
+            shared.recorder.begin_step();
+            match work.step() {
+                Ok(done) => {
+                    let (step, samples) = (done.stepped.step, done.stepped.samples);
+                    let nanos = monotonic().since(began).as_nanos();
+                    let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+                    let outcome = Ok(done.stepped);
+                    shared.handle_and_record(Event::Stepped { outcome }, |recorder| {
+                        recorder.stand(step, samples);
+                        recorder.figures(done.loss, done.grad_norm, nanos);
+                    });
+                }
+                Err(trouble) => {
+                    tracing::warn!(?trouble, "the step came to nothing");
+                    shared.handle(Event::Stepped {
+                        outcome: Err(trouble),
+                    });
+                }
+            }
+        }
+        Command::Save { checkpoint, .. } => work.save(checkpoint),
+        Command::Hash => {
+            let state = work.hash();
+            shared.handle(Event::Hashed { state });
+        }
+        Command::Abandon => work.abandon(),
+        Command::Enter { .. } | Command::Say(_) | Command::Leave { .. } => {
+            unreachable!("carried out where they are drained")
+        }
     }
 }

@@ -1,29 +1,49 @@
-//! The main thread's work: form, load, step, save, hash.
+//! A rank that trains: form, load, step, save, hash, on libtorch.
 
-use super::{Options, Shared, StartError};
-use crate::checkpoint::{self, LoadError, Saved, Saver};
+use crate::checkpoint::{self, LoadError, Saver};
 use crate::comm::{CommError, Device, Groups, Watch};
 use crate::data::Shelf;
-use crate::link::AgentStore;
+use crate::shim;
 use crate::trainer::{StepError, Trainer};
 use crate::weights::Weights;
 use rebloom_core::cause::Blamed;
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::id::{Digest, Rank, Step};
-use rebloom_core::member::{Command, Event, LoadTrouble, Stepped, Trouble};
+use rebloom_core::member::{LoadTrouble, Stepped, Trouble};
 use rebloom_core::spec::seconds;
 use rebloom_core::word::Go;
-use rebloom_runtime::clock::monotonic;
-use rebloom_runtime::flight::Recorder;
+use rebloom_rank::store::AgentStore;
+use rebloom_rank::{Done, Options, Place, Saved, Work};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::runtime::Handle;
+
+/// Why a worker could not even begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The process of a rank could not.
+    #[error(transparent)]
+    Rank(#[from] rebloom_rank::StartError),
+    /// libtorch or the network refused.
+    #[error(transparent)]
+    Shim(#[from] shim::ShimError),
+    /// The operating system refused a thread.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Lives until the member leaves; then the process ends with its code.
+///
+/// # Errors
+/// Where the process has not what it needs to begin.
+pub fn run(options: &Options) -> Result<(), StartError> {
+    shim::setup()?;
+    rebloom_rank::run(options, shim::exit, |place| Worker::new(options, place))
+}
 
 /// What the process holds over its generations.
-pub(super) struct Worker {
-    recorder: &'static Recorder,
-    runtime: Handle,
+struct Worker {
+    place: Place,
     socket: PathBuf,
     device: Arc<Device>,
     saver: Saver,
@@ -33,19 +53,54 @@ pub(super) struct Worker {
     trainer: Option<Trainer>,
 }
 
+impl Work for Worker {
+    fn form(&mut self, go: &Go) -> Result<(), Trouble> {
+        guarded(|| self.groups(go)).map_err(trouble)
+    }
+
+    fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadTrouble> {
+        caught(|| self.state(go))
+    }
+
+    fn step(&mut self) -> Result<Done, Trouble> {
+        guarded(|| self.train()).map_err(trouble)
+    }
+
+    fn save(&mut self, checkpoint: CheckpointId) {
+        let trainer = self
+            .trainer
+            .as_ref()
+            .expect("state is loaded before it is saved");
+        if let Err(error) = self.saver.save(trainer, self.rank, checkpoint) {
+            self.place.teller.saved(Saved {
+                checkpoint,
+                samples: trainer.samples(),
+                outcome: Err(error),
+            });
+        }
+    }
+
+    fn hash(&mut self) -> Digest {
+        self.trainer.as_ref().map_or(Digest([0; 32]), |trainer| {
+            trainer.farewell();
+            checkpoint::state_hash(trainer)
+        })
+    }
+
+    fn abandon(&mut self) {
+        self.trainer = None;
+        self.groups = None;
+    }
+}
+
 impl Worker {
-    pub(super) fn new(
-        options: &Options,
-        runtime: Handle,
-        recorder: &'static Recorder,
-        saved: impl Fn(Saved) + Send + 'static,
-    ) -> Result<Self, StartError> {
+    fn new(options: &Options, place: Place) -> Result<Self, StartError> {
+        let teller = place.teller.clone();
         Ok(Self {
-            recorder,
-            runtime,
+            place,
             socket: options.socket.clone(),
             device: Arc::new(Device::open(&options.interface)?),
-            saver: Saver::start(saved)?,
+            saver: Saver::start(move |saved| teller.saved(saved))?,
             rank: options.member.rank,
             shelf: Shelf::default(),
             groups: None,
@@ -53,74 +108,20 @@ impl Worker {
         })
     }
 
-    /// Carries out one command and tells the member what came of it.
-    pub(super) fn carry_out(&mut self, command: Command, shared: &Shared) {
-        match command {
-            Command::Form(go) => {
-                let outcome = guarded(|| self.form(&go)).map_err(trouble);
-                shared.handle(Event::Formed { outcome });
-            }
-            Command::Load(go) => match caught(|| self.load(&go)) {
-                Ok((step, samples)) => {
-                    let outcome = Ok((step, samples));
-                    shared.handle_and_record(Event::Loaded { outcome }, |r| r.stand(step, samples));
-                }
-                Err(error) => shared.handle(Event::Loaded {
-                    outcome: Err(error),
-                }),
-            },
-            Command::Step => {
-                let began = monotonic();
-                self.recorder.begin_step();
-                match guarded(|| self.step()) {
-                    Ok((done, loss, norm)) => {
-                        let (step, samples) = (done.step, done.samples);
-                        let nanos = monotonic().since(began).as_nanos();
-                        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
-                        shared.handle_and_record(
-                            Event::Stepped { outcome: Ok(done) },
-                            |recorder| {
-                                recorder.stand(step, samples);
-                                recorder.figures(loss, norm, nanos);
-                            },
-                        );
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "the step came to nothing");
-                        shared.handle(Event::Stepped {
-                            outcome: Err(trouble(error)),
-                        });
-                    }
-                }
-            }
-            Command::Save { checkpoint, .. } => self.save(checkpoint, shared),
-            Command::Hash => {
-                let state = self.trainer.as_ref().map_or(Digest([0; 32]), |trainer| {
-                    trainer.farewell();
-                    checkpoint::state_hash(trainer)
-                });
-                shared.handle(Event::Hashed { state });
-            }
-            Command::Abandon => self.abandon(),
-            Command::Enter { .. } | Command::Say(_) | Command::Leave { .. } => {
-                unreachable!("carried out where they are drained")
-            }
-        }
-    }
-
-    fn abandon(&mut self) {
-        self.trainer = None;
-        self.groups = None;
-    }
-
-    fn form(&mut self, go: &Go) -> Result<(), StepError> {
+    fn groups(&mut self, go: &Go) -> Result<(), StepError> {
         self.abandon();
         self.rank = go.rank;
         let watch = Watch {
-            recorder: self.recorder,
+            recorder: self.place.recorder,
             generation: go.generation,
         };
-        let store = AgentStore::new(self.runtime.clone(), &self.socket, &go.spec.name, watch);
+        let store = AgentStore::new(
+            self.place.runtime.clone(),
+            &self.socket,
+            &go.spec.name,
+            go.generation,
+            Arc::clone(&self.place.fence),
+        );
         let connect = seconds(go.spec.deadlines.init);
         let (layout, store) = (go.spec.layout, Arc::new(store));
         let groups = Groups::form(layout, go.rank, store, &self.device, watch, connect)?;
@@ -128,7 +129,7 @@ impl Worker {
         Ok(())
     }
 
-    fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadError> {
+    fn state(&mut self, go: &Go) -> Result<(Step, u64), LoadError> {
         if go.resume.is_none() {
             checkpoint::prepare(&go.spec).map_err(|error| StepError::Storage {
                 path: go.spec.checkpoint.directory.clone(),
@@ -157,7 +158,7 @@ impl Worker {
         Ok(at)
     }
 
-    fn step(&mut self) -> Result<(Stepped, f32, f32), StepError> {
+    fn train(&mut self) -> Result<Done, StepError> {
         let trainer = self
             .trainer
             .as_mut()
@@ -173,28 +174,17 @@ impl Worker {
             // Every rank comes to the same answer, so all of them compare, or none does.
             trainer.check_replicas()?;
         }
-        let done = Stepped {
+        let stepped = Stepped {
             step,
             samples,
             stop: figures.stop,
             spike: figures.spike,
         };
-        Ok((done, figures.loss as f32, figures.grad_norm as f32))
-    }
-
-    fn save(&mut self, id: CheckpointId, shared: &Shared) {
-        let trainer = self
-            .trainer
-            .as_ref()
-            .expect("state is loaded before it is saved");
-        if let Err(error) = self.saver.save(trainer, self.rank, id) {
-            let samples = trainer.samples();
-            shared.handle(Event::Saved {
-                checkpoint: id,
-                samples,
-                outcome: Err(error),
-            });
-        }
+        Ok(Done {
+            stepped,
+            loss: figures.loss as f32,
+            grad_norm: figures.grad_norm as f32,
+        })
     }
 }
 

@@ -1,13 +1,16 @@
-//! The rendezvous store in the agent, as c10d calls it: blocking, and over when the fence goes up.
+//! The rendezvous store in the agent, behind its socket: blocking, and over when the fence goes up.
 
-use crate::comm::{Store, StoreError, Watch};
-use rebloom_core::id::RunId;
+use super::{Store, StoreError};
+use crate::fence::Fence;
+use crate::link;
+use rebloom_core::id::{Generation, RunId};
 use rebloom_proto::wire::store_client::StoreClient;
 use rebloom_proto::wire::{
     StoreAddRequest, StoreCheckRequest, StoreCompareSetRequest, StoreCountRequest,
     StoreDeleteRequest, StoreGetRequest, StorePlace, StoreSetRequest,
 };
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
@@ -15,8 +18,6 @@ use tonic::{Code, Response, Status};
 
 /// How long one request waits for a key before it is made again.
 const WAIT: Duration = Duration::from_secs(5);
-/// How often the fence is looked at.
-const LOOK: Duration = Duration::from_millis(4);
 /// How long to wait before asking an agent again that cannot be reached: it may be starting anew.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -26,25 +27,32 @@ pub struct AgentStore {
     runtime: Handle,
     client: StoreClient<Channel>,
     place: StorePlace,
-    watch: Watch,
+    generation: Generation,
+    fence: Arc<Fence>,
 }
 
 impl AgentStore {
-    /// The store of the generation that `watch` names, behind the agent's socket. `runtime` is driven
-    /// by a thread of its own.
-    pub fn new(runtime: Handle, socket: &Path, run: &RunId, watch: Watch) -> Self {
+    /// The store of a generation, behind the agent's socket. `runtime` is driven by a thread of its own.
+    pub fn new(
+        runtime: Handle,
+        socket: &Path,
+        run: &RunId,
+        generation: Generation,
+        fence: Arc<Fence>,
+    ) -> Self {
         let inside = runtime.enter();
-        let client = StoreClient::new(super::channel(socket));
+        let client = StoreClient::new(link::channel(socket));
         drop(inside);
         let place = StorePlace {
             run: run.as_str().to_owned(),
-            generation: watch.generation.0,
+            generation: generation.0,
         };
         Self {
             runtime,
             client,
             place,
-            watch,
+            generation,
+            fence,
         }
     }
 
@@ -68,11 +76,11 @@ impl AgentStore {
                         Ok(answer) => return Ok(answer.into_inner()),
                         Err(status) => status,
                     },
-                    () = self.fence() => return Err(fenced()),
+                    () = self.fence.over(self.generation) => return Err(fenced()),
                 };
                 let code = status.code();
                 let is_away = [Code::Unavailable, Code::Unknown, Code::Cancelled].contains(&code);
-                if self.watch.fenced() {
+                if self.fence.is_over(self.generation) {
                     return Err(fenced());
                 }
                 if !(repeats && (is_away || code == Code::DeadlineExceeded)) {
@@ -83,13 +91,6 @@ impl AgentStore {
                 }
             }
         })
-    }
-
-    /// Until the generation is fenced.
-    async fn fence(&self) {
-        while !self.watch.fenced() {
-            tokio::time::sleep(LOOK).await;
-        }
     }
 }
 

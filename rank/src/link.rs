@@ -1,11 +1,7 @@
-//! The link to the agent: words both ways over its unix socket, and the rendezvous store behind it.
+//! The link to the agent: words both ways over its unix socket.
 //!
 //! A word is said again after a reconnect until the agent acknowledged it. The link reconnects for
 //! ever; how long to live without an agent is the member's decision.
-
-mod store;
-
-pub use store::AgentStore;
 
 use rebloom_core::word::{FromWorker, ToWorker};
 use rebloom_proto::rank::{FromRank, ToRank};
@@ -27,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What comes over the link.
 #[derive(Debug)]
-pub enum Heard {
+pub(crate) enum Heard {
     /// The agent can be reached: the next thing said must be a hello.
     Back,
     /// The agent is gone.
@@ -37,7 +33,7 @@ pub enum Heard {
 }
 
 /// A channel to whoever listens on a unix socket, not connected yet.
-fn channel(socket: &Path) -> Channel {
+pub(crate) fn channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
@@ -89,7 +85,11 @@ impl Unheard {
 }
 
 /// Keeps the link for as long as anybody can say something; `hear` is told what comes.
-pub async fn keep(socket: PathBuf, mut said: UnboundedReceiver<FromWorker>, hear: impl Fn(Heard)) {
+pub(crate) async fn keep(
+    socket: PathBuf,
+    mut said: UnboundedReceiver<FromWorker>,
+    hear: impl Fn(Heard),
+) {
     let mut unheard = Unheard::default();
     let mut pause = SHORTEST_PAUSE;
     loop {

@@ -1,0 +1,284 @@
+//! A rank without a model: it meets the others, waits out its steps, and keeps a small state that a wrong
+//! resume would show in.
+//!
+//! Everything around it is real: the member, the link, the rendezvous store, the flight page, shards that
+//! are sealed and verified. Ranks share no collective; they step at the same moments, counted from when
+//! the last of them came to the store (all on one machine, so on one clock). It takes a few megabytes and
+//! a few wake-ups a second.
+
+mod state;
+
+pub use state::State;
+
+use crate::training;
+use rebloom_core::cause::Unsound;
+use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
+use rebloom_core::id::{Digest, Generation, Step};
+use rebloom_core::layout::Layout;
+use rebloom_core::member::{LoadTrouble, Stepped, Trouble};
+use rebloom_core::spec::RunSpec;
+use rebloom_core::time::Instant;
+use rebloom_core::word::Go;
+use rebloom_rank::store::{AgentStore, Store, StoreError};
+use rebloom_rank::{Done, Place, Saved, Work};
+use rebloom_runtime::clock::monotonic;
+use rebloom_runtime::files;
+use rebloom_runtime::shard_hash::ShardHash;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The variable that says how many milliseconds a step takes.
+pub const STEP_MS: &str = "REBLOOM_LIGHT_STEP_MS";
+/// What a step takes without it.
+const STEP: Duration = Duration::from_millis(100);
+/// How far ahead the ranks agree to stop: longer than it takes all of them to hear of it.
+const AHEAD: Duration = Duration::from_secs(2);
+
+/// A run of light ranks. Nothing of its model or data is ever looked at; it only has to make sense.
+pub fn spec(name: &str, layout: Layout, checkpoints: &Path) -> anyhow::Result<RunSpec> {
+    let mut spec = training::spec(name, Path::new("/of/no/concern"), checkpoints)?;
+    spec.layout = layout;
+    spec.model.layers = layout.pipeline;
+    spec.train.global_batch = 2 * layout.data;
+    spec.train.micro_batch = 1;
+    spec.checkpoint.keep = 3;
+    Ok(spec)
+}
+
+/// The work of one light rank.
+#[derive(Debug)]
+pub struct Light {
+    place: Place,
+    socket: PathBuf,
+    step: Duration,
+    at: Option<Standing>,
+}
+
+/// Where it stands in its generation.
+#[derive(Debug)]
+struct Standing {
+    go: Go,
+    /// When the gang was whole.
+    began: Instant,
+    /// Steps since.
+    steps: u32,
+    state: State,
+    /// The step after which the gang stops, once it agreed on one.
+    last: Option<Step>,
+}
+
+/// What went wrong with the store, in the member's words.
+fn trouble(error: StoreError) -> Trouble {
+    match error {
+        StoreError::Fenced(_) => Trouble::Fenced,
+        StoreError::Broken(error) => Trouble::PeerLost { error },
+    }
+}
+
+fn broken(what: &str) -> Trouble {
+    Trouble::PeerLost {
+        error: what.to_owned(),
+    }
+}
+
+fn number(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// The directory of a checkpoint.
+fn directory(go: &Go, id: CheckpointId) -> PathBuf {
+    Path::new(&go.spec.checkpoint.directory)
+        .join(go.spec.name.as_str())
+        .join(id.directory())
+}
+
+impl Light {
+    /// A rank behind this agent's socket; the length of a step is [`STEP_MS`].
+    pub fn new(place: Place, socket: &Path) -> Self {
+        let millis = std::env::var(STEP_MS).ok();
+        let millis = millis.and_then(|millis| millis.parse().ok());
+        Self {
+            place,
+            socket: socket.to_owned(),
+            step: millis.map_or(STEP, Duration::from_millis),
+            at: None,
+        }
+    }
+
+    /// The store of a generation; its connection ends with it.
+    fn store(&self, go: &Go) -> AgentStore {
+        AgentStore::new(
+            self.place.runtime.clone(),
+            &self.socket,
+            &go.spec.name,
+            go.generation,
+            Arc::clone(&self.place.fence),
+        )
+    }
+
+    /// When the last rank of the generation came; the last one says so to the others.
+    fn meet(&self, go: &Go) -> Result<Instant, Trouble> {
+        let store = self.store(go);
+        let here = store.add("here", 1).map_err(trouble)?;
+        if here == i64::from(go.spec.layout.world()) {
+            let now = monotonic().as_nanos().to_string();
+            store.set("whole", now.as_bytes()).map_err(trouble)?;
+        }
+        let whole = store.get("whole").map_err(trouble)?;
+        number(&whole)
+            .map(Instant::from_nanos)
+            .ok_or_else(|| broken("the key `whole` holds no number"))
+    }
+
+    /// The step after which the gang stops: the first rank that was asked to says which.
+    fn agree(&self, at: &Standing) -> Result<Step, Trouble> {
+        let ahead = AHEAD.as_nanos().div_ceil(self.step.as_nanos().max(1));
+        let mine = at.state.step.0 + u64::try_from(ahead).unwrap_or(u64::MAX);
+        let agreed = self
+            .store(&at.go)
+            .compare_set("last", b"", mine.to_string().as_bytes())
+            .map_err(trouble)?;
+        number(&agreed)
+            .map(Step)
+            .ok_or_else(|| broken("the key `last` holds no number"))
+    }
+
+    fn standing(&mut self) -> &mut Standing {
+        self.at
+            .as_mut()
+            .expect("the gang is formed before anything else is asked")
+    }
+}
+
+impl Work for Light {
+    fn form(&mut self, go: &Go) -> Result<(), Trouble> {
+        self.at = None;
+        let began = self.meet(go)?;
+        self.at = Some(Standing {
+            go: go.clone(),
+            began,
+            steps: 0,
+            state: State::begin(go.spec.train.seed, go.rank),
+            last: None,
+        });
+        Ok(())
+    }
+
+    fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadTrouble> {
+        let at = self.standing();
+        if let Some(id) = go.resume {
+            at.state = load(go, id).map_err(LoadTrouble::Unsound)?;
+        }
+        Ok((at.state.step, at.state.samples))
+    }
+
+    fn step(&mut self) -> Result<Done, Trouble> {
+        let (fence, recorder, length) = (
+            Arc::clone(&self.place.fence),
+            self.place.recorder,
+            self.step,
+        );
+        let at = self.standing();
+        let generation: Generation = at.go.generation;
+        at.steps += 1;
+        let due = at.began + length * at.steps;
+        if fence.wait(generation, due.since(monotonic())) {
+            return Err(Trouble::Fenced);
+        }
+        at.state.advance(at.go.spec.train.batch(at.state.samples));
+        let is_asked = at.last.is_none() && recorder.stop_generation() == generation;
+        if is_asked {
+            let last = self.agree(self.at.as_ref().expect("it was there just now"))?;
+            self.standing().last = Some(last);
+        }
+        let at = self.standing();
+        let step = at.state.step;
+        Ok(Done {
+            stepped: Stepped {
+                step,
+                samples: at.state.samples,
+                stop: at.last.is_some_and(|last| step >= last),
+                spike: None,
+            },
+            loss: 1.0 / (1.0 + step.0 as f32),
+            grad_norm: 1.0,
+        })
+    }
+
+    fn save(&mut self, checkpoint: CheckpointId) {
+        let at = self.standing();
+        let samples = at.state.samples;
+        let outcome = save(&at.go, &at.state, checkpoint);
+        self.place.teller.saved(Saved {
+            checkpoint,
+            samples,
+            outcome,
+        });
+    }
+
+    fn hash(&mut self) -> Digest {
+        self.standing().state.digest()
+    }
+
+    fn abandon(&mut self) {
+        self.at = None;
+    }
+}
+
+/// Writes a shard: aside, to the disk, then under its name.
+fn save(go: &Go, state: &State, id: CheckpointId) -> Result<Shard, String> {
+    let directory = directory(go, id);
+    let file = format!("rank-{:05}.safetensors", go.rank.0);
+    let bytes = state.to_bytes();
+    files::create_directory(&directory)
+        .and_then(|()| files::write(&directory.join(&file), &bytes))
+        .map_err(|error| error.to_string())?;
+    Ok(Shard {
+        rank: go.rank,
+        file,
+        bytes: bytes.len() as u64,
+        hash: ShardHash::of(&bytes),
+    })
+}
+
+/// Reads this rank's shard of a sealed checkpoint, if all of it is what its manifest says.
+fn load(go: &Go, id: CheckpointId) -> Result<State, Unsound> {
+    let directory = directory(go, id);
+    let unreadable = |file: &str, error: String| Unsound::Unreadable {
+        file: file.to_owned(),
+        error,
+    };
+    let read = |file: &str| {
+        fs::read(directory.join(file)).map_err(|error| unreadable(file, error.to_string()))
+    };
+    let name = "manifest.json";
+    let manifest: Manifest = serde_json::from_slice(&read(name)?)
+        .map_err(|error| unreadable(name, error.to_string()))?;
+    let fits = manifest.is_known() && manifest.run == go.spec.name && manifest.id == id;
+    if !(fits && manifest.is_whole()) {
+        return Err(unreadable(name, "is of another checkpoint".to_owned()));
+    }
+    let shard = manifest.shards.iter().find(|shard| shard.rank == go.rank);
+    let shard = shard.ok_or_else(|| unreadable(name, format!("lacks rank {}", go.rank)))?;
+    let bytes = read(&shard.file)?;
+    let (expected, found) = (shard.bytes, bytes.len() as u64);
+    if expected != found {
+        return Err(Unsound::Length {
+            file: shard.file.clone(),
+            expected,
+            found,
+        });
+    }
+    if ShardHash::of(&bytes) != shard.hash {
+        return Err(Unsound::Hash {
+            file: shard.file.clone(),
+        });
+    }
+    let state = State::from_bytes(&bytes).map_err(|error| unreadable(&shard.file, error))?;
+    if state.step != id.step || state.samples != manifest.samples || state.rank != go.rank {
+        return Err(unreadable(&shard.file, "holds another state".to_owned()));
+    }
+    Ok(state)
+}
