@@ -5,6 +5,7 @@ use rebloom_core::id::{Rank, RunId};
 use rebloom_core::member::Config;
 use rebloom_runtime::standby::Assignment;
 use rebloom_worker::driver::{self, Options};
+use rebloom_worker::shim::cuda::Choice;
 use rebloom_worker::{solo, tools};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +55,9 @@ struct NodeArgs {
     /// Host address or network interface of its groups.
     #[arg(long)]
     interface: String,
+    /// Where ranks compute: cpu, or cuda for the GPU of their slot.
+    #[arg(long, default_value = "cpu")]
+    device: Choice,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,6 +83,9 @@ enum Other {
         /// Host address or network interface of its groups.
         #[arg(long, default_value = "127.0.0.1")]
         interface: String,
+        /// Where to compute: cpu, cuda (the GPU of the rank's number) or cuda:N.
+        #[arg(long, default_value = "cpu")]
+        device: Choice,
     },
     /// Saves again and again as the only rank, and prints what that takes.
     #[command(hide = true)]
@@ -92,6 +99,9 @@ enum Other {
         /// How often.
         #[arg(long, default_value_t = 5)]
         rounds: u64,
+        /// Where to compute: cpu, cuda or cuda:N.
+        #[arg(long, default_value = "cpu")]
+        device: Choice,
     },
     /// Makes a Hugging Face folder of a checkpoint or of another such folder.
     #[command(hide = true)]
@@ -125,7 +135,9 @@ fn main() -> ExitCode {
 fn work(command: Command) -> anyhow::Result<()> {
     match (command.other, command.rank, command.node) {
         (Some(Other::Standby(node)), ..) => {
-            rebloom_worker::shim::setup()?;
+            // Loads what ranks of this node need; which GPU it will be is not known yet.
+            node.device.load()?;
+            rebloom_worker::setup()?;
             let Some(told) = Assignment::take_up()? else {
                 return Ok(());
             };
@@ -144,17 +156,19 @@ fn work(command: Command) -> anyhow::Result<()> {
                 store,
                 steps,
                 interface,
+                device,
             }),
             ..,
-        ) => solo::run(&spec, Rank(rank), &store, steps, &interface),
+        ) => solo::run(&spec, Rank(rank), &store, steps, (&interface, device)),
         (
             Some(Other::Save {
                 spec,
                 store,
                 rounds,
+                device,
             }),
             ..,
-        ) => solo::save::run(&solo::read(&spec)?, &store, rounds, "127.0.0.1"),
+        ) => solo::save::run(&solo::read(&spec)?, &store, rounds, ("127.0.0.1", device)),
         (Some(Other::Convert(how)), ..) => tools::convert(&how),
         (Some(Other::Generate(how)), ..) => tools::generate(&how),
         (Some(Other::Evaluate(how)), ..) => tools::evaluate(&how),
@@ -165,6 +179,7 @@ fn work(command: Command) -> anyhow::Result<()> {
 
 fn become_rank(rank: RankArgs, node: NodeArgs) -> anyhow::Result<()> {
     tracing::info!(run = %rank.run, rank = rank.rank, slot = rank.slot, "starts");
+    node.device.take(rank.slot)?;
     let member = Config {
         run: rank.run,
         rank: Rank(rank.rank),
