@@ -170,6 +170,7 @@ impl Arguments {
                 worker,
                 interface: self.interface,
                 orphan_after,
+                on_gpus: has_gpus,
                 standby: !self.no_standby,
             },
             watch: (!self.no_probes).then(|| Watch {

@@ -43,6 +43,8 @@ pub struct Launch {
     pub interface: String,
     /// A worker that hears from no agent for this long fences itself (S1).
     pub orphan_after: Duration,
+    /// Whether its slots are GPUs; otherwise ranks compute on the CPU.
+    pub on_gpus: bool,
     /// Whether one process waits, warm, for the next rank that is needed.
     pub standby: bool,
 }
@@ -51,7 +53,9 @@ impl Launch {
     /// The arguments that every worker of this node gets.
     pub fn common(&self, state: &State) -> impl Iterator<Item = OsString> {
         let orphan_after = self.orphan_after.as_millis().to_string();
-        let pairs: [(&str, OsString); 3] = [
+        let device = if self.on_gpus { "cuda" } else { "cpu" };
+        let pairs: [(&str, OsString); 4] = [
+            ("--device", device.into()),
             ("--socket", state.socket().into()),
             ("--orphan-after-ms", orphan_after.into()),
             ("--interface", self.interface.clone().into()),

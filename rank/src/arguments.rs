@@ -38,6 +38,9 @@ pub struct NodeArgs {
     /// Host address or network interface of its groups.
     #[arg(long)]
     interface: String,
+    /// Where ranks compute: cpu, or cuda for the GPU of their slot.
+    #[arg(long, default_value = "cpu")]
+    device: String,
 }
 
 impl RankArgs {
@@ -60,12 +63,19 @@ impl RankArgs {
             socket: node.socket,
             flight,
             interface: node.interface,
+            device: node.device,
+            slot,
             look: LOOK,
         }
     }
 }
 
 impl NodeArgs {
+    /// Where ranks of this node compute.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Waits until the agent says on standard input whose rank this process becomes; none where it never
     /// does.
     ///

@@ -33,6 +33,10 @@ pub struct Options {
     pub flight: PathBuf,
     /// The address or interface of its groups.
     pub interface: String,
+    /// Where it computes, as the agent says it.
+    pub device: String,
+    /// Its place on the node.
+    pub slot: u32,
     /// How often the pulse goes and the fence is looked at, besides whenever the agent says something.
     pub look: Duration,
 }

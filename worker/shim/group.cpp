@@ -1,13 +1,17 @@
-// Groups: c10d's Gloo backend over a rendezvous store that Rust keeps.
+// Groups: c10d's backends over a rendezvous store that Rust keeps. Gloo is linked in; NCCL comes out of the object
+// that `cuda.cpp` makes, where there is a device.
 //
-// Waits block without polling: what ends a fenced wait is `rb_group_abort`, called by another thread,
+// Waits for Gloo block without polling: what ends a fenced wait is `rb_group_abort`, called by another thread,
 // which fails every connection of the group just as the death of a peer does. So a fence is noticed
 // within the watcher's period, our sockets close, and neighbours notice in turn; `waits.cpp` ends the
 // waits that Gloo itself forgets.
+#include "cuda.h"
 #include "internal.h"
 #include "waits.h"
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+
+#include <thread>
 
 namespace {
 class RustStore : public c10d::Store {
@@ -88,9 +92,16 @@ class RustStore : public c10d::Store {
   std::string seen_;
 };
 
-void started(rb_work** out, c10::intrusive_ptr<c10d::Work> work) {
-  *out = new rb_work{std::move(work)};
+void started(rb_work** out, const rb_group* group, c10::intrusive_ptr<c10d::Work> work) {
+  *out = new rb_work{group->group, std::move(work)};
 }
+
+c10::intrusive_ptr<c10d::Store> placed(const rb_store* store, const char* prefix) {
+  return c10::make_intrusive<c10d::PrefixStore>(prefix, c10::make_intrusive<RustStore>(*store));
+}
+
+// How often a wait of the host looks at a device.
+constexpr auto kLook = std::chrono::microseconds(20);
 } // namespace
 
 struct rb_device {
@@ -121,9 +132,44 @@ void rb::Gloo::fail_everything() {
   }
 }
 
-c10::intrusive_ptr<c10d::Work> rb::Gloo::sum(const at::Tensor& tensor) {
+bool rb::Group::is_on_device() const {
+  return dynamic_cast<const Gloo*>(backend_.get()) == nullptr;
+}
+
+void rb::Group::check() const {
+  if (is_over_) throw std::runtime_error("the group was dropped");
+}
+
+void rb::Group::fail() {
+  if (is_over_.exchange(true)) return;
+  if (auto* gloo = dynamic_cast<Gloo*>(backend_.get())) {
+    gloo->fail_everything();
+    return;
+  }
+  // NCCL may take its time to end its kernels, and one communicator may wait for another's; so each has a thread.
+  std::thread([backend = backend_] { ::free(rb::guarded([&] { backend->abort(); })); }).detach();
+}
+
+void rb::Group::finish(c10d::Work& work) const {
+  order(work);
+  if (!is_on_device()) return;
+  // The event of the work, and not its stream, so that a fence ends the wait whatever the device does.
+  while (!work.isCompleted()) {
+    check();
+    std::this_thread::sleep_for(kLook);
+  }
+  if (const auto error = work.exception()) std::rethrow_exception(error);
+  check();
+}
+
+void rb::Group::order(c10d::Work& work) const {
+  if (is_on_device()) check();
+  work.wait();
+}
+
+c10::intrusive_ptr<c10d::Work> rb::Group::sum(const at::Tensor& tensor) const {
   std::vector<at::Tensor> tensors{tensor};
-  return allreduce(tensors);
+  return backend_->allreduce(tensors);
 }
 
 void rb_emit(void* sink, const uint8_t* bytes, size_t length) {
@@ -151,16 +197,23 @@ char* rb_group_form(const rb_store* store, const char* prefix, int rank, int siz
     auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(connect_ms));
     options->devices.push_back(device->device);
     options->threads = 1;
-    auto place = c10::make_intrusive<c10d::PrefixStore>(prefix, c10::make_intrusive<RustStore>(*store));
-    auto gloo = c10::make_intrusive<rb::Gloo>(place, rank, size, options);
+    auto gloo = c10::make_intrusive<rb::Gloo>(placed(store, prefix), rank, size, options);
     // From here on the fence bounds every wait.
-    gloo->setTimeout(std::chrono::hours(24 * 7));
-    *out = new rb_group{std::move(gloo)};
+    gloo->setTimeout(rb::kForever);
+    *out = new rb_group{c10::make_intrusive<rb::Group>(std::move(gloo))};
+  });
+}
+
+char* rb_group_form_on_device(const rb_store* store, const char* prefix, int rank, int size, int device,
+                              rb_group** out) {
+  return rb::guarded([&] {
+    auto nccl = rb::nccl(placed(store, prefix), rank, size, device);
+    *out = new rb_group{c10::make_intrusive<rb::Group>(std::move(nccl))};
   });
 }
 
 void rb_group_abort(rb_group* group) {
-  ::free(rb::guarded([&] { group->gloo->fail_everything(); }));
+  ::free(rb::guarded([&] { group->group->fail(); }));
 }
 
 void rb_group_drop(rb_group* group) {
@@ -168,36 +221,42 @@ void rb_group_drop(rb_group* group) {
 }
 
 char* rb_sum(rb_group* group, at::Tensor* tensor, rb_work** out) {
-  return rb::guarded([&] { started(out, group->gloo->sum(*tensor)); });
+  return rb::guarded([&] { started(out, group, group->group->sum(*tensor)); });
 }
 
 char* rb_all_to_all(rb_group* group, at::Tensor* output, at::Tensor* input, rb_work** out) {
   return rb::guarded([&] {
     std::vector<int64_t> equal;
-    started(out, group->gloo->alltoall_base(*output, *input, equal, equal));
+    started(out, group, group->group->backend().alltoall_base(*output, *input, equal, equal));
   });
 }
 
 char* rb_all_gather(rb_group* group, at::Tensor* output, at::Tensor* input, rb_work** out) {
-  return rb::guarded([&] { started(out, group->gloo->_allgather_base(*output, *input)); });
+  return rb::guarded([&] { started(out, group, group->group->backend()._allgather_base(*output, *input)); });
 }
 
 char* rb_send(rb_group* group, at::Tensor* tensor, int to, int tag, rb_work** out) {
   return rb::guarded([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    started(out, group->gloo->send(tensors, to, tag));
+    started(out, group, group->group->backend().send(tensors, to, tag));
   });
 }
 
 char* rb_recv(rb_group* group, at::Tensor* tensor, int from, int tag, rb_work** out) {
   return rb::guarded([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    started(out, group->gloo->recv(tensors, from, tag));
+    started(out, group, group->group->backend().recv(tensors, from, tag));
   });
 }
 
 char* rb_work_wait(rb_work* work) {
-  char* error = rb::guarded([&] { work->work->wait(); });
+  char* error = rb::guarded([&] { work->group->finish(*work->work); });
+  delete work;
+  return error;
+}
+
+char* rb_work_order(rb_work* work) {
+  char* error = rb::guarded([&] { work->group->order(*work->work); });
   delete work;
   return error;
 }

@@ -42,6 +42,35 @@ void rb_free(char* message);
 // One thread, and kernels that give the same bits every time.
 char* rb_setup();
 
+// Lets libtorch have CUDA: loads libtorch_cuda from where libtorch_cpu lies, and the object at `own` that this shim
+// adds to it. Before anything else asks libtorch for a device.
+char* rb_cuda_load(const char* own);
+// Devices that are there; after `rb_cuda_load`.
+char* rb_cuda_count(int* out);
+// Makes `device` the one of this process; `rb_free` frees its name.
+char* rb_cuda_take(int device, char** name);
+// Waits until the device has done all that it was given.
+char* rb_cuda_synchronize(int device);
+// Most bytes of a device that tensors ever took.
+char* rb_cuda_peak(int device, int64_t* bytes);
+// A copy of a tensor of the host on a device, without a wait where it can be had.
+char* rb_cuda_bring(at::Tensor* tensor, int device, at::Tensor** out);
+
+// Copies from a device into the host's memory, beside what it computes.
+struct rb_crossing;
+// Room in the host's memory for a copy of `like`, pinned.
+char* rb_crossing_room(at::Tensor* like, at::Tensor** out);
+// Begins copies that come after all that `device` was given so far.
+char* rb_crossing_begin(int device, rb_crossing** out);
+char* rb_crossing_copy(rb_crossing*, at::Tensor* into, at::Tensor* from);
+// No more copies follow.
+char* rb_crossing_sealed(rb_crossing*);
+// Waits for the copies.
+char* rb_crossing_wait(rb_crossing*);
+void rb_crossing_drop(rb_crossing*);
+// Lets what `device` is given next come after every copy that was begun.
+char* rb_crossings_first(int device);
+
 // `address` is a host address or, where `named`, a network interface.
 char* rb_device_open(const char* address, bool named, rb_device** out);
 void rb_device_close(rb_device*);
@@ -49,6 +78,9 @@ void rb_device_close(rb_device*);
 // Blocks until every member is connected.
 char* rb_group_form(const rb_store*, const char* prefix, int rank, int size, const rb_device*,
                     uint64_t connect_ms, rb_group** out);
+// The same for tensors on a device; `rb_cuda_take` comes before.
+char* rb_group_form_on_device(const rb_store*, const char* prefix, int rank, int size, int device,
+                              rb_group** out);
 // Fails everything under way and to come, and closes the sockets. From any thread; does not block.
 void rb_group_abort(rb_group*);
 // Waits for what is under way: abort first.
@@ -61,6 +93,8 @@ char* rb_send(rb_group*, at::Tensor*, int to, int tag, rb_work** out);
 char* rb_recv(rb_group*, at::Tensor*, int from, int tag, rb_work** out);
 // Waits for it, and frees it.
 char* rb_work_wait(rb_work*);
+// Lets what this thread computes next come after it, and frees it. On a device the host goes on at once.
+char* rb_work_order(rb_work*);
 // Frees it without waiting.
 void rb_work_forget(rb_work*);
 

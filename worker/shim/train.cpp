@@ -18,7 +18,7 @@
 
 namespace {
 struct Place {
-  c10::intrusive_ptr<rb::Gloo> group;
+  c10::intrusive_ptr<rb::Group> group;
   bool row;
   rb_mark mark;
   void* mark_self;
@@ -43,7 +43,7 @@ class Reduction {
   }
   void wait() {
     place_.mark(place_.mark_self, 1);
-    collectively([&] { work_->wait(); });
+    collectively([&] { place_.group->order(*work_); });
     if (!wide_.is_same(tensor_)) tensor_.copy_(wide_);
     place_.mark(place_.mark_self, 2);
   }
@@ -111,9 +111,9 @@ struct Linear : torch::autograd::Function<Linear> {
                                                  torch::autograd::variable_list grads) {
     const auto saved = context->get_saved_variables();
     auto word = [&](const char* name) { return context->saved_data[name].toInt(); };
-    c10::intrusive_ptr<rb::Gloo> group;
+    c10::intrusive_ptr<rb::Group> group;
     if (context->saved_data.count("group") != 0) {
-      group = c10::static_intrusive_pointer_cast<rb::Gloo>(context->saved_data["group"].toCapsule());
+      group = c10::static_intrusive_pointer_cast<rb::Group>(context->saved_data["group"].toCapsule());
     }
     const Place place{std::move(group), false, reinterpret_cast<rb_mark>(word("mark")),
                       reinterpret_cast<void*>(word("mark_self"))};
@@ -155,7 +155,7 @@ char* rb_linear(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor*
                 at::Tensor* bias_grad, rb_group* group, bool row, rb_mark mark, void* mark_self,
                 at::Tensor** out) {
   return rb::guarded([&] {
-    const Place place{group == nullptr ? c10::intrusive_ptr<rb::Gloo>() : group->gloo, row, mark, mark_self};
+    const Place place{group == nullptr ? c10::intrusive_ptr<rb::Group>() : group->group, row, mark, mark_self};
     *out = new at::Tensor(Linear::apply(*x, *weight, *bias, *weight_grad, *bias_grad, place));
   });
 }
@@ -198,7 +198,7 @@ char* rb_backward(at::Tensor* output, at::Tensor* grad) {
 char* rb_adamw(at::Tensor* weights, at::Tensor* grads, at::Tensor* mean, at::Tensor* square,
                int64_t step, double rate, double beta1, double beta2, double decay, double epsilon) {
   return rb::guarded([&] {
-    at::Tensor steps[] = {at::full({}, static_cast<double>(step), at::kFloat)};
+    at::Tensor steps[] = {at::full({}, static_cast<double>(step), grads->options().dtype(at::kFloat))};
     at::_fused_adamw_(at::TensorList(*weights), at::TensorList(*grads), at::TensorList(*mean),
                       at::TensorList(*square), {}, at::TensorList(steps), rate, beta1, beta2, decay,
                       epsilon, false, false);

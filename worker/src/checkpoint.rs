@@ -14,7 +14,7 @@ pub use load::{LoadError, begin_with, load};
 pub use read::{Common, Stored, Want};
 pub use save::{Saver, Snapshot, write};
 
-use crate::shim::bytes;
+use crate::shim::{bytes, cuda};
 use crate::trainer::Trainer;
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::id::{Digest, Rank};
@@ -61,7 +61,7 @@ pub fn state_hash(trainer: &Trainer) -> Digest {
         hash.update(slice.range.start.to_le_bytes());
         hash.update(slice.range.end.to_le_bytes());
         for tensor in &slice.tensors {
-            hash.update(bytes(tensor));
+            hash.update(bytes(&cuda::home(tensor)));
         }
     }
     Digest(hash.finalize().into())

@@ -2,9 +2,10 @@
 //!
 //! No wait in here polls. A watcher thread looks at the fence every few milliseconds and, when it
 //! went up, fails every connection of the generation, which ends each wait as the death of a peer
-//! would. Forming is bounded the same way. What a rank does between waits is not this module's
+//! would. (A wait for a GPU looks at its event, and a fence ends that as well.) Forming is bounded the same way. What a rank does between waits is not this module's
 //! business, and it never decides what happens after a failure.
 
+mod forming;
 mod groups;
 pub mod spent;
 mod store;

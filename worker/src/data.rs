@@ -4,6 +4,7 @@
 //! `global_batch` of them, micro-batch by micro-batch, data rank by data rank. So a restart needs to
 //! know one number, and neither repeats nor skips a sample.
 
+use crate::shim::cuda;
 use rebloom_core::skips::Skips;
 use rebloom_core::spec::{Data, DataPart, RunSpec};
 use rebloom_data::dataset::{Dataset, Weighted};
@@ -11,7 +12,7 @@ use rebloom_runtime::telemetry::chain;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// Tokens by the number of their sample.
 pub trait Samples: Send {
@@ -85,6 +86,7 @@ pub struct Reader {
     samples: Box<dyn Samples>,
     skips: Skips,
     vocab: i32,
+    device: Device,
     tokens: Vec<i32>,
     words: Vec<i64>,
     targets: Vec<i64>,
@@ -104,6 +106,7 @@ impl Reader {
             samples,
             skips: Skips::default(),
             vocab: i32::try_from(spec.model.vocab).unwrap_or(i32::MAX),
+            device: Device::Cpu,
             tokens: vec![0; room],
             words: Vec::new(),
             targets: Vec::new(),
@@ -113,6 +116,11 @@ impl Reader {
     /// The same reader, passing over what was recorded.
     pub fn skipping(self, skips: Skips) -> Self {
         Self { skips, ..self }
+    }
+
+    /// The same reader, for a model that computes on `device`.
+    pub fn onto(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Words and their targets, one after the other over the samples that are consumed while the
@@ -137,10 +145,10 @@ impl Reader {
                 .extend(tokens.clone().take(self.tokens.len() - 1));
             self.targets.extend(tokens.skip(1));
         }
-        Ok((
-            Tensor::from_slice(&self.words),
-            Tensor::from_slice(&self.targets),
-        ))
+        let bring = |words: &[i64]| {
+            cuda::bring(Tensor::from_slice(words), self.device).map_err(|error| error.to_string())
+        };
+        Ok((bring(&self.words)?, bring(&self.targets)?))
     }
 }
 

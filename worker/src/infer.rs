@@ -73,12 +73,13 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// Reads all weights into memory, in fp32.
-    pub fn load(weights: &Weights) -> Result<Self, WeightsError> {
+    /// Reads all weights into the memory of `device`, in fp32.
+    pub fn load(weights: &Weights, device: Device) -> Result<Self, WeightsError> {
         let model = weights.model();
         let parameters = Stage::of(&model, 1, 0).parameters(&model);
         let tensors = weights.whole(parameters.iter())?;
         let names = parameters.into_iter().map(|parameter| parameter.name);
+        let tensors = tensors.into_iter().map(|tensor| tensor.to_device(device));
         let mut held: BTreeMap<String, Tensor> = names.zip(tensors).collect();
         let mut take = |name: &str| held.remove(name).expect("the table has every parameter");
         let embedding = take(EMBEDDING);
@@ -104,6 +105,7 @@ impl Inference {
             embedding,
             slopes: Tensor::from_slice(&slopes(model.heads))
                 .to_kind(Kind::Float)
+                .to_device(device)
                 .view([-1, 1, 1]),
             model,
         })
@@ -114,12 +116,17 @@ impl Inference {
         &self.model
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.embedding.device()
+    }
+
     /// An empty cache for at most `room` words.
     pub fn cache(&self, room: usize) -> Cache {
         let room = i64::try_from(room).unwrap_or(i64::MAX);
         let heads = i64::from(self.model.heads);
         let shape = [heads, room, i64::from(self.model.hidden) / heads];
-        let empty = || Tensor::empty(shape, (Kind::Float, Device::Cpu));
+        let empty = || Tensor::empty(shape, (Kind::Float, self.device()));
         let blocks = self.blocks.iter().map(|_| [empty(), empty()]);
         Cache {
             blocks: blocks.collect(),
@@ -138,9 +145,10 @@ impl Inference {
             let (from, count) = (cache.words, i64::try_from(ids.len()).unwrap_or(i64::MAX));
             assert!(from + count <= cache.room, "the cache is full");
             let bias = self.bias(from, count);
+            let ids = Tensor::from_slice(&ids).to_device(self.device());
             let mut x = self
                 .embedding_norm
-                .norm(&self.embedding.index_select(0, &Tensor::from_slice(&ids)));
+                .norm(&self.embedding.index_select(0, &ids));
             for (block, held) in self.blocks.iter().zip(&mut cache.blocks) {
                 let y = block.before_attention.norm(&x);
                 let out = self.attend(&block.qkv.linear(&y), held, from, &bias);
@@ -181,7 +189,7 @@ impl Inference {
     /// What is added to the scores of words `from .. from + count`: each head's slope times the
     /// distance, and minus infinity for what lies ahead. `[1, heads, count, from + count]`.
     fn bias(&self, from: i64, count: i64) -> Tensor {
-        let place = Tensor::arange(from + count, (Kind::Float, Device::Cpu));
+        let place = Tensor::arange(from + count, (Kind::Float, self.device()));
         let distance = place.view([1, -1]) - place.narrow(0, from, count).view([-1, 1]);
         let ahead = distance.gt(0.0);
         (distance * &self.slopes)

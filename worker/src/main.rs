@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use rebloom_core::id::Rank;
 use rebloom_rank::arguments::{NodeArgs, RankArgs};
+use rebloom_worker::shim::cuda::Choice;
 use rebloom_worker::{solo, tools, work};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +47,9 @@ enum Other {
         /// Host address or network interface of its groups.
         #[arg(long, default_value = "127.0.0.1")]
         interface: String,
+        /// Where to compute: cpu, cuda (the GPU of the rank's number) or cuda:N.
+        #[arg(long, default_value = "cpu")]
+        device: Choice,
     },
     /// Saves again and again as the only rank, and prints what that takes.
     #[command(hide = true)]
@@ -59,6 +63,9 @@ enum Other {
         /// How often.
         #[arg(long, default_value_t = 5)]
         rounds: u64,
+        /// Where to compute: cpu, cuda or cuda:N.
+        #[arg(long, default_value = "cpu")]
+        device: Choice,
     },
     /// Makes a Hugging Face folder of a checkpoint or of another such folder.
     #[command(hide = true)]
@@ -92,7 +99,10 @@ fn main() -> ExitCode {
 fn carry_out(command: Command) -> anyhow::Result<()> {
     match (command.other, command.rank, command.node) {
         (Some(Other::Standby(node)), ..) => {
-            rebloom_worker::shim::setup()?;
+            // Loads what ranks of this node need; which GPU it will be is not known yet.
+            let choice: Choice = node.device().parse().map_err(anyhow::Error::msg)?;
+            choice.load()?;
+            rebloom_worker::setup()?;
             let Some(options) = node.take_up()? else {
                 return Ok(());
             };
@@ -105,17 +115,19 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
                 store,
                 steps,
                 interface,
+                device,
             }),
             ..,
-        ) => solo::run(&spec, Rank(rank), &store, steps, &interface),
+        ) => solo::run(&spec, Rank(rank), &store, steps, (&interface, device)),
         (
             Some(Other::Save {
                 spec,
                 store,
                 rounds,
+                device,
             }),
             ..,
-        ) => solo::save::run(&solo::read(&spec)?, &store, rounds, "127.0.0.1"),
+        ) => solo::save::run(&solo::read(&spec)?, &store, rounds, ("127.0.0.1", device)),
         (Some(Other::Convert(how)), ..) => tools::convert(&how),
         (Some(Other::Generate(how)), ..) => tools::generate(&how),
         (Some(Other::Evaluate(how)), ..) => tools::evaluate(&how),

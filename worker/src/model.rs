@@ -238,7 +238,7 @@ impl StageModel {
         of: &InFlight,
         targets: &Tensor,
         scale: f64,
-    ) -> Result<(f64, Tensor), StepError> {
+    ) -> Result<(Tensor, Tensor), StepError> {
         let output = self.output.as_mut().expect("only the last stage predicts");
         no_grad(|| output.loss(&of.output, targets, scale, &self.place))
     }

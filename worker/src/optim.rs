@@ -11,7 +11,7 @@ pub use flat::{Flat, LARGEST, Plan, Run, Slot, TooLarge, overlap};
 pub use schedule::learning_rate;
 
 use crate::comm::{CommError, Group};
-use crate::shim::{self, AdamW, Moments, ShimError};
+use crate::shim::{self, AdamW, Moments, ShimError, cuda};
 use rebloom_core::flight::Channel;
 use std::ops::Range;
 use tch::{Kind, Tensor, no_grad};
@@ -137,6 +137,10 @@ impl Optimizer {
 
     /// Scales this rank's gradients, updates its weights and gathers those of the data group.
     pub fn update(&mut self, scale: f64, decay: f64, how: AdamW) -> Result<(), UpdateError> {
+        // A snapshot may still be on its way out of what is written to now.
+        if let Some(buffer) = self.buffers.first() {
+            cuda::copies_first(buffer.own_weights.device())?;
+        }
         no_grad(|| {
             for buffer in &mut self.buffers {
                 if scale != 1.0 {

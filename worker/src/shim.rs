@@ -3,6 +3,7 @@
 //!
 //! `shim/shim.h` is the other side of it. Nothing in here knows what a run is.
 
+pub mod cuda;
 mod layers;
 mod store;
 
@@ -60,6 +61,14 @@ unsafe extern "C" {
         connect_ms: u64,
         out: *mut *mut RawGroup,
     ) -> *mut c_char;
+    fn rb_group_form_on_device(
+        store: *const store::RawStore,
+        prefix: *const c_char,
+        rank: c_int,
+        size: c_int,
+        device: c_int,
+        out: *mut *mut RawGroup,
+    ) -> *mut c_char;
     fn rb_group_abort(group: *mut RawGroup);
     fn rb_group_drop(group: *mut RawGroup);
     fn rb_sum(group: *mut RawGroup, tensor: *mut CTensor, out: *mut *mut RawWork) -> *mut c_char;
@@ -90,6 +99,7 @@ unsafe extern "C" {
         out: *mut *mut RawWork,
     ) -> *mut c_char;
     fn rb_work_wait(work: *mut RawWork) -> *mut c_char;
+    fn rb_work_order(work: *mut RawWork) -> *mut c_char;
     fn rb_work_forget(work: *mut RawWork);
 }
 
@@ -196,6 +206,33 @@ impl Group {
         Ok(Self { raw: out, store })
     }
 
+    /// The same for tensors that lie on a GPU, over NCCL. Nothing bounds it: who forms it is left behind by a fence.
+    pub fn form_on_device(
+        store: Arc<dyn Store>,
+        prefix: &str,
+        rank: u32,
+        size: u32,
+        device: TchDevice,
+    ) -> Result<Self> {
+        let device = cuda::index(device)
+            .ok_or_else(|| ShimError(format!("{device:?} is not a GPU, and NCCL wants one")))?;
+        let store = Arc::new(store::Served::new(store));
+        let prefix = c_string(prefix)?;
+        let mut out = null_mut();
+        // SAFETY: as above.
+        done(unsafe {
+            rb_group_form_on_device(
+                store.raw(),
+                prefix.as_ptr(),
+                number(rank)?,
+                number(size)?,
+                device,
+                &raw mut out,
+            )
+        })?;
+        Ok(Self { raw: out, store })
+    }
+
     /// Fails every operation under way and to come, and closes the sockets, so that peers fail too.
     pub fn abort(&self) {
         // SAFETY: the group lives.
@@ -277,6 +314,14 @@ impl Work {
         let work = std::mem::ManuallyDrop::new(self);
         // SAFETY: it came from the shim; waiting frees it, once.
         done(unsafe { rb_work_wait(work.0) })
+    }
+
+    /// Lets what this thread computes next come after it. On a GPU the host goes on at once; what a fence left
+    /// undone is seen by the next wait.
+    pub fn order(self) -> Result<()> {
+        let work = std::mem::ManuallyDrop::new(self);
+        // SAFETY: as above.
+        done(unsafe { rb_work_order(work.0) })
     }
 }
 

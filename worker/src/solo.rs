@@ -4,10 +4,11 @@ pub mod save;
 
 use crate::comm::{Device, FileStore, Groups, Watch, spent};
 use crate::data::Shelf;
-use crate::shim;
+use crate::shim::cuda::{self, Choice};
 use crate::trainer::{Figures, Trainer};
 use anyhow::{Context, Result, ensure};
 use rebloom_core::flight::Channel;
+use rebloom_core::flops::Flops;
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::spec::{RunSpec, seconds};
 use rebloom_runtime::clock::monotonic;
@@ -27,7 +28,7 @@ pub fn run(
     rank: Rank,
     store: &Path,
     steps: Option<u64>,
-    interface: &str,
+    (interface, device): (&str, Choice),
 ) -> Result<()> {
     let spec = read(file)?;
     ensure!(
@@ -38,17 +39,20 @@ pub fn run(
     let steps = steps.unwrap_or(spec.train.steps).min(spec.train.steps);
     ensure!(steps > WARM_UP, "at least {} steps are needed", WARM_UP + 1);
 
-    let mut trainer = begin(&spec, rank, store, interface)?;
+    let mut trainer = begin(&spec, rank, store, (interface, device))?;
+    let device = trainer.flat().device;
 
     let mut began = (monotonic(), 0);
     let mut figures = None;
     for step in 0..steps {
         if step == WARM_UP {
             spent::take().for_each(drop);
+            cuda::synchronize(device)?;
             began = (monotonic(), trainer.samples());
         }
         figures = Some(trainer.step(false)?);
     }
+    cuda::synchronize(device)?;
     let took = monotonic().since(began.0).as_secs_f64();
     let samples = trainer.samples() - began.1;
     let measured = (steps - WARM_UP) as f64;
@@ -56,8 +60,13 @@ pub fn run(
         .map(|(channel, span)| (channel, span.as_secs_f64() / measured))
         .collect();
     trainer.farewell();
+    let flops = Flops::of(&spec.model, samples, spec.train.numerics.recompute);
+    let teraflops = flops.rate(took, spec.layout.world());
     let report = Report {
         rank: rank.0,
+        model_teraflops: teraflops.model,
+        hardware_teraflops: teraflops.hardware,
+        device_peak_bytes: cuda::peak_bytes(device)?,
         step_seconds: took / measured,
         tokens_per_second: (samples * u64::from(spec.model.sequence)) as f64 / took,
         loss: figures.map_or(f64::NAN, |figures: Figures| figures.loss),
@@ -72,6 +81,12 @@ pub fn run(
 #[derive(Debug, Serialize)]
 struct Report {
     rank: u32,
+    /// TFLOP/s of each rank that the model needs.
+    model_teraflops: f64,
+    /// TFLOP/s of each rank that are done.
+    hardware_teraflops: f64,
+    /// Most memory of its GPU that tensors ever took.
+    device_peak_bytes: Option<u64>,
     step_seconds: f64,
     /// Of the whole gang.
     tokens_per_second: f64,
@@ -102,8 +117,14 @@ pub fn read(file: &Path) -> Result<RunSpec> {
 }
 
 /// A trainer at step 0 that met its peers in `store`.
-fn begin(spec: &RunSpec, rank: Rank, store: &Path, interface: &str) -> Result<Trainer> {
-    shim::setup()?;
+fn begin(
+    spec: &RunSpec,
+    rank: Rank,
+    store: &Path,
+    (interface, device): (&str, Choice),
+) -> Result<Trainer> {
+    // By hand each rank is on this node, so that its number is its slot.
+    device.take(rank.0)?;
     let store = FileStore::open(store).context("failed to open the store")?;
     let watch = Watch {
         recorder: page(rank)?,

@@ -8,6 +8,7 @@ use crate::infer::held_out::{self, HeldOut};
 use crate::infer::perplexity::{self, Score};
 use crate::infer::sample::Sampling;
 use crate::shim;
+use crate::shim::cuda::Choice;
 use crate::weights::Weights;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
@@ -57,6 +58,9 @@ pub struct Subject {
     /// The tokenizer, unless it lies beside the weights.
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
+    /// Where to compute: cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    pub device: Choice,
 }
 
 /// Goes on after a prompt.
@@ -114,12 +118,14 @@ impl Subject {
             "{} knows {known} words, the model {rows}: they do not belong together",
             path.display()
         );
-        Ok((Inference::load(&weights)?, tokenizer))
+        let device = self.device.take(0)?;
+        Ok((Inference::load(&weights, device)?, tokenizer))
     }
 }
 
 /// Lets libtorch use the whole machine, which a rank of a gang must not.
-fn setup() -> Result<()> {
+fn setup(device: Choice) -> Result<()> {
+    device.load()?;
     shim::setup()?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     tch::set_num_threads(i32::try_from(cores).unwrap_or(1));
@@ -133,7 +139,7 @@ fn print(value: &Value) -> Result<()> {
 
 /// Makes a model folder, and prints what it holds.
 pub fn convert(how: &Convert) -> Result<()> {
-    setup()?;
+    setup(Choice::Cpu)?;
     let weights = Weights::open(&how.from)?;
     let kind = match how.dtype {
         Dtype::Fp32 => Kind::Float,
@@ -164,7 +170,7 @@ fn has_tokenizer(folder: &Path) -> bool {
 
 /// Prints what the model writes after a prompt.
 pub fn generate(how: &Generate) -> Result<()> {
-    setup()?;
+    setup(how.subject.device)?;
     let (model, tokenizer) = how.subject.open()?;
     let mut prompt = tokenizer.encode(&how.prompt)?;
     let end = tokenizer.end_of_document();
@@ -214,7 +220,7 @@ fn scored(language: Option<&str>, score: &Score) -> Value {
 /// Prints the perplexity of each language on a line, and then of all together; a file that is left out is
 /// named.
 pub fn evaluate(how: &Evaluate) -> Result<()> {
-    setup()?;
+    setup(how.subject.device)?;
     let text = how.text.display();
     let held_out = HeldOut::find(&how.text).with_context(|| format!("cannot list {text}"))?;
     let (model, tokenizer) = how.subject.open()?;

@@ -11,7 +11,7 @@ use crate::data::{Reader, Samples};
 use crate::model::shape::{EMBEDDING, Split, Stage};
 use crate::model::{Place, StageModel, initial_values};
 use crate::optim::{Flat, Optimizer, Plan, Slot, TooLarge, UpdateError, learning_rate};
-use crate::shim::{AdamW, ShimError, bytes};
+use crate::shim::{AdamW, ShimError, bytes, cuda};
 use rebloom_core::flight::Channel;
 use rebloom_core::guard::{Guard, GuardAction, Spike};
 use rebloom_core::id::{Rank, Step};
@@ -136,7 +136,9 @@ impl Trainer {
         let is_tied = layout.pipeline > 1 && (stage.is_first || stage.is_last);
         let this = Self {
             optimizer: Optimizer::new(&flat, groups.data.clone()),
-            reader: Reader::new(&spec, samples).skipping(spec.guard.skips()),
+            reader: Reader::new(&spec, samples)
+                .skipping(spec.guard.skips())
+                .onto(groups.device()),
             guard: Guard::default(),
             tied: is_tied.then(|| flat.views(EMBEDDING).1.empty_like()),
             step: Step(0),
@@ -241,7 +243,8 @@ impl Trainer {
         let loss = self.gradients()?;
         let squares = self.optimizer.reduce()?;
         // One vector carries all that the gang has to agree on.
-        let shared = Tensor::from_slice(&[squares, loss, f64::from(u8::from(stop))]);
+        let shared =
+            Tensor::from_slice(&[squares, loss.double_value(&[]), f64::from(u8::from(stop))]);
         self.groups.sum_over_world(&shared)?;
         let [squares, loss, stops] = [0, 1, 2].map(|at| shared.double_value(&[at]));
         let grad_norm = squares.sqrt();
@@ -287,8 +290,8 @@ impl Trainer {
     }
 
     /// Computes the gradients of the next step without taking it, summed over everything but the
-    /// data group; answers this rank's part of the mean loss.
-    pub fn gradients(&mut self) -> Result<f64, StepError> {
+    /// data group; answers this rank's part of the mean loss, where it computes.
+    pub fn gradients(&mut self) -> Result<Tensor, StepError> {
         self.optimizer.zero_grads();
         let loss = self.run_pipeline()?;
         self.add_tied_gradients()?;
@@ -363,7 +366,7 @@ impl Trainer {
     fn digest<'a>(&self, names: impl Iterator<Item = &'a str>) -> Tensor {
         let mut hash = Sha256::new();
         for name in names {
-            hash.update(bytes(&self.flat.views(name).0));
+            hash.update(bytes(&cuda::home(&self.flat.views(name).0)));
         }
         Tensor::from_slice(hash.finalize().as_slice())
     }

@@ -3,7 +3,8 @@
 use crate::checkpoint::{self, LoadError, Saver};
 use crate::comm::{CommError, Device, Groups, Watch};
 use crate::data::Shelf;
-use crate::shim;
+use crate::shim::cuda::Choice;
+use crate::shim::{self, ShimError};
 use crate::trainer::{StepError, Trainer};
 use crate::weights::Weights;
 use rebloom_core::cause::Blamed;
@@ -37,7 +38,8 @@ pub enum StartError {
 /// # Errors
 /// Where the process has not what it needs to begin.
 pub fn run(options: &Options) -> Result<(), StartError> {
-    shim::setup()?;
+    let choice: Choice = options.device.parse().map_err(ShimError)?;
+    choice.take(options.slot)?;
     rebloom_rank::run(options, shim::exit, |place| Worker::new(options, place))
 }
 

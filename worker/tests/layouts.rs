@@ -123,7 +123,8 @@ fn saved(spec: &RunSpec) -> (Whole, Vec<f64>, Vec<Shard>) {
             trainer.step(false).unwrap();
         }
         gather(&whole, &trainer, rank);
-        let shard = checkpoint::write(&Snapshot::take(&trainer, rank, id(), None)).unwrap();
+        let shard =
+            checkpoint::write(&Snapshot::take(&trainer, rank, id(), None).unwrap()).unwrap();
         let losses = rest(&mut trainer);
         trainer.farewell();
         (losses, shard)

@@ -21,7 +21,7 @@ use rebloom_worker::weights::Weights;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 const CASES: [&str; 3] = ["bloom-4l-4h", "bloom-2l-6h", "bloom-2l-12h-post"];
 const ALL: u64 = 1 << 30;
@@ -125,7 +125,8 @@ fn a_run_begins_with_a_folder_in_any_layout_and_exports_the_same_bits() {
         let done = train(&spec, samples, |rank, mut trainer| {
             checkpoint::begin_with(&mut trainer, rank, &open(original.path())).unwrap();
             trainer.check_replicas().unwrap();
-            let shard = checkpoint::write(&Snapshot::take(&trainer, rank, id, None)).unwrap();
+            let shard =
+                checkpoint::write(&Snapshot::take(&trainer, rank, id, None).unwrap()).unwrap();
             let loss = trainer.step(false).unwrap().loss;
             trainer.farewell();
             (shard, loss)
@@ -173,7 +174,7 @@ fn a_model_of_another_shape_is_refused_with_both_shapes() {
 #[test]
 fn logits_are_hugging_faces_at_once_and_word_by_word() {
     for name in CASES {
-        let model = Inference::load(&open(&case(name))).unwrap();
+        let model = Inference::load(&open(&case(name)), Device::Cpu).unwrap();
         let bytes = std::fs::read(case(name).join("expected.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let expected: serde_json::Value =
@@ -223,7 +224,7 @@ fn logits_are_hugging_faces_at_once_and_word_by_word() {
 
 #[test]
 fn the_same_seed_writes_the_same_text() {
-    let model = Inference::load(&open(&case("bloom-4l-4h"))).unwrap();
+    let model = Inference::load(&open(&case("bloom-4l-4h")), Device::Cpu).unwrap();
     let greedy = Sampling {
         temperature: 0.0,
         top_k: 0,

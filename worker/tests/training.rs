@@ -65,8 +65,10 @@ fn from_the_start(spec: &RunSpec, saves: bool) -> Vec<(End, Option<Shard>)> {
         for step in 1..=STEPS {
             figures.push(bits(trainer.step(false).unwrap()));
             if saves && step == SAVED_AT {
-                shard =
-                    Some(checkpoint::write(&Snapshot::take(&trainer, rank, id(), None)).unwrap());
+                shard = Some(
+                    checkpoint::write(&Snapshot::take(&trainer, rank, id(), None).unwrap())
+                        .unwrap(),
+                );
             }
         }
         trainer.check_replicas().unwrap();
@@ -255,7 +257,8 @@ fn a_save_that_fails_says_why_and_training_goes_on() {
     let done = train(&spec, made_up, |rank, mut trainer| {
         trainer.begin();
         trainer.step(false).unwrap();
-        let error = checkpoint::write(&Snapshot::take(&trainer, rank, id(), None)).unwrap_err();
+        let error =
+            checkpoint::write(&Snapshot::take(&trainer, rank, id(), None).unwrap()).unwrap_err();
         assert!(error.contains("rank-00000.safetensors"), "{error}");
         trainer.step(false).unwrap();
         trainer.step_done()

@@ -4,6 +4,7 @@
 //! in seconds on a machine that has nothing yet.
 
 mod checkout;
+mod gpu;
 mod layers;
 mod peers;
 mod setup;
@@ -26,6 +27,9 @@ usage: cargo xtask COMMAND
                  without a name all but engine
   peers [--prove]  install what is compared with (PyTorch's torchrun, transformers); --prove builds the worker
                  and lets transformers open what it exports
+  gpu [ARGS]     on a machine with a GPU: the worker's tests on it, and tokens/s and MFU beside transformers
+                 (ARGS: see `--help`)
+  gpu --pack DIR build all that into a folder, for a machine with PyTorch and without Rust: `python3 DIR/gpu.py`
 ";
 
 fn main() -> ExitCode {
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         "test" => stages::test(&checkout),
         "layers" => layers::run(&checkout),
         "tidy" => tidy::run(&checkout),
+        "gpu" => gpu::run(&checkout, rest),
         "peers" => match rest {
             [] => peers::run(&checkout, false),
             [flag] if flag == "--prove" => peers::run(&checkout, true),

@@ -5,6 +5,7 @@
 //! those, one small library stands in under all their names; each of its functions ends the process,
 //! so a call to one could not go unnoticed.
 
+mod cuda;
 mod transformers;
 
 use crate::checkout::{Checkout, spelled, status};
@@ -94,6 +95,11 @@ pub(crate) fn run(checkout: &Checkout, prove: bool) -> Result<ExitCode> {
         transformers::prove(checkout, &environment)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Installs PyTorch with CUDA, and transformers; answers the Python that has them.
+pub(crate) fn on_gpu(checkout: &Checkout) -> Result<PathBuf> {
+    cuda::install(checkout)
 }
 
 /// Installs PyTorch and lets two ranks under torchrun talk.

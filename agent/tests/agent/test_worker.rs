@@ -43,6 +43,8 @@ struct Node {
     #[arg(long)]
     orphan_after_ms: u64,
     #[arg(long)]
+    device: String,
+    #[arg(long)]
     interface: String,
 }
 
@@ -80,8 +82,8 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     println!(
-        "rank {} on slot {} via {}",
-        arguments.rank, arguments.slot, arguments.node.interface
+        "rank {} on slot {} of {} via {}",
+        arguments.rank, arguments.slot, arguments.node.device, arguments.node.interface
     );
     if arguments.run.as_str() == "loud" {
         (0..1000).for_each(|line| println!("line {line}"));

@@ -97,6 +97,9 @@ pub(crate) struct Generate {
     /// Seed of the draws: the same seed gives the same text
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub(crate) seed: u64,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -106,4 +109,7 @@ pub(crate) struct Eval {
     /// Held-out text: a file or a folder of files for each language, named by it
     #[arg(long, value_name = "DIR")]
     pub(crate) text: PathBuf,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
 }

@@ -16,6 +16,7 @@ pub(crate) async fn generate(how: Generate, global: &Global) -> Result<(), Failu
     }
     let subject = Subject::find(&how.which, global).await?;
     let mut command = subject.worker("generate")?;
+    command.arg(format!("--device={}", how.device));
     // In one word each: a prompt may begin with a dash.
     command.arg(format!("--prompt={}", how.prompt));
     command.arg(format!("--words={}", how.tokens));
@@ -66,6 +67,7 @@ struct Scored {
 pub(crate) async fn evaluate(how: Eval, global: &Global) -> Result<(), Failure> {
     let subject = Subject::find(&how.which, global).await?;
     let mut command = subject.worker("evaluate")?;
+    command.arg(format!("--device={}", how.device));
     command.arg("--text").arg(&how.text);
     let mut scores = Vec::new();
     let mut left_out = Vec::new();

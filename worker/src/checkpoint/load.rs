@@ -3,12 +3,14 @@
 use super::directory;
 use super::read::{Common, Stored, Want, unreadable};
 use super::slice::Slice;
+use crate::shim::cuda;
 use crate::trainer::{StepError, Trainer};
 use crate::weights::Weights;
 use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::guard::Guard;
 use rebloom_core::id::{Rank, Step};
+use tch::{Device, Tensor, no_grad};
 
 /// Why a checkpoint was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,9 @@ pub fn load(trainer: &mut Trainer, rank: Rank, id: CheckpointId) -> Result<(), L
         let text = format!("is of run {}", stored.manifest().run);
         return Err(unreadable("manifest.json", text).into());
     }
-    let recent = stored.fill(wants(trainer, rank, 3), Some(rank))?;
+    let (wants, landings) = wants(trainer, rank, 3);
+    let recent = stored.fill(wants, Some(rank))?;
+    land(landings)?;
     trainer.resume_guard(Guard::resume(recent));
     trainer.resume(id.step, stored.manifest().samples)?;
     Ok(())
@@ -49,23 +53,49 @@ pub fn load(trainer: &mut Trainer, rank: Rank, id: CheckpointId) -> Result<(), L
 pub fn begin_with(trainer: &mut Trainer, rank: Rank, weights: &Weights) -> Result<(), StepError> {
     let wanted = trainer.spec().model;
     weights.suits(&wanted).map_err(StepError::Data)?;
-    let wants = wants(trainer, rank, 1);
+    let (wants, landings) = wants(trainer, rank, 1);
     weights
         .fill(wants)
         .map_err(|error| StepError::Data(error.to_string()))?;
+    land(landings)?;
     trainer.resume(Step(0), 0)
 }
 
+/// What is read into the host's memory, and where on a GPU it belongs.
+type Landing = (Tensor, Tensor);
+
 /// What this rank updates, with its weights (`kinds` is 1) or its moments as well (3).
-fn wants(trainer: &Trainer, rank: Rank, kinds: usize) -> Vec<Want> {
+fn wants(trainer: &Trainer, rank: Rank, kinds: usize) -> (Vec<Want>, Vec<Landing>) {
     let layout = trainer.spec().layout;
     let place = (layout.coordinates(rank).tensor, layout.tensor);
     let own = trainer.optimizer().own(&trainer.flat().plan);
-    own.map(|slice| {
+    let mut landings = Vec::new();
+    let wants = own.map(|slice| {
         let parameter = &slice.slot.parameter;
-        let into = slice.tensors.into_iter().take(kinds).collect();
+        let tensors = slice.tensors.into_iter().take(kinds);
+        let into = tensors.map(|tensor| match tensor.device() {
+            Device::Cpu => tensor,
+            Device::Cuda(_) | Device::Mps | Device::Vulkan => {
+                let room = Tensor::empty(tensor.size(), (tensor.kind(), Device::Cpu));
+                landings.push((room.shallow_clone(), tensor));
+                room
+            }
+        });
+        let into = into.collect();
         let slice = Slice::of(parameter, place, slice.range);
         Want::new(&parameter.name, slice, into)
-    })
-    .collect()
+    });
+    (wants.collect(), landings)
+}
+
+fn land(landings: Vec<Landing>) -> Result<(), StepError> {
+    if let Some((_, place)) = landings.first() {
+        cuda::copies_first(place.device())?;
+    }
+    no_grad(|| {
+        for (arrived, mut place) in landings {
+            place.copy_(&arrived);
+        }
+    });
+    Ok(())
 }

@@ -3,7 +3,8 @@
 use super::facts::{FACTS, Facts, KINDS, VERSION};
 use super::slice::Slice;
 use super::{directory, file_name};
-use crate::shim::bytes;
+use crate::shim::cuda::Crossing;
+use crate::shim::{ShimError, bytes};
 use crate::trainer::Trainer;
 use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Shard};
 use rebloom_core::id::{Digest, Rank};
@@ -16,7 +17,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use tch::{Tensor, no_grad};
+use tch::Tensor;
 
 const BUFFER: usize = 1 << 20;
 
@@ -24,6 +25,8 @@ const BUFFER: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Snapshot {
     tensors: Vec<Tensor>,
+    /// Where they come from a GPU, they are not there before it says so.
+    crossing: Crossing,
     header: Vec<u8>,
     directory: PathBuf,
     rank: Rank,
@@ -31,9 +34,16 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Copies what `trainer` owns, into the memory of an older copy where there is one.
-    pub fn take(trainer: &Trainer, rank: Rank, id: CheckpointId, old: Option<Self>) -> Self {
+    /// Copies what `trainer` owns, into the memory of an older copy where there is one. A GPU makes the copy while
+    /// it computes; training only waits for it before it writes to what is copied.
+    pub fn take(
+        trainer: &Trainer,
+        rank: Rank,
+        id: CheckpointId,
+        old: Option<Self>,
+    ) -> Result<Self, ShimError> {
         let spec = trainer.spec();
+        let crossing = Crossing::begin(trainer.flat().device)?;
         let place = (spec.layout.coordinates(rank).tensor, spec.layout.tensor);
         let mut room = old.map(|old| old.tensors).unwrap_or_default().into_iter();
         let mut tensors = Vec::new();
@@ -45,9 +55,9 @@ impl Snapshot {
             for (kind, tensor) in KINDS.iter().zip(&slice.tensors) {
                 let mut copy = match room.next() {
                     Some(copy) if copy.size() == tensor.size() => copy,
-                    Some(_) | None => tensor.empty_like(),
+                    Some(_) | None => crossing.room(tensor)?,
                 };
-                no_grad(|| copy.copy_(tensor));
+                crossing.copy(&mut copy, tensor)?;
                 let begin = end;
                 end += bytes(&copy).len();
                 names.push((
@@ -75,13 +85,14 @@ impl Snapshot {
             recent: trainer.guard().recent().collect(),
             slices,
         };
-        Self {
+        Ok(Self {
             tensors,
+            crossing: crossing.sealed()?,
             header: header(&facts, names),
             directory: directory(spec, id),
             rank,
             samples: trainer.samples(),
-        }
+        })
     }
 
     /// Samples consumed when it was taken.
@@ -123,6 +134,8 @@ impl<W: Write> Write for Hashing<W> {
 /// Writes a snapshot as this rank's shard: aside, to the disk, then under its name. Where that fails
 /// nothing is left behind.
 pub fn write(snapshot: &Snapshot) -> Result<Shard, String> {
+    let crossed = snapshot.crossing.wait();
+    crossed.map_err(|error| format!("the copy from the GPU: {error}"))?;
     let name = file_name(snapshot.rank);
     let path = snapshot.directory.join(&name);
     let aside = snapshot.directory.join(format!("{name}.tmp"));
@@ -204,7 +217,9 @@ impl Saver {
 
     /// Copies the state of `trainer` and lets the thread write it.
     pub fn save(&self, trainer: &Trainer, rank: Rank, id: CheckpointId) -> Result<(), String> {
-        let snapshot = Snapshot::take(trainer, rank, id, self.spare.try_recv().ok());
+        let spare = self.spare.try_recv().ok();
+        let snapshot = Snapshot::take(trainer, rank, id, spare);
+        let snapshot = snapshot.map_err(|error| format!("the copy: {error}"))?;
         self.jobs
             .send((id, snapshot))
             .map_err(|_| "the thread that writes shards ended".to_owned())

@@ -1,7 +1,8 @@
 //! The groups of one rank in one generation, how they are formed and how a fence ends them.
 
+use super::forming::{Formed, Forming, Meeting, OnDevice, Way, way};
 use super::{CommError, Store, Watch, spent};
-use crate::shim::{self, Device, Work};
+use crate::shim::{self, Device, ShimError, Work, cuda};
 use rebloom_core::flight::Channel;
 use rebloom_core::id::Rank;
 use rebloom_core::layout::Layout;
@@ -10,7 +11,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use tch::Tensor;
+use tch::{Tensor, no_grad};
 
 /// How often the fence is looked at: often enough that nobody notices, seldom enough to cost nothing.
 const LOOK: Duration = Duration::from_millis(8);
@@ -18,7 +19,8 @@ const LOOK: Duration = Duration::from_millis(8);
 /// One process group and how its waits end.
 #[derive(Debug, Clone)]
 pub struct Group {
-    inner: Arc<shim::Group>,
+    host: Arc<shim::Group>,
+    device: Option<OnDevice>,
     watch: Watch,
     /// This rank's place in the group.
     pub rank: u32,
@@ -33,25 +35,47 @@ pub struct Pending {
     work: Work,
     watch: Watch,
     channel: Option<Channel>,
+    /// What arrives in the host's memory, and where on a GPU it belongs.
+    landing: Option<(Tensor, Tensor)>,
 }
 
 impl Pending {
     /// Waits for it.
     pub fn wait(self) -> Result<(), CommError> {
-        self.watch
-            .judge(spent::waiting(self.channel, || self.work.wait()))?;
-        if let Some(channel) = self.channel {
-            self.watch.recorder.done(channel);
+        let (watch, channel) = (self.watch, self.channel);
+        self.end(channel)?;
+        if let Some(channel) = channel {
+            watch.recorder.done(channel);
         }
         Ok(())
     }
 
     /// Waits for it, and counts it in `channel` for the time of the wait only.
     pub fn wait_in(self, channel: Channel) -> Result<(), CommError> {
-        self.watch.recorder.entered(channel);
-        self.watch
-            .judge(spent::waiting(Some(channel), || self.work.wait()))?;
-        self.watch.recorder.done(channel);
+        let watch = self.watch;
+        watch.recorder.entered(channel);
+        self.end(Some(channel))?;
+        watch.recorder.done(channel);
+        Ok(())
+    }
+
+    fn end(self, channel: Option<Channel>) -> Result<(), CommError> {
+        let Self {
+            work,
+            watch,
+            landing,
+            ..
+        } = self;
+        // Inside of a layer only the GPU waits; everywhere else the host does, so that the page tells the truth
+        // and what a fence broke off is not taken for done.
+        let outcome = spent::waiting(channel, || match channel {
+            Some(Channel::Tensor) => work.order(),
+            Some(_) | None => work.wait(),
+        });
+        watch.judge(outcome)?;
+        if let Some((arrived, mut place)) = landing {
+            no_grad(|| place.copy_(&arrived));
+        }
         Ok(())
     }
 }
@@ -59,7 +83,10 @@ impl Pending {
 impl Group {
     /// The group as the linear layers take it.
     pub fn shim(&self) -> &shim::Group {
-        &self.inner
+        match &self.device {
+            Some(OnDevice::All(group)) => group,
+            Some(OnDevice::Lanes(_)) | None => &self.host,
+        }
     }
 
     /// The generation it belongs to.
@@ -70,17 +97,42 @@ impl Group {
     fn begin(
         &self,
         channel: Option<Channel>,
-        begin: impl FnOnce(&shim::Group) -> Result<Work, shim::ShimError>,
+        tensor: &Tensor,
+        begin: impl FnOnce(&shim::Group) -> Result<Work, ShimError>,
+    ) -> Result<Pending, CommError> {
+        let group = match (way(tensor.device(), false, false), &self.device) {
+            (Way::Device, Some(OnDevice::All(group))) => group,
+            _ => &self.host,
+        };
+        self.begin_on(channel, group, begin)
+    }
+
+    fn begin_on(
+        &self,
+        channel: Option<Channel>,
+        group: &shim::Group,
+        begin: impl FnOnce(&shim::Group) -> Result<Work, ShimError>,
     ) -> Result<Pending, CommError> {
         if let Some(channel) = channel {
             self.watch.recorder.entered(channel);
         }
-        let work = self.watch.judge(begin(&self.inner))?;
+        let work = self.watch.judge(begin(group))?;
         Ok(Pending {
             work,
             watch: self.watch,
             channel,
+            landing: None,
         })
+    }
+
+    /// NCCL's group for what lies on a GPU and goes from one member to another.
+    fn lane(&self, tensor: &Tensor, from: u32, to: u32) -> Option<&shim::Group> {
+        match (&self.device, tensor.device()) {
+            (Some(OnDevice::Lanes(lanes)), tch::Device::Cuda(_)) => {
+                lanes.get(&(from, to)).map(|group| &**group)
+            }
+            _ => None,
+        }
     }
 
     /// Adds up `tensor` over the group, in place.
@@ -90,7 +142,7 @@ impl Group {
 
     /// Begins to add up `tensor` over the group, in place.
     pub fn begin_sum(&self, channel: Channel, tensor: &Tensor) -> Result<Pending, CommError> {
-        self.begin(Some(channel), |group| group.sum(tensor))
+        self.begin(Some(channel), tensor, |group| group.sum(tensor))
     }
 
     /// Sends the n-th part of `input` to member n, and gathers what they send, in order.
@@ -100,8 +152,10 @@ impl Group {
         output: &Tensor,
         input: &Tensor,
     ) -> Result<(), CommError> {
-        self.begin(Some(channel), |group| group.all_to_all(output, input))?
-            .wait()
+        self.begin(Some(channel), input, |group| {
+            group.all_to_all(output, input)
+        })?
+        .wait()
     }
 
     /// Gathers every member's `input`, in order.
@@ -111,8 +165,10 @@ impl Group {
         output: &Tensor,
         input: &Tensor,
     ) -> Result<(), CommError> {
-        self.begin(Some(channel), |group| group.all_gather(output, input))?
-            .wait()
+        self.begin(Some(channel), input, |group| {
+            group.all_gather(output, input)
+        })?
+        .wait()
     }
 
     /// Begins to send `tensor` to member `to`.
@@ -123,12 +179,29 @@ impl Group {
         to: u32,
         tag: u32,
     ) -> Result<Pending, CommError> {
-        self.begin(Some(channel), |group| group.send(tensor, to, tag))
+        if let Some(lane) = self.lane(tensor, self.rank, to) {
+            return self.begin_on(Some(channel), lane, |lane| lane.send(tensor, 1, tag));
+        }
+        let tensor = cuda::home(tensor);
+        self.begin_on(Some(channel), &self.host, |group| {
+            group.send(&tensor, to, tag)
+        })
     }
 
     /// Begins to receive into `tensor` from member `from`; the wait says in which channel it counts.
     pub fn recv(&self, tensor: &Tensor, from: u32, tag: u32) -> Result<Pending, CommError> {
-        self.begin(None, |group| group.recv(tensor, from, tag))
+        if let Some(lane) = self.lane(tensor, from, self.rank) {
+            return self.begin_on(None, lane, |lane| lane.recv(tensor, 0, tag));
+        }
+        if tensor.device() == tch::Device::Cpu {
+            return self.begin_on(None, &self.host, |group| group.recv(tensor, from, tag));
+        }
+        let room = Tensor::empty(tensor.size(), (tensor.kind(), tch::Device::Cpu));
+        let pending = self.begin_on(None, &self.host, |group| group.recv(&room, from, tag))?;
+        Ok(Pending {
+            landing: Some((room, tensor.shallow_clone())),
+            ..pending
+        })
     }
 }
 
@@ -142,6 +215,7 @@ pub struct Groups {
     /// The stages of its copy of the model.
     pub pipeline: Option<Group>,
     watch: Watch,
+    computes_on: tch::Device,
     _watcher: Watcher,
 }
 
@@ -158,13 +232,20 @@ impl Groups {
         // On a thread of its own: a peer that was stopped while it connects can hold up Gloo for as
         // long as `connect`, and a fence must not wait for that.
         let (send, news) = mpsc::channel();
-        let device = Arc::clone(device);
+        let computes_on = cuda::device();
+        let meeting = Meeting {
+            store,
+            interface: Arc::clone(device),
+            connect,
+            device: computes_on,
+            launches_block: cuda::launches_block(),
+        };
         let forming = thread::Builder::new()
             .name("forming".to_owned())
             .spawn(move || {
                 // Nobody listens where the fence went up; then the groups close again right here.
                 let tell = |news| drop(send.send(news));
-                let formed = connect_all(layout, rank, &store, &device, connect, &tell);
+                let formed = meeting.form(layout, rank, &tell);
                 tell(Forming::Over(formed));
             });
         if let Err(error) = forming {
@@ -186,16 +267,20 @@ impl Groups {
                 }
             }
         };
-        let watcher = Watcher::start(formed.iter().flatten().map(|(g, ..)| Arc::clone(g)), watch)
-            .map_err(|error| {
-            CommError::PeerLost(format!("a thread cannot be started: {error}"))
-        })?;
+        // Gloo's first: what a GPU makes of a group that was dropped under it must not get past the next meeting
+        // of the gang.
+        let (hosts, devices): (Vec<_>, Vec<_>) =
+            formed.iter().flatten().map(Formed::groups).unzip();
+        let groups = hosts.into_iter().chain(devices.into_iter().flatten());
+        let watcher = Watcher::start(groups.cloned(), watch)
+            .map_err(|error| CommError::PeerLost(format!("a thread cannot be started: {error}")))?;
         let [tensor, data, pipeline] = formed.map(|formed| {
-            formed.map(|(inner, rank, size)| Group {
-                inner,
+            formed.map(|formed| Group {
+                host: formed.host,
+                device: formed.device,
                 watch,
-                rank,
-                size,
+                rank: formed.rank,
+                size: formed.size,
             })
         });
         Ok(Self {
@@ -203,6 +288,7 @@ impl Groups {
             data,
             pipeline,
             watch,
+            computes_on,
             _watcher: watcher,
         })
     }
@@ -212,12 +298,12 @@ impl Groups {
         self.watch
     }
 
-    /// Where the tensors lie that they carry.
+    /// Where the rank computes.
     pub const fn device(&self) -> tch::Device {
-        tch::Device::Cpu
+        self.computes_on
     }
 
-    /// Adds up `tensor` over the whole gang, in place: over the tensor groups, then the data groups,
+    /// Adds up `tensor`, which lies in the host's memory, over the whole gang, in place: over the tensor groups, then the data groups,
     /// then the pipelines, so that no group ever has more members than one dimension of the layout.
     pub fn sum_over_world(&self, tensor: &Tensor) -> Result<(), CommError> {
         self.watch.recorder.entered(Channel::World);
@@ -225,51 +311,12 @@ impl Groups {
             .into_iter()
             .flatten()
         {
-            let pending = group.begin(None, |group| group.sum(tensor))?;
+            let pending = group.begin(None, tensor, |group| group.sum(tensor))?;
             spent::waiting(Some(Channel::World), || pending.wait())?;
         }
         self.watch.recorder.done(Channel::World);
         Ok(())
     }
-}
-
-type Formed = Option<(Arc<shim::Group>, u32, u32)>;
-
-/// What the forming thread says. It counts as an operation of the group, so that the page shows who
-/// waits for whom; only who waits for this thread may write the page, since a fence leaves it behind.
-enum Forming {
-    Begun(Channel),
-    Done(Channel),
-    Over(Result<[Formed; 3], shim::ShimError>),
-}
-
-fn connect_all(
-    layout: Layout,
-    rank: Rank,
-    store: &Arc<dyn Store>,
-    device: &Device,
-    connect: Duration,
-    tell: &dyn Fn(Forming),
-) -> Result<[Formed; 3], shim::ShimError> {
-    let one = |name: &str, channel: Channel, members: Vec<Rank>| {
-        let size = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        if size == 1 {
-            return Ok(None);
-        }
-        let place = members.iter().position(|&member| member == rank);
-        let place = u32::try_from(place.unwrap_or_default()).unwrap_or_default();
-        let prefix = format!("{name}{}", members[0]);
-        tell(Forming::Begun(channel));
-        let group = shim::Group::form(Arc::clone(store), &prefix, place, size, device, connect)?;
-        tell(Forming::Done(channel));
-        Ok(Some((Arc::new(group), place, size)))
-    };
-    Ok([
-        one("t", Channel::Tensor, layout.tensor_group(rank))?,
-        one("d", Channel::Data, layout.data_group(rank))?,
-        // The last one: whoever is not in it yet is waited for.
-        one("p", Channel::World, layout.pipeline_group(rank))?,
-    ])
 }
 
 /// The thread that fails every group when the fence goes up.

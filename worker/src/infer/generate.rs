@@ -2,6 +2,7 @@
 
 use super::Inference;
 use super::sample::{Chooser, Sampling};
+use crate::shim::cuda;
 use rebloom_data::tokenizer::Tokenizer;
 use tch::Tensor;
 
@@ -68,7 +69,7 @@ pub fn generate(
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
-    Vec::try_from(tensor).expect("logits are a vector of fp32")
+    Vec::try_from(cuda::home(tensor)).expect("logits are a vector of fp32")
 }
 
 /// Turns words into text as they come: what is not a whole letter yet is held back.

@@ -84,7 +84,7 @@ pub fn cross_entropy(model: &Inference, words: &[u32]) -> (u64, f64) {
         let (read, targets) = (&sample[..sample.len() - 1], &sample[1..]);
         let hidden = model.read(read, &mut model.cache(read.len()));
         let targets: Vec<i64> = targets.iter().map(|&word| i64::from(word)).collect();
-        let targets = Tensor::from_slice(&targets);
+        let targets = Tensor::from_slice(&targets).to_device(model.device());
         let rows = hidden.size()[0];
         let mut row = 0;
         while row < rows {

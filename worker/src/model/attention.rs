@@ -199,7 +199,7 @@ fn attend(
             let [q, k, v] = [q, k, v].map(heads_first);
             let scores = (q * scale).matmul(&k.transpose(2, 3)) + bias;
             let weights = scores.softmax(-1, Kind::Float);
-            let factors = chance.factors(&weights.size(), first_head, Kind::Float)?;
+            let factors = chance.factors(&weights, first_head)?;
             Ok((weights * factors).to_kind(v.kind()).matmul(&v))
         }
         Positions::InHeads { query, key } => {

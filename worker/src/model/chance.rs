@@ -9,7 +9,7 @@
 use crate::shim::{self, ShimError};
 use rebloom_core::spec::Train;
 use std::ops::Range;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// Where in a layer something is dropped.
 #[derive(Debug, Clone, Copy)]
@@ -116,13 +116,9 @@ impl ScoreChance<'_> {
     }
 
     /// Factors of the probabilities `[samples, heads, sequence, sequence]`, the heads from `head` on.
-    pub(super) fn factors(
-        &self,
-        shape: &[i64],
-        head: u32,
-        kind: Kind,
-    ) -> Result<Tensor, ShimError> {
-        let mask = Tensor::empty(shape, (kind, Device::Cpu));
+    pub(super) fn factors(&self, of: &Tensor, head: u32) -> Result<Tensor, ShimError> {
+        let mask = of.empty_like();
+        let shape = mask.size();
         for (at, sample) in (0_i64..).zip(self.chance.first..self.chance.first + self.chance.count)
         {
             for (nth, head) in (0..shape[1]).zip(head..) {
@@ -156,6 +152,7 @@ const fn mix(state: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::{Device, Kind};
 
     const DROPOUT: Dropout = Dropout {
         seed: 5,
@@ -189,8 +186,9 @@ mod tests {
         assert!(!one.equal(&chance.drop(x(), Site::Attention, 3).unwrap()));
         assert!(!one.equal(&chance.drop(x(), Site::Mlp, 4).unwrap()));
         let scores = chance.attention(0);
-        let all = scores.factors(&[1, 4, 16, 16], 0, Kind::Float).unwrap();
-        let part = scores.factors(&[1, 2, 16, 16], 2, Kind::Float).unwrap();
+        let ones = |heads| Tensor::ones([1, heads, 16, 16], (Kind::Float, Device::Cpu));
+        let all = scores.factors(&ones(4), 0).unwrap();
+        let part = scores.factors(&ones(2), 2).unwrap();
         assert!(all.narrow(1, 2, 2).equal(&part), "heads know their number");
         assert!(!all.select(1, 0).equal(&all.select(1, 1)));
     }

@@ -67,14 +67,14 @@ impl Embedding {
     }
 
     /// Cross-entropy of predicting `targets` from `y` (`[tokens, hidden]`), summed and times `scale`;
-    /// adds the gradient of the embedding and answers that of `y`.
+    /// adds the gradient of the embedding and answers that of `y`. Nobody waits for the loss to be known.
     pub(super) fn loss(
         &mut self,
         y: &Tensor,
         targets: &Tensor,
         scale: f64,
         place: &Place,
-    ) -> Result<(f64, Tensor), StepError> {
+    ) -> Result<(Tensor, Tensor), StepError> {
         let logits = y.matmul(&self.weight.tr());
         let local = self.local(targets, place);
         let target = local.rows.unsqueeze(1);
@@ -99,12 +99,9 @@ impl Embedding {
                 let predicted = all.select(1, 1).sum_dim_intlist(0_i64, false, Kind::Float);
                 drop(grad.g_add_(&(mine - &total)));
                 drop(at_target.masked_fill_(&elsewhere, 0.0));
-                (total - predicted).sum(Kind::Double).double_value(&[])
+                (total - predicted).sum(Kind::Double)
             }
-            (Some(_) | None, _) => -grad
-                .gather(1, &target, false)
-                .sum(Kind::Double)
-                .double_value(&[]),
+            (Some(_) | None, _) => -grad.gather(1, &target, false).sum(Kind::Double),
         };
         drop(grad.exp_().g_mul_scalar_(scale));
         drop(grad.scatter_add_(1, &target, &at_target));

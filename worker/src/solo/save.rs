@@ -3,6 +3,7 @@
 
 use super::{begin, peak_bytes};
 use crate::checkpoint::{Snapshot, directory, load, write};
+use crate::shim::cuda::Choice;
 use anyhow::{Context, Result, ensure};
 use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest};
 use rebloom_core::id::{Generation, Rank, Step};
@@ -39,9 +40,14 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
 }
 
 /// Saves and loads the spec's state `rounds` times as its only rank, and prints a line of JSON a round.
-pub fn run(spec: &RunSpec, store: &Path, rounds: u64, interface: &str) -> Result<()> {
+pub fn run(
+    spec: &RunSpec,
+    store: &Path,
+    rounds: u64,
+    (interface, device): (&str, Choice),
+) -> Result<()> {
     ensure!(spec.layout.world() == 1, "saving is measured on one rank");
-    let mut trainer = begin(spec, Rank(0), store, interface)?;
+    let mut trainer = begin(spec, Rank(0), store, (interface, device))?;
     trainer.step(false)?;
     let training_bytes = peak_bytes()?;
     let mut saving_bytes = training_bytes;
@@ -52,7 +58,7 @@ pub fn run(spec: &RunSpec, store: &Path, rounds: u64, interface: &str) -> Result
             generation: Generation(1),
         };
         let (stall_seconds, snapshot) =
-            timed(|| Ok(Snapshot::take(&trainer, Rank(0), id, old.take())))?;
+            timed(|| Ok(Snapshot::take(&trainer, Rank(0), id, old.take())?))?;
         let (write_seconds, shard) = timed(|| write(&snapshot).map_err(anyhow::Error::msg))?;
         // What follows has the whole file in memory, which saving never has.
         if round == 1 {

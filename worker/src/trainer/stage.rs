@@ -7,7 +7,7 @@ use crate::model::InFlight;
 use crate::pipeline::{self, Action};
 use rebloom_core::flight::Channel;
 use std::collections::VecDeque;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// Tag of what the two ends of the pipeline tell each other.
 pub(super) const TIED: u32 = 1 << 20;
@@ -77,8 +77,8 @@ impl Outbox<'_> {
 }
 
 impl Trainer {
-    /// Runs every micro-batch of one step; answers this rank's part of the mean loss.
-    pub(super) fn run_pipeline(&mut self) -> Result<f64, StepError> {
+    /// Runs every micro-batch of one step; answers this rank's part of the mean loss, which nobody has waited for.
+    pub(super) fn run_pipeline(&mut self) -> Result<Tensor, StepError> {
         let Self {
             spec,
             at,
@@ -131,7 +131,7 @@ impl Trainer {
         for inbox in [&mut from_before, &mut from_behind].into_iter().flatten() {
             inbox.ask(&|| model.activations(micro_batch))?;
         }
-        let mut loss = 0.0;
+        let mut loss = Tensor::zeros([], (Kind::Double, groups.device()));
         let mut in_flight: VecDeque<(InFlight, Option<Tensor>, Option<Tensor>)> = VecDeque::new();
         for action in pipeline::order(at.stage, spec.layout.pipeline, micros) {
             match action {
@@ -157,7 +157,9 @@ impl Trainer {
                         outbox.send(&pass.output(), micro)?;
                     } else if let Some(targets) = targets {
                         let (part, output_grad) = model.loss(&pass, &targets, scale)?;
-                        loss += if counts_loss { part } else { 0.0 };
+                        if counts_loss {
+                            loss += part;
+                        }
                         grad = Some(output_grad);
                     }
                     in_flight.push_back((pass, words, grad));

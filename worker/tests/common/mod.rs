@@ -8,6 +8,7 @@ use rebloom_core::spec::RunSpec;
 use rebloom_runtime::flight::{Recorder, Tower};
 use rebloom_worker::comm::{Device, Groups, MemoryStore, Store, Watch};
 use rebloom_worker::data::Samples;
+use rebloom_worker::shim::cuda::Choice;
 use rebloom_worker::trainer::Trainer;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,12 +56,18 @@ pub(crate) const LAYOUTS: [Layout; 6] = [
     },
 ];
 
+/// The device of this test's process: the CPU, or what `REBLOOM_TEST_DEVICE` names.
+pub(crate) fn device() -> tch::Device {
+    let named = std::env::var("REBLOOM_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    named.parse::<Choice>().unwrap().take(0).unwrap()
+}
+
 /// Runs `work` on every rank of `layout` at once; answers in rank order.
 pub(crate) fn on_every_rank<T: Send>(
     layout: Layout,
     work: impl Fn(Rank, Groups) -> T + Sync,
 ) -> Vec<T> {
-    rebloom_worker::setup().unwrap();
+    device();
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
     let (store, work) = (&store, &work);
     std::thread::scope(|scope| {

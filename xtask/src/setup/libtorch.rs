@@ -1,4 +1,5 @@
-//! libtorch from PyTorch's wheel, with the two CUDA libraries that its CPU part links.
+//! libtorch from PyTorch's wheel, with the two CUDA libraries that its CPU part links, and the headers that
+//! the worker's CUDA part is compiled against.
 //!
 //! The wheels are unpacked side by side because `libtorch_cpu.so` finds its CUDA runtime by a
 //! relative path. tch links every library it sees, so it sees only `view/`: a folder of links to
@@ -47,9 +48,40 @@ const NVIDIA: Piece = Piece {
     inner: "nvidia",
 };
 
+/// What NCCL and CUDA declare, in the versions that PyTorch 2.11.0 names. Nothing of them is linked: where there
+/// is a GPU, its own PyTorch has the libraries.
+const HEADERS: Piece = Piece {
+    folder: "libtorch/headers",
+    pins: &[
+        Pin {
+            project: "nvidia-cuda-crt",
+            version: "13.0.88",
+            file: "nvidia_cuda_crt-13.0.88-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+            sha256: "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4",
+            megabytes: 1,
+        },
+        Pin {
+            project: "nvidia-cuda-cccl",
+            version: "13.0.85",
+            file: "nvidia_cuda_cccl-13.0.85-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+            sha256: "e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649",
+            megabytes: 3,
+        },
+        Pin {
+            project: "nvidia-nccl-cu13",
+            version: "2.28.9",
+            file: "nvidia_nccl_cu13-2.28.9-py3-none-manylinux_2_18_x86_64.whl",
+            sha256: "e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42",
+            megabytes: 197,
+        },
+    ],
+    keep: &["nvidia/cu13/include/", "nvidia/nccl/include/"],
+    inner: "nvidia",
+};
+
 /// Installs libtorch and its view.
 pub(super) fn install(home: &Path) -> Result<()> {
-    for piece in [&NVIDIA, &TORCH] {
+    for piece in [&NVIDIA, &HEADERS, &TORCH] {
         if !piece.is_there(home) {
             let python = Python::find(home)?;
             piece.install(home, &python, |pin, folder| wheel(&python, pin, folder))?;
@@ -62,7 +94,7 @@ pub(super) fn install(home: &Path) -> Result<()> {
 pub(super) fn wheel(python: &Python, pin: &Pin, folder: &Path) -> Result<()> {
     let mut pip = python.pip(["download", "--no-deps", "--only-binary=:all:"]);
     pip.args(["--python-version", "3.11", "--implementation", "cp"]);
-    for platform in ["2_28", "2_25", "2_17"] {
+    for platform in ["2_28", "2_25", "2_18", "2_17"] {
         pip.args(["--platform", &format!("manylinux_{platform}_x86_64")]);
     }
     pip.args(["--platform", "manylinux2014_x86_64", "--dest"])
