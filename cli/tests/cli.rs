@@ -80,7 +80,7 @@ fn a_bad_spec_is_bad_input_and_names_its_line() {
         ),
         (
             SPEC.replace("layers: 4", "layers: -4"),
-            "model.layers: invalid value: integer `-4`, use a whole number from 1 to 1024",
+            "model.layers: invalid type: integer `-4`, use a whole number from 1 to 1024",
         ),
     ];
     for (spec, expected) in cases {

@@ -234,11 +234,7 @@ mod tests {
         let own = |state| run("own", state, 50);
         let night = |state| run("night", state, 70);
         let old = run("old", RunState::Completed, 300);
-        let first = [
-            own(RunState::Running),
-            night(RunState::Running),
-            old.clone(),
-        ];
+        let first = [own(RunState::Running), night(RunState::Running), old];
         assert_eq!(texts(&closing.update(&first, at(0))), ["night is Running"]);
         assert!(closing.ask(at(0)).is_empty(), "nobody wants it stopped");
         let told = closing.begin(at(1)).text;
