@@ -110,7 +110,7 @@ impl Session<'_> {
                 others: Vec::new(),
             }));
         }
-        view.hint("Ctrl-C stops with a checkpoint. In another terminal: `rebloom chaos kill-rank`");
+        view.hint("Ctrl-C stops with a checkpoint. Try: `rebloom chaos kill-rank`");
         self.watch(&target, &mut view, signals).await
     }
 

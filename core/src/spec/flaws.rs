@@ -278,11 +278,12 @@ impl Flaws {
             .map(|size| size.to_string())
             .collect();
         let problem = format!("does not divide {}", broken.join(", "));
+        let one_of = if fit.len() == 1 { "" } else { "one of " };
         self.add(
             field,
             value,
             &problem,
-            &format!("use one of {}", fit.join(", ")),
+            &format!("use {one_of}{}", fit.join(", ")),
         );
     }
 }

@@ -171,8 +171,10 @@ fn figures(model: &Model, run: &RunView, width: u16) -> Line<'static> {
         let stall = Span::raw(format!("   {stall}")).yellow().bold();
         parts.push((8, vec![stall]));
     } else {
-        parts.push((4, number(or_dash(model.tokens().map(grouped)), "tokens/s")));
-        parts.push((3, number(or_dash(run.step_time.map(short)), "a step")));
+        let tokens = model.tokens().map(grouped);
+        parts.extend(tokens.map(|tokens| (4, number(tokens, "tokens/s"))));
+        let step = run.step_time.map(short);
+        parts.extend(step.map(|step| (3, number(step, "a step"))));
     }
     parts.push((2, number(span(model.elapsed()), "here")));
     if let Some(left) = model.remaining() {
