@@ -43,7 +43,7 @@ fn rebloom(folder: &Path, arguments: &[&str]) -> Result<String> {
 fn run(folder: &Path) -> Result<serde_json::Value> {
     Ok(serde_json::from_str(&rebloom(
         folder,
-        &["run", "get", "-o", "json"],
+        &["run", "get", "bloom-small", "-o", "json"],
     )?)?)
 }
 
@@ -57,6 +57,25 @@ fn until_step(folder: &Path, log: &str, step: u64) -> Result<serde_json::Value> 
         Ok(there.then_some(run))
     });
     reached.with_context(|| fs::read_to_string(folder.join(log)).unwrap_or_default())
+}
+
+/// Trains a run of one rank on the spare node.
+fn submit_another(folder: &Path) -> Result<()> {
+    let spec = fs::read_to_string(folder.join(".rebloom/cluster/run.yaml"))?;
+    let other = spec
+        .replace("name: bloom-small", "name: other")
+        .replace("tensor: 2", "tensor: 1")
+        .replace("pipeline: 2", "pipeline: 1")
+        .replace("  data: 2", "  data: 1")
+        .replace("steps: 60", "steps: 100000");
+    fs::write(folder.join("other.yaml"), other)?;
+    rebloom(folder, &["run", "submit", "other.yaml"])?;
+    wait::until("the other run trains", PATIENCE, || {
+        let said = rebloom(folder, &["run", "get", "other", "-o", "json"])?;
+        let run: serde_json::Value = serde_json::from_str(&said)?;
+        let there = run["state"] == "running" && run["name"] == "other";
+        Ok(there.then_some(()))
+    })
 }
 
 #[test]
@@ -98,17 +117,26 @@ fn up_trains_recovers_stops_cleanly_and_goes_on() -> Result<()> {
             .contains("rank_exited"),
         "{after}"
     );
-    let story = rebloom(folder, &["run", "explain"])?;
+    let story = rebloom(folder, &["run", "explain", "bloom-small"])?;
     ensure!(
         story.contains("rank 3") && story.contains("SIGKILL"),
         "{story}"
     );
 
-    // Ctrl-C: a checkpoint, and no process left.
+    // Ctrl-C: a checkpoint of every run, also of one that somebody else submitted, and no process left.
+    submit_another(folder)?;
     signal(first.pid(), Signal::INT)?;
     let code = first.wait(PATIENCE)?;
     let said = fs::read_to_string(folder.join("first"))?;
     ensure!(code == Some(0), "{code:?}: {said}");
+    ensure!(
+        said.contains("run bloom-small is Stopped") && said.contains("run other is Stopped"),
+        "{said}"
+    );
+    ensure!(
+        said.contains("rebloom run resume other`"),
+        "it says how the other goes on: {said}"
+    );
     ensure!(
         said.contains("broken.txt"),
         "what is not text is named: {said}"

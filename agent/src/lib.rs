@@ -42,7 +42,6 @@ use rebloom_runtime::telemetry::Seldom;
 use rebloom_runtime::tls::{self, ClientTls, Role, ServerTls};
 use roster::Roster;
 use state::State;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

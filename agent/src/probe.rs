@@ -8,7 +8,6 @@ use rebloom_core::id::NodeId;
 use rebloom_core::labels::Labels;
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::NodeFacts;
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use sysinfo::System;
 
@@ -88,7 +87,7 @@ mod tests {
             2,
             (Vec::new(), None),
             "127.0.0.1:1".to_owned(),
-            BTreeMap::new(),
+            Labels::default(),
         );
         assert!(
             facts.memory > 1 << 20 && facts.cores > 0 && !facts.host.is_empty(),

@@ -1,18 +1,28 @@
 //! The command line.
 
+mod chaos;
+mod data;
 mod health;
 mod model;
+mod number;
+mod run;
 
+pub(crate) use chaos::{ChaosCommand, OfRun};
+pub(crate) use data::{BuildData, DataCommand, InspectData, Permission};
 pub(crate) use health::{HealthCommand, RulesCommand};
 pub(crate) use model::{Dtype, Eval, Generate, ModelCommand, Which};
+pub(crate) use run::{ChronicleFormat, OneRun, RunCommand};
 
 use crate::client::Target;
 use crate::failure::EXIT_CODES;
 use crate::format::Output;
-use clap::{Args, Parser, Subcommand};
-use rebloom_core::id::{NodeId, RunId};
-use rebloom_core::layout::Layout;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use number::whole;
+use rebloom_core::id::NodeId;
 use std::path::PathBuf;
+
+/// No run spec has more ranks than this and one.
+const MOST_RANK: u64 = 99_999;
 
 /// Rebloom keeps a large training run alive.
 ///
@@ -27,6 +37,51 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// The whole command line. A negative number is a value everywhere, so that it is told the range.
+    pub(crate) fn whole() -> clap::Command {
+        fn below(command: clap::Command) -> clap::Command {
+            let takes = |arg: clap::Arg| {
+                let values = arg.get_action().takes_values();
+                if values {
+                    arg.allow_negative_numbers(true)
+                } else {
+                    arg
+                }
+            };
+            command.mut_args(takes).mut_subcommands(below)
+        }
+        below(Self::command())
+    }
+
+    /// What was typed; ends the process where that makes no sense, as clap does.
+    pub(crate) fn typed() -> Self {
+        let mut command = Self::whole();
+        let matches = command.get_matches_mut();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+}
+
+/// An address as `host:7240`, `10.0.0.1:7240` or `[::1]:7240`.
+fn address(text: &str) -> Result<String, String> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+    let fits = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let inner = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let host = match inner {
+            Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && host.chars().all(plain),
+        };
+        host && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("use HOST:PORT, port 1 to 65535".to_owned())
+    }
+}
+
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Everywhere")]
@@ -36,7 +91,8 @@ pub(crate) struct Global {
         long,
         global = true,
         value_name = "HOST:PORT",
-        env = "REBLOOM_CONTROLLER"
+        env = "REBLOOM_CONTROLLER",
+        value_parser = address
     )]
     controller: Option<String>,
     /// Directory with ca.pem, admin-NAME.pem and admin-NAME.key
@@ -115,7 +171,7 @@ pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) said: Permission,
     /// Optimizer steps of the run
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(1, 1_000_000_000))]
     pub(crate) steps: Option<u64>,
     /// Where everything is kept [default: .rebloom/cluster here or above]
     #[arg(long, value_name = "DIR")]
@@ -129,128 +185,6 @@ pub(crate) struct Up {
     /// Plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,
-}
-
-/// A run by name.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct OneRun {
-    /// Name of the run; may be left out where there is only one
-    #[arg(value_parser = RunId::new)]
-    pub(crate) run: Option<RunId>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum RunCommand {
-    /// Submit a run spec (a YAML file; docs/run-spec.md explains every field)
-    #[command(
-        after_help = "Example:\n  rebloom run submit run.yaml --dry-run\n  rebloom run submit run.yaml --watch"
-    )]
-    Submit {
-        /// The spec
-        file: PathBuf,
-        /// Only say whether it is right and where it would run
-        #[arg(long)]
-        dry_run: bool,
-        /// Watch the run until it ends
-        #[arg(long, conflicts_with = "dry_run")]
-        watch: bool,
-    },
-    /// List every run
-    #[command(after_help = "Example:\n  rebloom run list -o wide")]
-    List,
-    /// Show one run: its state, its ranks, where it is
-    #[command(after_help = "Example:\n  rebloom run get night-run -o json | jq .step")]
-    Get(OneRun),
-    /// Watch a run until it ends
-    #[command(
-        after_help = "Example:\n  rebloom run watch night-run\n  rebloom run watch night-run -o json   # one object a line"
-    )]
-    Watch {
-        #[command(flatten)]
-        run: OneRun,
-        /// Plain lines instead of the live view
-        #[arg(long)]
-        plain: bool,
-    },
-    /// Stop a run at the next step, after a checkpoint
-    #[command(
-        after_help = "Example:\n  rebloom run stop night-run\n  rebloom run stop night-run --now   # kill it"
-    )]
-    Stop {
-        #[command(flatten)]
-        run: OneRun,
-        /// Kill it at once; steps since the last checkpoint are lost
-        #[arg(long)]
-        now: bool,
-    },
-    /// Let a stopped, failed or parked run go on, with fresh budgets
-    #[command(
-        after_help = "Example:\n  rebloom run resume night-run\n  rebloom run resume night-run --layout 2x1x4   # the same state on other ranks"
-    )]
-    Resume {
-        #[command(flatten)]
-        run: OneRun,
-        /// Go on in another layout: tensor x pipeline x data
-        #[arg(long, value_name = "TPxPPxDP", value_parser = layout)]
-        layout: Option<Layout>,
-    },
-    /// Print what a rank wrote to its standard output and error
-    #[command(after_help = "Example:\n  rebloom run logs night-run --rank 3 --tail 50 --follow")]
-    Logs {
-        #[command(flatten)]
-        run: OneRun,
-        /// Which rank
-        #[arg(long, default_value_t = 0, value_name = "N")]
-        rank: u32,
-        /// Go on with what it writes from now on
-        #[arg(long, short)]
-        follow: bool,
-        /// Only the last lines
-        #[arg(long, value_name = "LINES")]
-        tail: Option<u32>,
-        /// What the process before the present one wrote
-        #[arg(long, conflicts_with = "follow")]
-        previous: bool,
-    },
-    /// Tell what happened to a run: every incident, its cause, what was done, and what it cost
-    #[command(after_help = "Example:\n  rebloom run explain night-run")]
-    Explain(OneRun),
-    /// Write the story of a run, as people keep it by hand: figures, diary, where the time went
-    #[command(
-        after_help = "Example:\n  rebloom run chronicle night-run --format html -o night-run.html"
-    )]
-    Chronicle {
-        #[command(flatten)]
-        run: OneRun,
-        /// How it is written; html is one page that needs nothing else
-        #[arg(long, value_enum, default_value_t = ChronicleFormat::Md)]
-        format: ChronicleFormat,
-        /// Where it is written to [default: standard output]
-        #[arg(short = 'f', long = "file", value_name = "FILE")]
-        file: Option<PathBuf>,
-    },
-}
-
-/// How a chronicle is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum ChronicleFormat {
-    /// Markdown.
-    Md,
-    /// One page of HTML.
-    Html,
-}
-
-/// A layout as `2x1x4`.
-fn layout(text: &str) -> Result<Layout, String> {
-    let sizes: Option<Vec<u32>> = text.split('x').map(|size| size.parse().ok()).collect();
-    match sizes.as_deref() {
-        Some(&[tensor, pipeline, data]) => Ok(Layout {
-            tensor,
-            pipeline,
-            data,
-        }),
-        _ => Err("is not three numbers such as 2x1x4".to_owned()),
-    }
 }
 
 /// A node by name.
@@ -299,47 +233,8 @@ pub(crate) enum CheckpointCommand {
         #[command(flatten)]
         run: OneRun,
         /// Only the one at this step
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = whole::<u64>(0, u64::MAX))]
         step: Option<u64>,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ChaosCommand {
-    /// kill -9 of ranks: the survivors re-form in place and the lost ones are started anew
-    #[command(
-        after_help = "Example:\n  rebloom chaos kill-rank        # a random one\n  rebloom chaos kill-rank 3 5"
-    )]
-    KillRank {
-        /// Which; a random one if none is named
-        #[arg(value_name = "RANK")]
-        ranks: Vec<u32>,
-    },
-    /// SIGSTOP a rank, so that it hangs: its phase deadline passes, it is blamed and replaced
-    #[command(after_help = "Example:\n  rebloom chaos stop-rank 2")]
-    StopRank {
-        /// Which; a random one if none is named
-        #[arg(value_name = "RANK")]
-        ranks: Vec<u32>,
-    },
-    /// kill -9 of an agent: its ranks train on, and it finds them again
-    #[command(after_help = "Example:\n  rebloom chaos kill-agent node-2")]
-    KillAgent {
-        /// Which; a random one if none is named
-        #[arg(value_parser = NodeId::new)]
-        node: Option<NodeId>,
-    },
-    /// kill -9 of the controller: everything trains on, and it catches up
-    #[command(after_help = "Example:\n  rebloom chaos kill-controller")]
-    KillController,
-    /// Flip one bit in a shard of the newest sealed checkpoint: it is never resumed from again
-    #[command(
-        after_help = "Example:\n  rebloom chaos corrupt-checkpoint && rebloom chaos kill-rank"
-    )]
-    CorruptCheckpoint {
-        /// Whose shard; a random one if none is named
-        #[arg(value_name = "RANK")]
-        rank: Option<u32>,
     },
 }
 
@@ -364,111 +259,61 @@ pub(crate) enum TlsCommand {
     },
 }
 
-/// What is said of a folder of text that has no sources.yaml.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Permission {
-    /// Who permitted training on the text, and where that is recorded
-    #[arg(long, value_name = "TEXT", requires = "text")]
-    pub(crate) permission: Option<String>,
-    /// Code of its language
-    #[arg(long, value_name = "CODE", default_value = "und")]
-    pub(crate) language: String,
-    /// Its licence
-    #[arg(long, value_name = "SPDX", default_value = "see permission")]
-    pub(crate) licence: String,
-    /// Whom to ask about it
-    #[arg(long, value_name = "WHO", default_value = "see permission")]
-    pub(crate) contact: String,
-}
-
-#[cfg(test)]
-impl Default for Permission {
-    fn default() -> Self {
-        Self {
-            permission: None,
-            language: "und".to_owned(),
-            licence: "see permission".to_owned(),
-            contact: "see permission".to_owned(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct BuildData {
-    /// The sources file
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "text",
-        conflicts_with = "text"
-    )]
-    pub(crate) sources: Option<PathBuf>,
-    /// Directory with text files instead, for one source with --permission
-    #[arg(long, value_name = "DIR")]
-    pub(crate) text: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) said: Permission,
-    /// Path of the dataset without .bin / .idx
-    #[arg(long, value_name = "PATH")]
-    pub(crate) prefix: PathBuf,
-    /// Size of the tokenizer's vocabulary
-    #[arg(long, default_value_t = 4096, value_name = "N")]
-    pub(crate) vocab: u32,
-    /// A tokenizer.json to use instead of training one
-    #[arg(long, value_name = "FILE", conflicts_with = "vocab")]
-    pub(crate) tokenizer: Option<PathBuf>,
-    /// One dataset for each source, PATH-NAME, for a blend with weights
-    #[arg(long)]
-    pub(crate) separate: bool,
-    /// Only say what would be read and written
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct InspectData {
-    /// A sources file (.yaml), or the path of a dataset without .bin / .idx
-    pub(crate) target: PathBuf,
-    /// Where to write the web page
-    #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
-    /// Texts shown of each source
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub(crate) samples: usize,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DataCommand {
-    /// Train a tokenizer on sources and write them as a dataset (docs/data.md explains how)
-    #[command(
-        after_help = "Example:\n  rebloom data build --sources sources.yaml --prefix /data/corpus --vocab 32768\n  \
-        rebloom data build --sources sources.yaml --prefix /data/corpus --dry-run\n  \
-        rebloom data build --text ~/novels --permission \"written by me\" --prefix /data/novels"
-    )]
-    Build(BuildData),
-    /// Show sizes, languages, samples and duplicates of each source, and write them as a web page
-    #[command(
-        after_help = "Example:\n  rebloom data inspect sources.yaml --html corpus.html\n  \
-        rebloom data inspect /data/corpus   # a dataset that was built"
-    )]
-    Inspect(InspectData),
-    /// Read a dataset whole, name every damage, and say what is in it
-    #[command(after_help = "Example:\n  rebloom data verify /data/novels\n  \
-        rebloom data verify /data/novels -o json | jq .damage")]
-    Verify {
-        /// Path of the dataset without .bin / .idx
-        prefix: PathBuf,
-    },
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        Cli::whole().debug_assert();
+    }
+
+    /// The examples that `--help` shows are taken as they stand.
+    #[test]
+    fn every_example_works() {
+        fn look(command: &clap::Command) {
+            command.get_subcommands().for_each(look);
+            let help = command.get_after_help().map(ToString::to_string);
+            for example in help.unwrap_or_default().lines() {
+                let Some(typed) = example.strip_prefix("  rebloom ") else {
+                    continue;
+                };
+                // What a shell would do with quotes is of no interest here: a word for each of them.
+                let typed = typed.split(['#', '|', '>', '&']).next().unwrap();
+                let mut quoted = false;
+                let mut words = vec![String::from("rebloom"), String::new()];
+                for letter in typed.chars() {
+                    match letter {
+                        '"' | '\'' => quoted = !quoted,
+                        ' ' if !quoted => words.push(String::new()),
+                        letter => words.last_mut().unwrap().push(letter),
+                    }
+                }
+                words.retain(|word| !word.is_empty());
+                let taken = Cli::whole().try_get_matches_from(&words);
+                assert!(taken.is_ok(), "{example}: {}", taken.unwrap_err());
+            }
+        }
+        look(&Cli::whole());
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for text in ["127.0.0.1:7240", "[::1]:1", "gpu-01.example:65535"] {
+            assert_eq!(address(text).as_deref(), Ok(text));
+        }
+        for text in [
+            "",
+            "nonsense",
+            "127.0.0.1:99999",
+            "a:0",
+            ":1",
+            "::1:80",
+            "https://a:1",
+            "a b:1",
+        ] {
+            assert!(address(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -494,6 +339,6 @@ mod tests {
                 }
             }
         }
-        look(&Cli::command(), "rebloom");
+        look(&Cli::whole(), "rebloom");
     }
 }

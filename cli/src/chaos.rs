@@ -1,14 +1,14 @@
 //! `rebloom chaos`: breaks something in the cluster that `up` started on this machine, and says what.
 
-use crate::args::{ChaosCommand, Global};
+use crate::args::{ChaosCommand, Global, OfRun};
 use crate::checkpoint::path;
-use crate::client::{Client, goes_on};
+use crate::client::goes_on;
 use crate::cluster_file::{ClusterFile, Process, command_line, signal_pid};
 use crate::failure::Failure;
-use crate::format::line;
+use crate::format::{line, say};
 use crate::view::newest_sealed;
 use rebloom_core::engine::{RankView, RunView};
-use rebloom_core::id::{NodeId, RunId};
+use rebloom_core::id::NodeId;
 use rustix::process::Signal;
 use std::fs::OpenOptions;
 use std::hash::{BuildHasher, RandomState};
@@ -25,12 +25,12 @@ pub(crate) async fn run(command: ChaosCommand, global: &Global) -> Result<(), Fa
     match command {
         ChaosCommand::KillAgent { node } => kill_agent(&cluster, node.as_ref()),
         ChaosCommand::KillController => kill(cluster.controller_process, "the controller"),
-        ChaosCommand::KillRank { ranks } => {
-            let run = the_run(global, &cluster).await?;
+        ChaosCommand::KillRank { ranks, of } => {
+            let run = the_run(global, &of).await?;
             signal_ranks(&run, &ranks, Signal::KILL, "killed")
         }
-        ChaosCommand::StopRank { ranks } => {
-            let run = the_run(global, &cluster).await?;
+        ChaosCommand::StopRank { ranks, of } => {
+            let run = the_run(global, &of).await?;
             signal_ranks(&run, &ranks, Signal::STOP, "stopped")?;
             line(&format!(
                 "it hangs now; its deadline for a step is {} s",
@@ -38,16 +38,55 @@ pub(crate) async fn run(command: ChaosCommand, global: &Global) -> Result<(), Fa
             ));
             Ok(())
         }
-        ChaosCommand::CorruptCheckpoint { rank } => {
-            corrupt(&the_run(global, &cluster).await?, rank)
-        }
+        ChaosCommand::CorruptCheckpoint { rank, of } => corrupt(&the_run(global, &of).await?, rank),
     }
 }
 
-async fn the_run(global: &Global, cluster: &ClusterFile) -> Result<RunView, Failure> {
-    let client: Client = global.target().connect().await?;
-    let name = RunId::new(&cluster.run).map_err(|error| Failure::of(&error))?;
-    client.run(&name).await
+async fn the_run(global: &Global, of: &OfRun) -> Result<RunView, Failure> {
+    let client = global.target().reach().await?;
+    match &of.run {
+        Some(name) => client.run(name).await,
+        None => only_live(client.runs().await?),
+    }
+}
+
+/// The run that goes on, where there is one; else the only run there is.
+fn only_live(runs: Vec<RunView>) -> Result<RunView, Failure> {
+    let (mut live, mut over): (Vec<_>, Vec<_>) =
+        runs.into_iter().partition(|run| goes_on(run.state));
+    let names = |runs: &[RunView]| {
+        let names = runs.iter().map(|run| run.spec.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    if live.len() > 1 {
+        let live = names(&live);
+        return Err(Failure::BadInput(format!(
+            "which run? {live} go on; name one with --run"
+        )));
+    }
+    if let Some(run) = live.pop() {
+        return Ok(run);
+    }
+    if over.len() > 1 {
+        let over = names(&over);
+        return Err(Failure::NotFound(format!(
+            "no run goes on; {over} are over"
+        )));
+    }
+    over.pop()
+        .ok_or_else(|| Failure::NotFound("there is no run".to_owned()))
+}
+
+/// Refuses a rank that the run does not have.
+fn known_rank(run: &RunView, rank: u32) -> Result<(), Failure> {
+    let last = run.spec.layout.world().saturating_sub(1);
+    if rank <= last {
+        return Ok(());
+    }
+    Err(Failure::BadInput(format!(
+        "run {} has ranks 0 to {last}, not {rank}",
+        run.spec.name
+    )))
 }
 
 /// Any one of them.
@@ -90,6 +129,7 @@ fn kill_agent(cluster: &ClusterFile, node: Option<&NodeId>) -> Result<(), Failur
 }
 
 fn signal_ranks(run: &RunView, named: &[u32], signal: Signal, done: &str) -> Result<(), Failure> {
+    named.iter().try_for_each(|rank| known_rank(run, *rank))?;
     if !goes_on(run.state) {
         return Err(Failure::Failed(format!(
             "run {} is {}",
@@ -150,14 +190,12 @@ fn corrupt(run: &RunView, rank: Option<u32>) -> Result<(), Failure> {
         ))
     })?;
     let world = run.spec.layout.world();
-    let rank = match rank.or_else(|| any((0..world).collect())) {
-        Some(rank) if rank < world => rank,
-        Some(rank) => return Err(Failure::NotFound(format!("there is no rank {rank}"))),
-        None => return Err(Failure::NotFound("the run has no ranks".to_owned())),
-    };
+    let rank = rank.or_else(|| any((0..world).collect()));
+    let rank = rank.ok_or_else(|| Failure::NotFound("the run has no ranks".to_owned()))?;
+    known_rank(run, rank)?;
     let shard = format!("{}/rank-{rank:05}.safetensors", path(run, id));
     let at = flip(Path::new(&shard))?;
-    line(&format!(
+    say(&format!(
         "flipped one bit in byte {at} of {shard}\n\
          it shows when that checkpoint is loaded: `rebloom chaos kill-rank` makes that happen, \
          `rebloom checkpoint verify` looks at once"
@@ -183,6 +221,9 @@ fn flip(path: &Path) -> Result<u64, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::sample;
+    use rebloom_core::engine::RunState;
+    use rebloom_core::id::RunId;
 
     #[test]
     fn one_bit_is_flipped() {
@@ -207,6 +248,36 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_run_is_named_or_the_only_one_that_goes_on() {
+        let run = |name: &str, state| {
+            let mut run = sample::run(5);
+            run.spec.name = RunId::new(name).unwrap();
+            RunView { state, ..run }
+        };
+        let (over, live) = (
+            run("over", RunState::Completed),
+            run("live", RunState::Running),
+        );
+        let found = only_live(vec![over.clone(), live.clone()]).unwrap();
+        assert_eq!(found.spec.name.as_str(), "live");
+        let other = run("other", RunState::Pending);
+        let two = only_live(vec![live, other]).unwrap_err();
+        assert_eq!(two.code(), 2);
+        assert!(two.to_string().contains("live, other go on"), "{two}");
+        assert_eq!(only_live(vec![over.clone()]).unwrap(), over);
+        assert_eq!(only_live(Vec::new()).unwrap_err().code(), 3);
+    }
+
+    #[test]
+    fn a_rank_that_there_is_not_is_bad_input() {
+        let refused = signal_ranks(&sample::run(5), &[3, 99], Signal::KILL, "killed");
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), 2);
+        assert!(refused.to_string().contains("ranks 0 to 7, not 99"));
+        assert_eq!(corrupt(&sample::run(50), Some(8)).unwrap_err().code(), 2);
     }
 
     #[test]

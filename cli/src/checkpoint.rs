@@ -9,7 +9,7 @@ use rebloom_core::engine::{CheckpointState, RunView};
 use serde::Serialize;
 
 pub(crate) async fn run(command: CheckpointCommand, global: &Global) -> Result<(), Failure> {
-    let client = global.target().connect().await?;
+    let client = global.target().reach().await?;
     match command {
         CheckpointCommand::List(one) => list(&client.meant(one.run.as_ref()).await?, global.output),
         CheckpointCommand::Verify { run, step } => {

@@ -14,6 +14,7 @@ use rebloom_core::time::Instant;
 use rebloom_proto::admin::CheckpointVerified;
 use rebloom_proto::wire::admin_client::AdminClient;
 use rebloom_proto::{MAX_MESSAGE, Malformed, wire};
+use rebloom_runtime::clock::monotonic;
 use rebloom_runtime::telemetry::chain;
 use rebloom_runtime::tls::{ClientTls, Role};
 use std::net::SocketAddr;
@@ -24,6 +25,14 @@ use tonic::transport::Channel;
 
 /// How long an answer may take; a verification reads whole checkpoints and has no limit.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// A question that changes nothing is asked again for so long where the controller does not answer: it
+/// may be on its way up again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After so long a wait the user is told.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Between two attempts.
+const RETRY: Duration = Duration::from_millis(150);
 
 /// Which controller, as far as the user said.
 #[derive(Debug, Clone, Default)]
@@ -53,12 +62,16 @@ pub(crate) struct Cluster {
 }
 
 impl Target {
+    /// The cluster that `up` started, where the user did not say everything.
+    fn known(&self) -> Result<Option<(PathBuf, ClusterFile)>, Failure> {
+        match (&self.controller, &self.tls) {
+            (Some(_), Some(_)) => Ok(None),
+            (_, _) => ClusterFile::find(),
+        }
+    }
+
     /// Address and certificates; what the user did not say is taken from the cluster that `up` started.
-    fn resolve(&self) -> Result<(String, PathBuf), Failure> {
-        let known = match (&self.controller, &self.tls) {
-            (Some(_), Some(_)) => None,
-            (_, _) => ClusterFile::find()?.map(|(_, file)| file),
-        };
+    fn resolve(&self, known: Option<ClusterFile>) -> Result<(String, PathBuf), Failure> {
         let missing = |what: &str, flag: &str, variable: &str| {
             Failure::NoController(format!(
                 "which {what}? No cluster was started below this directory or above it; \
@@ -76,16 +89,32 @@ impl Target {
         Ok((address, tls))
     }
 
-    /// Connects.
+    /// Connects, or says at once why not.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        let (address, tls) = self.resolve()?;
+        let known = self.known()?;
+        if let Some((state, cluster)) = &known
+            && self.controller.is_none()
+            && !cluster.lives(state)
+        {
+            return Err(Failure::NoController(format!(
+                "this cluster is stopped; `rebloom up` starts it (it is kept in {})",
+                state.display()
+            )));
+        }
+        let (address, tls) = self.resolve(known.map(|(_, cluster)| cluster))?;
         Client::connect(&address, &tls).await
+    }
+
+    /// Connects; waits for a controller that may be on its way up again.
+    pub(crate) async fn reach(&self) -> Result<Client, Failure> {
+        patiently(async || self.connect().await).await
     }
 
     /// Whether the controller is reached over loopback, and so its nodes see the files that this
     /// machine sees.
     pub(crate) fn is_here(&self) -> bool {
-        let Ok((address, _)) = self.resolve() else {
+        let known = self.known().ok().flatten().map(|(_, cluster)| cluster);
+        let Ok((address, _)) = self.resolve(known) else {
             return false;
         };
         let loopback = address
@@ -95,10 +124,39 @@ impl Target {
     }
 }
 
+/// Asks until there is an answer, for as long as only the way to the controller is at fault.
+async fn patiently<T>(ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+    let (began, mut told) = (monotonic(), false);
+    loop {
+        let failure = match ask().await {
+            Err(failure @ Failure::Unreachable { .. }) => failure,
+            answer => return answer,
+        };
+        let waited = monotonic().since(began);
+        if waited > PATIENCE {
+            return Err(failure);
+        }
+        if waited > SILENCE && !told {
+            told = true;
+            eprintln!(
+                "the controller does not answer; trying for {} s",
+                PATIENCE.as_secs()
+            );
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 /// The admin whose certificate lies in a directory; the first by name where there are several.
 fn admin_in(directory: &Path) -> Result<Role, Failure> {
-    let entries = std::fs::read_dir(directory)
-        .map_err(|error| Failure::file("read the certificates in", directory, &error))?;
+    let made = "give the directory that `rebloom tls init` made, with ca.pem, admin-NAME.pem and \
+                admin-NAME.key";
+    let entries = std::fs::read_dir(directory).map_err(|error| {
+        let place = directory.display();
+        Failure::BadInput(format!(
+            "cannot read the certificates in {place}: {error}; {made}"
+        ))
+    })?;
     let names = entries.flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         Some(
@@ -108,10 +166,8 @@ fn admin_in(directory: &Path) -> Result<Role, Failure> {
         )
     });
     names.min().map(Role::Admin).ok_or_else(|| {
-        Failure::Failed(format!(
-            "{} holds no admin's certificate (admin-NAME.pem); `rebloom tls init` makes one",
-            directory.display()
-        ))
+        let place = directory.display();
+        Failure::BadInput(format!("{place} holds no admin's certificate; {made}"))
     })
 }
 
@@ -119,7 +175,11 @@ impl Client {
     /// Connects to `address` with the admin's certificate in `tls`.
     pub(crate) async fn connect(address: &str, tls: &Path) -> Result<Self, Failure> {
         let role = admin_in(tls)?;
-        let endpoint = ClientTls::load(tls, &role)?.endpoint(address, &Role::Controller)?;
+        let certificates = ClientTls::load(tls, &role);
+        // (They are the user's, who named the directory or made it.)
+        let certificates =
+            certificates.map_err(|error| Failure::BadInput(Failure::of(&error).to_string()))?;
+        let endpoint = certificates.endpoint(address, &Role::Controller)?;
         let channel = endpoint
             .connect()
             .await
@@ -167,17 +227,22 @@ impl Client {
 
     /// One run.
     pub(crate) async fn run(&self, run: &RunId) -> Result<RunView, Failure> {
-        let request = wire::GetRunRequest {
-            run: run.to_string(),
-        };
-        self.call(self.inner.clone().get_run(request)).await
+        patiently(async || {
+            let request = wire::GetRunRequest {
+                run: run.to_string(),
+            };
+            self.call(self.inner.clone().get_run(request)).await
+        })
+        .await
     }
 
     /// Every run.
     pub(crate) async fn runs(&self) -> Result<Vec<RunView>, Failure> {
-        let reply: wire::ListRunsReply = self
-            .call(self.inner.clone().list_runs(wire::ListRunsRequest {}))
-            .await?;
+        let reply: wire::ListRunsReply = patiently(async || {
+            let request = wire::ListRunsRequest {};
+            self.call(self.inner.clone().list_runs(request)).await
+        })
+        .await?;
         Ok(all(reply.runs)?)
     }
 
@@ -229,9 +294,11 @@ impl Client {
 
     /// Every node.
     pub(crate) async fn nodes(&self) -> Result<Vec<NodeView>, Failure> {
-        let reply: wire::ListNodesReply = self
-            .call(self.inner.clone().list_nodes(wire::ListNodesRequest {}))
-            .await?;
+        let reply: wire::ListNodesReply = patiently(async || {
+            let request = wire::ListNodesRequest {};
+            self.call(self.inner.clone().list_nodes(request)).await
+        })
+        .await?;
         Ok(all(reply.nodes)?)
     }
 
@@ -262,9 +329,12 @@ impl Client {
 
     /// Every rule of health.
     pub(crate) async fn health_rules(&self) -> Result<Vec<HealthRuleView>, Failure> {
-        let request = wire::ListHealthRulesRequest {};
-        self.call(self.inner.clone().list_health_rules(request))
-            .await
+        patiently(async || {
+            let request = wire::ListHealthRulesRequest {};
+            self.call(self.inner.clone().list_health_rules(request))
+                .await
+        })
+        .await
     }
 
     /// Adds or changes a rule of health, or only whether it acts.
@@ -316,8 +386,11 @@ impl Client {
         &self,
         request: wire::ReadLogRequest,
     ) -> Result<Streaming<wire::LogChunk>, Failure> {
-        let reply = self.inner.clone().read_log(request).await;
-        Ok(reply.map_err(|status| self.failure(&status))?.into_inner())
+        patiently(async || {
+            let reply = self.inner.clone().read_log(request.clone()).await;
+            Ok(reply.map_err(|status| self.failure(&status))?.into_inner())
+        })
+        .await
     }
 
     /// Everything, at once and then on change.
@@ -356,5 +429,40 @@ pub(crate) const fn goes_on(state: RunState) -> bool {
         | RunState::Recovering
         | RunState::Stopping => true,
         RunState::Stopped | RunState::Completed | RunState::Failed | RunState::Parked => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn unreachable() -> Failure {
+        Failure::Unreachable {
+            address: "here".to_owned(),
+            error: "refused".to_owned(),
+        }
+    }
+
+    /// Only the way to the controller is worth another attempt, and a bounded number of them.
+    #[tokio::test]
+    async fn a_controller_that_comes_back_is_waited_for() {
+        let asked = Cell::new(0);
+        let answer = patiently(async || {
+            asked.set(asked.get() + 1);
+            if asked.get() < 3 {
+                Err(unreachable())
+            } else {
+                Ok(asked.get())
+            }
+        });
+        assert_eq!(answer.await.unwrap(), 3);
+        asked.set(0);
+        let refused = patiently(async || {
+            asked.set(asked.get() + 1);
+            Err::<(), _>(Failure::NotFound("no run".to_owned()))
+        });
+        assert_eq!(refused.await.unwrap_err().code(), 3);
+        assert_eq!(asked.get(), 1);
     }
 }

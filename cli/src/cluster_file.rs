@@ -68,6 +68,19 @@ impl ClusterFile {
         Ok(None)
     }
 
+    /// Whether anything of it runs: one of its processes, or the `up` that holds the directory.
+    pub(crate) fn lives(&self, state: &Path) -> bool {
+        let agents = self.agents.iter().filter_map(|agent| agent.process);
+        let holder = fs::read_to_string(state.join("lock")).ok();
+        let holder = holder.and_then(|pid| pid.trim().parse().ok());
+        let is_ours = |pid| {
+            let line = command_line(pid);
+            let program = line.first().map(Path::new).and_then(Path::file_name);
+            program.is_some_and(|program| program == "rebloom")
+        };
+        agents.chain(self.controller_process).any(Process::lives) || holder.is_some_and(is_ours)
+    }
+
     /// Replaces the one in a state directory.
     pub(crate) fn write(&self, state: &Path) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(self).map_err(|error| Failure::of(&error))?;
@@ -181,7 +194,19 @@ mod tests {
             }],
         };
         file.write(folder.path()).unwrap();
-        assert_eq!(ClusterFile::read(folder.path()).unwrap(), Some(file));
+        assert_eq!(
+            ClusterFile::read(folder.path()).unwrap(),
+            Some(file.clone())
+        );
+        assert!(file.lives(folder.path()));
+        let stopped = ClusterFile {
+            controller_process: None,
+            ..file
+        };
+        assert!(!stopped.lives(folder.path()));
+        // A lock that was left names a process that is no `up`.
+        fs::write(folder.path().join("lock"), std::process::id().to_string()).unwrap();
+        assert!(!stopped.lives(folder.path()));
         fs::write(folder.path().join("cluster.json"), "{").unwrap();
         assert!(ClusterFile::read(folder.path()).is_err());
     }

@@ -8,9 +8,11 @@ pub(crate) use check::flaws;
 use crate::args::{BuildData, DataCommand, Permission};
 use crate::failure::Failure;
 use crate::format::{self, Output, bytes, count, grouped, line};
+use rebloom_core::time::{Duration, Instant};
 use rebloom_data::build::{Meta, Progress, Vocabulary, build, build_separate, source_prefix};
 use rebloom_data::corpus::Corpus;
 use rebloom_data::sources::{Entry, Sources};
+use rebloom_runtime::clock::monotonic;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -191,8 +193,20 @@ fn plan(corpus: &Corpus, args: &BuildData, output: Output) -> Result<(), Failure
     Ok(())
 }
 
+/// Refuses a file where a directory of text is asked for.
+pub(crate) fn is_directory(text: &Path) -> Result<(), Failure> {
+    if text.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::BadInput(format!(
+        "--text {} is no directory; give the one that holds the text files",
+        text.display()
+    )))
+}
+
 /// The corpus of a folder of text: by its own `sources.yaml`, or by what was said of it.
 pub(crate) fn corpus_of_text(text: &Path, said: &Permission) -> Result<Corpus, Failure> {
+    is_directory(text)?;
     let listed = text.join("sources.yaml");
     if listed.exists() && said.permission.is_none() {
         return Sources::open(&listed).map_err(|error| bad(&error));
@@ -244,36 +258,64 @@ pub(crate) fn make(
     Ok(built.map_err(|error| bad(&error))?.meta)
 }
 
-/// Progress as lines: what begins, and every tenth of what takes long.
+/// Progress as lines: what begins, and how far it is every few seconds of what takes long.
 fn spoken(say: impl Fn(&str)) -> impl FnMut(Progress) {
-    let mut last = (0, 0);
+    let mut spoken = Spoken::default();
     move |progress| {
-        let (stage, done, all, what) = match progress {
-            Progress::Reading { done, all } => (1, done, all, format!("reading {}", bytes(all))),
-            Progress::Training { bytes: size } => {
-                say(&format!("training a tokenizer on {} of text", bytes(size)));
-                return;
-            }
-            Progress::Encoding { done, all } => {
-                (2, done, all, format!("encoding {}", count(all, "document")))
-            }
-            Progress::Writing => return,
-        };
-        let tenth = done.saturating_mul(10) / all.max(1);
-        if (stage, tenth) == last {
-            return;
-        }
-        if last.0 != stage {
-            say(&what);
-        } else if all >= LONG && tenth < 10 {
-            say(&format!("{what}: {tenth}0 %"));
-        }
-        last = (stage, tenth);
+        spoken
+            .take(progress, monotonic())
+            .iter()
+            .for_each(|text| say(text))
     }
 }
 
-/// So many bytes or documents take long enough to hear of them again.
-const LONG: u64 = 100_000;
+/// How long one that waits is content with what was said last.
+const CONTENT: Duration = Duration::from_secs(5);
+
+/// What was said of a build so far.
+#[derive(Default)]
+struct Spoken {
+    /// What is being done, when that was last said, and whether with its share.
+    now: Option<(String, Instant, bool)>,
+}
+
+impl Spoken {
+    /// What is to be said now. Bytes that are left out are never done, so that what follows ends it.
+    fn take(&mut self, progress: Progress, now: Instant) -> Vec<String> {
+        let (what, share) = match progress {
+            Progress::Reading { done, all } => {
+                (format!("reading {}", bytes(all)), Some((done, all)))
+            }
+            Progress::Training { bytes: size } => {
+                let size = bytes(size);
+                (format!("training a tokenizer on {size} of text"), None)
+            }
+            Progress::Encoding { done, all } => {
+                let what = format!("encoding {}", count(all, "document"));
+                (what, Some((done, all)))
+            }
+            Progress::Writing => ("writing".to_owned(), None),
+        };
+        match &mut self.now {
+            Some((known, said, shared)) if *known == what => {
+                let Some((done, all)) = share.filter(|_| now.since(*said) >= CONTENT) else {
+                    return Vec::new();
+                };
+                (*said, *shared) = (now, true);
+                let percent = done.saturating_mul(100) / all.max(1);
+                vec![format!("{what}: {percent} %")]
+            }
+            before => {
+                let ended = before
+                    .take_if(|(.., shared)| *shared)
+                    .map(|(known, ..)| format!("{known}: 100 %"));
+                let begun = (progress != Progress::Writing).then(|| what.clone());
+                *before = Some((what, now, false));
+                ended.into_iter().chain(begun).collect()
+            }
+        }
+    }
+}
 
 /// What is in a dataset.
 pub(crate) fn said(meta: &Meta) -> Vec<String> {
@@ -303,4 +345,34 @@ pub(crate) fn said(meta: &Meta) -> Vec<String> {
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_is_told_now_and_then_and_ends_at_100() {
+        let mut spoken = Spoken::default();
+        let mut said = Vec::new();
+        for second in 0..8 {
+            let reading = Progress::Reading {
+                done: second * 100,
+                all: 1024,
+            };
+            said.extend(spoken.take(reading, Instant::from_nanos(second * 1_000_000_000)));
+        }
+        let end = Instant::from_nanos(8_000_000_000);
+        said.extend(spoken.take(Progress::Training { bytes: 700 }, end));
+        said.extend(spoken.take(Progress::Writing, end));
+        assert_eq!(
+            said,
+            [
+                "reading 1.0 KiB",
+                "reading 1.0 KiB: 48 %",
+                "reading 1.0 KiB: 100 %",
+                "training a tokenizer on 700 B of text"
+            ]
+        );
+    }
 }

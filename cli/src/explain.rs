@@ -2,7 +2,7 @@
 //!
 //! Every reason is rendered by core's `Cause`; nothing here finds words of its own for one.
 
-use crate::format::{count, or_dash, rung, short, span};
+use crate::format::{count, or_dash, rung, short, span, standing};
 use rebloom_core::engine::{Incident, Ledger, RunView, Spend};
 use rebloom_core::time::{Duration, Instant};
 use std::fmt::Write;
@@ -34,8 +34,8 @@ macro_rules! say {
 }
 
 fn head(run: &RunView, now: Instant, text: &mut String) {
-    let (state, why, spec) = (run.state, &run.why, &run.spec);
-    say!(text, "run {}: {state}, because {why}", spec.name);
+    let spec = &run.spec;
+    say!(text, "run {}: {}", spec.name, standing(run));
     if !run.waits_for.is_empty() {
         say!(text, "  waits: {}", run.waits_for);
     }

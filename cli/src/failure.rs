@@ -82,6 +82,13 @@ impl Failure {
             };
         }
         let message = status.message().to_owned();
+        // What the other side says has no source here: the connection broke.
+        if std::error::Error::source(status).is_some() {
+            return Self::Unreachable {
+                address: address.to_owned(),
+                error: chain(status),
+            };
+        }
         match status.code() {
             Code::Unavailable => Self::Unreachable {
                 address: address.to_owned(),

@@ -1,11 +1,13 @@
 //! How numbers, times, tables and JSON look.
 
+use crate::called::spelled;
 use crate::failure::Failure;
 use comfy_table::{Cell, ContentArrangement, Table, presets};
-use rebloom_core::engine::{Ledger, RunView, Rung};
+use rebloom_core::engine::{Incident, Ledger, RunState, RunView, Rung, Spend};
 use rebloom_core::time::{Duration, Instant};
 use rebloom_runtime::clock::Wall;
 use serde::Serialize;
+use serde_json::Value;
 use std::io::Write;
 
 /// How a command prints what it found.
@@ -32,11 +34,48 @@ pub(crate) fn print_bytes(bytes: &[u8]) {
     }
 }
 
+/// Prints a line in which commands are named as they can be typed here.
+pub(crate) fn say(text: &str) {
+    line(&spelled(text));
+}
+
 /// Prints a value as JSON.
 pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::of(&error))?;
+    let value = plain_json(value)?;
+    let text = serde_json::to_string_pretty(&value).map_err(|error| Failure::of(&error))?;
     line(&text);
     Ok(())
+}
+
+/// A value as JSON in which every span of time is a number of seconds.
+pub(crate) fn plain_json<T: Serialize>(value: &T) -> Result<Value, Failure> {
+    let mut value = serde_json::to_value(value).map_err(|error| Failure::of(&error))?;
+    spans_as_seconds(&mut value);
+    Ok(value)
+}
+
+fn spans_as_seconds(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let part = |name: &str| fields.get(name).and_then(Value::as_u64);
+            if let (2, Some(secs), Some(nanos)) = (fields.len(), part("secs"), part("nanos")) {
+                let nanos = u32::try_from(nanos).unwrap_or(0);
+                *value = Duration::new(secs, nanos).as_secs_f64().into();
+            } else {
+                fields.values_mut().for_each(spans_as_seconds);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(spans_as_seconds),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// A run as `-o json` shows it: all that is known of it, with its name and its ETTR at the top.
+pub(crate) fn run_json(run: &RunView) -> Result<Value, Failure> {
+    let mut value = plain_json(run)?;
+    value["name"] = run.spec.name.as_str().into();
+    value["ettr"] = run.ledger.ettr().into();
+    Ok(value)
 }
 
 /// Prints a table without lines around its cells.
@@ -150,17 +189,69 @@ pub(crate) const fn rung(rung: Rung) -> &'static str {
     }
 }
 
-/// Incidents of a run that made it go back; others did not stop it.
+/// Whether an incident stopped nothing and asks for nothing: a note.
+pub(crate) const fn is_note(incident: &Incident) -> bool {
+    incident.rung.is_none() && incident.closed.is_some()
+}
+
+/// Incidents of a run without its notes, oldest first.
+pub(crate) fn faults(run: &RunView) -> impl DoubleEndedIterator<Item = &Incident> {
+    run.incidents.iter().filter(|incident| !is_note(incident))
+}
+
+/// Faults that the run recovered from.
 pub(crate) fn recoveries(run: &RunView) -> usize {
-    run.incidents
-        .iter()
-        .filter(|incident| incident.rung.is_some())
-        .count()
+    let recovered = |incident: &&Incident| {
+        incident.closed.is_some() && incident.rung.is_some_and(|rung| rung != Rung::Park)
+    };
+    faults(run).filter(recovered).count()
+}
+
+/// `2, recovered from 2; 1 note`.
+pub(crate) fn incidents(run: &RunView) -> String {
+    let faults = faults(run).count();
+    let mut text = format!("{faults}, recovered from {}", recoveries(run));
+    let notes = run.incidents.len() - faults;
+    if notes > 0 {
+        text += &format!("; {}", count(notes as u64, "note"));
+    }
+    text
+}
+
+/// How long a recovery took, and how much of that was doing steps again: `recovered in 4.37 s (training
+/// again after 412 ms)`.
+pub(crate) fn recovered(incident: &Incident) -> String {
+    let spent = &incident.spent.spent;
+    let all: Duration = spent.values().sum();
+    match spent.get(&Spend::CatchUp) {
+        Some(again) if !again.is_zero() => format!(
+            "recovered in {} (training again after {})",
+            short(all),
+            short(all.saturating_sub(*again))
+        ),
+        _ => format!("recovered in {}", short(all)),
+    }
+}
+
+/// Where a run stands and why. Why one trains is why it trains again, if it was anything else.
+pub(crate) fn standing(run: &RunView) -> String {
+    if run.state != RunState::Running {
+        return format!("{}, because {}", run.state, run.why);
+    }
+    let last = faults(run).rfind(|incident| incident.recovered_by == Some(run.generation));
+    match last.map(|incident| (incident.closed, &incident.cause)) {
+        Some((Some(closed), cause)) => {
+            format!("Running; {} ago it recovered: {cause}", ago(closed))
+        }
+        Some((None, cause)) => format!("Running; it catches up after: {cause}"),
+        None => "Running".to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::sample::{run, run_with_incident};
 
     #[test]
     fn times_read_well() {
@@ -181,6 +272,56 @@ mod tests {
         assert_eq!(bytes(3 << 29), "1.5 GiB");
         assert_eq!(count(1, "rank"), "1 rank");
         assert_eq!(count(8, "rank"), "8 ranks");
+    }
+
+    #[test]
+    fn json_has_seconds_and_what_a_script_looks_for_first() {
+        let run = run_with_incident();
+        let value = run_json(&run).unwrap();
+        assert_eq!(value["name"], "bloom-small");
+        assert_eq!(value["ettr"], 0.9);
+        assert_eq!(value["step_time"], 0.5);
+        assert_eq!(value["incidents"][0]["spent"]["spent"]["reform"], 1.0);
+        assert_eq!(value["ledger"]["spent"]["productive"], 45.0);
+        assert!(!value.to_string().contains("nanos"), "{value}");
+    }
+
+    #[test]
+    fn notes_are_counted_apart() {
+        let mut run = run_with_incident();
+        assert_eq!(incidents(&run), "1, recovered from 1");
+        let mut note = run.incidents[0].clone();
+        note.rung = None;
+        run.incidents.push(note);
+        assert_eq!(incidents(&run), "1, recovered from 1; 1 note");
+        run.incidents[0].closed = None;
+        assert_eq!(incidents(&run), "1, recovered from 0; 1 note");
+    }
+
+    #[test]
+    fn a_recovery_says_when_it_trained_again() {
+        let mut incident = run_with_incident().incidents.remove(0);
+        assert_eq!(recovered(&incident), "recovered in 1.50 s");
+        let again = Duration::from_millis(2870);
+        incident.spent.spent.insert(Spend::CatchUp, again);
+        assert_eq!(
+            recovered(&incident),
+            "recovered in 4.37 s (training again after 1.50 s)"
+        );
+    }
+
+    #[test]
+    fn a_run_that_trains_names_no_cause_but_of_its_last_recovery() {
+        assert_eq!(standing(&run(5)), "Running");
+        let mut run = run_with_incident();
+        run.incidents[0].closed = None;
+        let text = standing(&run);
+        assert_eq!(
+            text,
+            "Running; it catches up after: rank 3 on node-2 ended with SIGKILL"
+        );
+        run.state = RunState::Stopped;
+        assert_eq!(standing(&run), format!("Stopped, because {}", run.why));
     }
 
     #[test]

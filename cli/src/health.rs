@@ -10,7 +10,7 @@ use rebloom_core::health::{Action, Mode, Verdict};
 
 pub(crate) async fn run(command: HealthCommand, global: &Global) -> Result<(), Failure> {
     let HealthCommand::Rules(command) = command;
-    let client = global.target().connect().await?;
+    let client = global.target().reach().await?;
     match command {
         RulesCommand::List => list(&client.health_rules().await?, global.output),
         RulesCommand::Set {

@@ -23,18 +23,26 @@ pub(crate) async fn print(client: &Client, run: &RunId, which: Which) -> Result<
         previous,
     } = which;
     let tail_lines = tail.unwrap_or(0);
-    let run = run.to_string();
     let request = wire::ReadLogRequest {
-        run,
+        run: run.to_string(),
         rank,
         previous,
         tail_lines,
         follow,
     };
     let mut parts = client.log(request).await?;
+    let mut nothing = true;
     loop {
         match parts.message().await {
-            Ok(Some(part)) => print_bytes(&part.data),
+            Ok(Some(part)) => {
+                nothing &= part.data.is_empty();
+                print_bytes(&part.data);
+            }
+            Ok(None) if nothing && previous => {
+                return Err(Failure::NotFound(format!(
+                    "rank {rank} of run {run} has no output of a process before the present one"
+                )));
+            }
             Ok(None) => return Ok(()),
             Err(status) => return Err(client.failure(&status)),
         }

@@ -2,6 +2,7 @@
 //! one machine; it decides nothing about runs or nodes.
 
 mod args;
+mod called;
 mod chaos;
 mod checkpoint;
 mod client;
@@ -22,12 +23,12 @@ mod view;
 mod watch;
 
 use args::{Cli, Command};
-use clap::{CommandFactory, Parser};
+use called::spelled;
 use failure::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::typed();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            eprintln!("error: {}", spelled(&failure.to_string()));
             ExitCode::from(failure.code())
         }
     }
@@ -66,7 +67,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Eval(eval) => model::predict::evaluate(eval, &global).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "rebloom", &mut script);
+            clap_complete::generate(shell, &mut Cli::whole(), "rebloom", &mut script);
             format::print_bytes(&script);
             Ok(())
         }

@@ -83,7 +83,7 @@ impl Subject {
                 run: None,
             });
         }
-        let client = global.target().connect().await?;
+        let client = global.target().reach().await?;
         let run = client.meant(which.run.as_ref()).await?;
         let id = match which.step {
             None => view::newest_sealed(&run),

@@ -9,7 +9,7 @@ use rebloom_core::health::{Finding, Verdict};
 use rebloom_core::time::Instant;
 
 pub(crate) async fn run(command: NodeCommand, global: &Global) -> Result<(), Failure> {
-    let client = global.target().connect().await?;
+    let client = global.target().reach().await?;
     match command {
         NodeCommand::List => list(&client.nodes().await?, global.output),
         NodeCommand::Get(one) => {
@@ -37,6 +37,11 @@ pub(crate) const fn state(node: &NodeView) -> &'static str {
         (NodeState::Lost, false) => "Lost",
         (NodeState::Lost, true) => "Lost,Cordoned",
     }
+}
+
+/// Whether a run may be placed on it.
+pub(crate) fn is_usable(node: &NodeView) -> bool {
+    node.state == NodeState::Ready && !node.cordoned && node.health.verdict < Verdict::Quarantined
 }
 
 /// What people call a verdict.

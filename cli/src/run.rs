@@ -3,11 +3,11 @@
 use crate::args::{ChronicleFormat, Global, OneRun, RunCommand};
 use crate::explain;
 use crate::failure::Failure;
-use crate::format::{self, Output, ago, count, ettr, or_dash, short};
+use crate::format::{self, Output, ago, count, ettr, faults, or_dash, short, standing};
 use crate::spec_file::SpecFile;
 use crate::{data, logs, watch};
 use rebloom_core::chronicle::Chronicle;
-use rebloom_core::engine::{Answer, RunView};
+use rebloom_core::engine::{Answer, RunState, RunView};
 use rebloom_core::flops::Flops;
 use rebloom_core::order::Stop;
 use rebloom_core::time::Instant;
@@ -28,14 +28,14 @@ pub(crate) async fn run(command: RunCommand, global: &Global) -> Result<(), Fail
             }
             Ok(())
         }
-        RunCommand::List => list(&target.connect().await?.runs().await?, global.output),
+        RunCommand::List => list(&target.reach().await?.runs().await?, global.output),
         RunCommand::Get(run) => get(
-            &target.connect().await?.meant(run.run.as_ref()).await?,
+            &target.reach().await?.meant(run.run.as_ref()).await?,
             global.output,
         ),
         RunCommand::Watch { run, plain } => {
             let run = target
-                .connect()
+                .reach()
                 .await?
                 .meant(run.run.as_ref())
                 .await?
@@ -44,13 +44,13 @@ pub(crate) async fn run(command: RunCommand, global: &Global) -> Result<(), Fail
             watch::run(target, &run, global.output, plain).await
         }
         RunCommand::Stop { run, now } => {
-            let client = target.connect().await?;
+            let client = target.reach().await?;
             let run = client.meant(run.run.as_ref()).await?.spec.name;
             let how = if now { Stop::Now } else { Stop::Safely };
             answer(&client.stop(&run, how).await?, global.output)
         }
         RunCommand::Resume { run, layout } => {
-            let client = target.connect().await?;
+            let client = target.reach().await?;
             let run = client.meant(run.run.as_ref()).await?.spec.name;
             answer(&client.resume(&run, layout).await?, global.output)
         }
@@ -61,7 +61,7 @@ pub(crate) async fn run(command: RunCommand, global: &Global) -> Result<(), Fail
             tail,
             previous,
         } => {
-            let client = target.connect().await?;
+            let client = target.reach().await?;
             let run = client.meant(run.run.as_ref()).await?.spec.name;
             logs::print(
                 &client,
@@ -76,7 +76,7 @@ pub(crate) async fn run(command: RunCommand, global: &Global) -> Result<(), Fail
             .await
         }
         RunCommand::Explain(OneRun { run }) => {
-            let run = target.connect().await?.meant(run.as_ref()).await?;
+            let run = target.reach().await?.meant(run.as_ref()).await?;
             if global.output == Output::Json {
                 return format::json(&run.incidents);
             }
@@ -85,7 +85,7 @@ pub(crate) async fn run(command: RunCommand, global: &Global) -> Result<(), Fail
             Ok(())
         }
         RunCommand::Chronicle { run, format, file } => {
-            let run = target.connect().await?.meant(run.run.as_ref()).await?;
+            let run = target.reach().await?.meant(run.run.as_ref()).await?;
             let now = Wall::starting_at_least(Instant::ZERO).now();
             let chronicle = Chronicle::of(&run, now);
             let text = match format {
@@ -117,7 +117,7 @@ async fn submit(
         return Err(file.refuse(&flaws));
     }
     let name = spec.name.clone();
-    let client = target.connect().await?;
+    let client = target.reach().await?;
     let reply = client
         .submit(spec, dry_run)
         .await
@@ -162,7 +162,8 @@ pub(crate) fn answer(answer: &Answer, output: Output) -> Result<(), Failure> {
 
 fn list(runs: &[RunView], output: Output) -> Result<(), Failure> {
     if output == Output::Json {
-        return format::json(&runs);
+        let runs = runs.iter().map(format::run_json);
+        return format::json(&runs.collect::<Result<Vec<_>, _>>()?);
     }
     let wide = output == Output::Wide;
     let mut header = vec![
@@ -185,7 +186,7 @@ fn list(runs: &[RunView], output: Output) -> Result<(), Failure> {
             format!("{}/{}", run.step, run.spec.train.steps),
             or_dash(run.loss.map(|loss| format!("{loss:.3}"))),
             run.spec.layout.world().to_string(),
-            run.incidents.len().to_string(),
+            faults(run).count().to_string(),
             ettr(&run.ledger),
             ago(run.submitted),
         ];
@@ -194,7 +195,9 @@ fn list(runs: &[RunView], output: Output) -> Result<(), Failure> {
             row.push(or_dash(
                 crate::view::newest_sealed(run).map(|id| id.directory()),
             ));
-            row.push(run.why.to_string());
+            row.push(or_dash(
+                (run.state != RunState::Running).then(|| run.why.to_string()),
+            ));
         }
         row
     };
@@ -204,12 +207,12 @@ fn list(runs: &[RunView], output: Output) -> Result<(), Failure> {
 
 fn get(run: &RunView, output: Output) -> Result<(), Failure> {
     if output == Output::Json {
-        return format::json(run);
+        return format::json(&format::run_json(run)?);
     }
     let spec = &run.spec;
     let field = |name: &str, value: String| format::line(&format!("{name:<12}{value}"));
     field("run", spec.name.to_string());
-    field("state", format!("{}, because {}", run.state, run.why));
+    field("state", standing(run));
     if !run.waits_for.is_empty() {
         field("waits", run.waits_for.clone());
     }
@@ -227,7 +230,7 @@ fn get(run: &RunView, output: Output) -> Result<(), Failure> {
         "checkpoint",
         or_dash(crate::view::newest_sealed(run).map(|id| id.directory())),
     );
-    field("incidents", run.incidents.len().to_string());
+    field("incidents", format::incidents(run));
     let hour = or_dash(run.ettr_hour.map(|ratio| format!("{ratio:.3}")));
     field(
         "ETTR",

@@ -1,7 +1,7 @@
 //! A run spec in a YAML file: read, judged, and every objection tied to its line.
 
 use crate::failure::Failure;
-use rebloom_core::spec::{Flaw, RunSpec};
+use rebloom_core::spec::{Flaw, RunSpec, largest};
 use std::path::{Path, PathBuf};
 
 /// The largest file that is taken for a spec.
@@ -71,6 +71,11 @@ impl SpecFile {
         if let Some(cut) = message.rfind(" at line ") {
             message.truncate(cut);
         }
+        if message.starts_with('`')
+            && let Some(key) = self.key_at(at.line())
+        {
+            message = format!("{key}: {message}");
+        }
         let (line, column) = (at.line(), at.column());
         let shown = self
             .text
@@ -82,6 +87,17 @@ impl SpecFile {
             "{path}:{line}: {}\n{line:>5} | {shown}\n      | {mark}^",
             plain(&message)
         ))
+    }
+
+    /// The field on a line, where it is one of the outermost.
+    fn key_at(&self, line: usize) -> Option<&str> {
+        let (key, _) = self
+            .text
+            .lines()
+            .nth(line.checked_sub(1)?)?
+            .split_once(':')?;
+        let outermost = !key.is_empty() && !key.starts_with([' ', '\t', '-', '#', '{']);
+        outermost.then_some(key)
     }
 
     /// The line of a field such as `layout.tensor`, counted from 1, in a file written in blocks.
@@ -115,8 +131,13 @@ impl SpecFile {
 
 /// What serde says, in words for someone who does not know Rust.
 fn plain(message: &str) -> String {
+    let field = message.split_once(": ").map_or("", |(field, _)| field);
+    let size = match largest(field) {
+        Some(most) => format!("use a whole number from 1 to {most}"),
+        None => format!("use a whole number from 0 to {}", u32::MAX),
+    };
     let words = [
-        ("expected u32", "use a whole number from 0 to 4294967295"),
+        ("expected u32", size.as_str()),
         ("expected u64", "use a whole number, 0 or more"),
         ("expected f64", "use a number"),
         ("expected a string", "use text"),
@@ -210,7 +231,12 @@ checkpoint:
         assert!(message.starts_with(expected), "{message}");
         let message = refused(&GOOD.replace("micro_batch: 2", "micro_batch: -2"));
         assert!(
-            message.contains("integer `-2`, use a whole number"),
+            message.contains("integer `-2`, use a whole number from 1 to 65536"),
+            "{message}"
+        );
+        let message = refused(&GOOD.replace("name: small", "name: Not A Name"));
+        assert!(
+            message.starts_with("run.yaml:1: name: `Not A Name` is not a name"),
             "{message}"
         );
     }
@@ -218,8 +244,9 @@ checkpoint:
     #[test]
     fn a_flaw_is_tied_to_its_line() {
         let message = refused(&GOOD.replace("tensor: 2", "tensor: 3"));
-        let expected = "run.yaml:4: layout.tensor: 3 does not divide model.heads (4); use one of";
-        assert!(message.starts_with(expected), "{message}");
+        let expected = "run.yaml:4: layout.tensor: 3 does not divide model.heads (4), model.hidden (64), \
+                        model.vocab (2048); use one of 1, 2, 4";
+        assert_eq!(message, expected);
         // Inside braces a line is not looked for.
         let message = refused(&GOOD.replace("layers: 4", "layers: 0"));
         assert!(

@@ -4,36 +4,37 @@
 //! makes certificates and data once, keeps one controller and five agents running, submits or resumes the
 //! run, and shows it. It takes no part in recovering anything.
 
+mod closing;
 mod home;
 mod prepare;
+mod signals;
+mod summary;
 mod supervise;
 
 pub(crate) use supervise::binary;
 
 use crate::args;
 use crate::client::{Client, Target, goes_on};
-use crate::explain;
 use crate::failure::Failure;
-use crate::format::{Output, count, ettr, line, recoveries, short, span};
+use crate::format::{Output, count, line, say};
 use crate::view::{Line, newest_sealed};
-use crate::watch::{Update, View, feed};
+use crate::watch::{self, Update, View, feed};
+use closing::Closing;
 use home::Home;
-use rebloom_core::engine::{NodeState, RunState, RunView, Spend};
+use rebloom_core::engine::{NodeState, RunState, RunView};
 use rebloom_core::id::RunId;
 use rebloom_core::order::Stop;
 use rebloom_core::spec::RunSpec;
-use rebloom_core::time::Instant;
-use rebloom_runtime::clock::{Wall, monotonic};
-use rebloom_runtime::files;
+use rebloom_runtime::clock::monotonic;
+use signals::{AGAIN, Signals};
 use std::time::Duration;
 use supervise::{News, Supervisor};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// How long the cluster may take to come up.
 const START_WITHIN: Duration = Duration::from_secs(60);
-/// How long a safe stop may take before the run is killed.
-const STOP_WITHIN: Duration = Duration::from_secs(60);
+/// How long a run that an earlier `up` was stopping may take.
+const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs the command.
 pub(crate) async fn run(args: args::Up) -> Result<(), Failure> {
@@ -58,53 +59,19 @@ pub(crate) async fn run(args: args::Up) -> Result<(), Failure> {
     let outcome = session.run(&mut supervisor, &mut signals).await;
     supervisor.end(signals.forced).await;
     home.end_all();
-    if let Some(End { run, loss }) = outcome? {
-        summary(&home, &run, loss)?;
-        if run.state == RunState::Failed || run.state == RunState::Parked {
-            return Err(Failure::Ended(format!(
-                "run {} is {}: {}",
-                run.spec.name, run.state, run.why
-            )));
-        }
-    }
-    Ok(())
+    let Some(end) = outcome? else {
+        return Ok(());
+    };
+    summary::print(&home, &end)?;
+    watch::end(&end.run).unwrap_or(Ok(()))
 }
 
-/// The run as it was last seen.
+/// The runs as they were last seen.
 struct End {
     run: RunView,
     loss: Option<f32>,
-}
-
-/// Ctrl-C and SIGTERM; the second one is meant seriously.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    asked: bool,
-    forced: bool,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let on = |kind| signal(kind).map_err(|error| Failure::of(&error));
-        let (interrupt, terminate) = (on(SignalKind::interrupt())?, on(SignalKind::terminate())?);
-        Ok(Self {
-            interrupt,
-            terminate,
-            asked: false,
-            forced: false,
-        })
-    }
-
-    /// Waits for the next one.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => (),
-            _ = self.terminate.recv() => (),
-        }
-        self.forced = self.asked;
-        self.asked = true;
-    }
+    /// Those that others submitted to this cluster.
+    others: Vec<RunView>,
 }
 
 /// One life of the cluster, from its start to the end of the run or the wish to stop.
@@ -134,14 +101,16 @@ impl Session<'_> {
         let client = client.map_err(|failure| self.home.with_logs(failure))?;
         let goes = self.begin(&client).await?;
         let mut view = View::new(self.spec.name.clone(), Output::Table, self.args.plain);
-        if !goes && !self.args.keep {
+        let others = client.runs().await?;
+        if !goes && !self.args.keep && !others.iter().any(|run| goes_on(run.state)) {
             let run = client.run(&self.spec.name).await?;
             return Ok(Some(End {
                 loss: run.loss,
                 run,
+                others: Vec::new(),
             }));
         }
-        view.hint("Ctrl-C stops with a checkpoint. In another terminal: rebloom chaos kill-rank");
+        view.hint("Ctrl-C stops with a checkpoint. Try: `rebloom chaos kill-rank`");
         self.watch(&target, &mut view, signals).await
     }
 
@@ -168,7 +137,7 @@ impl Session<'_> {
             ));
         }
         if run.state == RunState::Completed {
-            line(&format!(
+            say(&format!(
                 "run {name} is complete already; `rebloom up --fresh` begins anew"
             ));
             return Ok(false);
@@ -185,7 +154,7 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// Shows the run until it is over, or until somebody wants it stopped and it is.
+    /// Shows the run until it is over and no other goes on, or until somebody wants all stopped and they are.
     async fn watch(
         &mut self,
         target: &Target,
@@ -194,21 +163,34 @@ impl Session<'_> {
     ) -> Result<Option<End>, Failure> {
         let mut updates = feed(target.clone());
         let mut ticks = View::ticks();
-        let mut stopping: Option<Instant> = None;
+        let mut closing = Closing::new(self.spec.name.clone());
         let mut kept = false;
         loop {
             tokio::select! {
                 update = updates.recv() => {
                     let Some(update) = update else { break };
-                    let fresh = matches!(update, Update::Cluster(_));
+                    let mut lines = Vec::new();
+                    let fresh = if let Update::Cluster(cluster) = &update {
+                        lines = closing.update(&cluster.runs, monotonic());
+                        true
+                    } else {
+                        false
+                    };
                     view.take(update)?;
+                    lines.iter().for_each(|line| view.note(line));
+                    ask(&mut closing, target);
                     let over = fresh && view.run().is_some_and(|run| !goes_on(run.state));
-                    if over && (stopping.is_some() || !self.args.keep) {
+                    if !over {
+                        continue;
+                    }
+                    let others = closing.live().count() > 0;
+                    if !others && (closing.is_stopping() || !self.args.keep) {
                         break;
                     }
-                    if over && !kept {
+                    if !kept && !closing.is_stopping() {
                         kept = true;
-                        view.note(&Line::plain("the cluster stays up until Ctrl-C"));
+                        view.hint("the run is over; Ctrl-C ends the cluster");
+                        view.note(&stays(&closing, self.args.keep));
                     }
                 }
                 news = self.news.recv() => match news {
@@ -218,27 +200,34 @@ impl Session<'_> {
                 },
                 _ = ticks.tick() => {
                     view.tick();
-                    if stopping.is_some_and(|since| monotonic().since(since) > STOP_WITHIN) {
-                        view.note(&Line::bad("it does not stop by itself; killing it"));
+                    let now = monotonic();
+                    closing.tick(now).iter().for_each(|line| view.note(line));
+                    ask(&mut closing, target);
+                    if closing.is_stuck(now) {
+                        killed(&closing, view);
                         break;
                     }
                 }
                 () = signals.next() => {
-                    let over = view.run().is_none_or(|run| !goes_on(run.state));
-                    if over || signals.forced {
+                    if closing.live().count() == 0 {
                         break;
                     }
-                    stopping = Some(monotonic());
-                    view.hint("stopping: the run saves a checkpoint. Ctrl-C again kills it at once");
-                    view.note(&Line::plain("stopping the run at its next step, with a checkpoint"));
-                    tokio::spawn(stop(target.clone(), self.spec.name.clone()));
+                    if signals.forced {
+                        killed(&closing, view);
+                        break;
+                    }
+                    view.hint(&format!("stopping: each run saves a checkpoint. {AGAIN}"));
+                    view.note(&closing.begin(monotonic()));
+                    ask(&mut closing, target);
                 }
             }
         }
+        view.hint("");
         view.tick();
         Ok(view.run().cloned().map(|run| End {
             run,
             loss: view.loss(),
+            others: closing.others(),
         }))
     }
 
@@ -259,10 +248,39 @@ async fn settled(client: &Client, name: &RunId) -> Result<RunView, Failure> {
     let began = monotonic();
     loop {
         let run = client.run(name).await?;
-        if run.state != RunState::Stopping || monotonic().since(began) > STOP_WITHIN {
+        if run.state != RunState::Stopping || monotonic().since(began) > SETTLE_WITHIN {
             return Ok(run);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Why the cluster stays although its run is over.
+fn stays(closing: &Closing, keep: bool) -> Line {
+    let others: Vec<&str> = closing.live().map(|run| run.spec.name.as_str()).collect();
+    Line::plain(if keep || others.is_empty() {
+        "the cluster stays up until Ctrl-C".to_owned()
+    } else {
+        let others = others.join(" and ");
+        format!("{others} still to be done: the cluster stays up until then, or until Ctrl-C")
+    })
+}
+
+/// Says what the end costs that does not wait.
+fn killed(closing: &Closing, view: &mut View) {
+    for run in closing.live() {
+        let name = &run.spec.name;
+        view.note(&Line::bad(format!(
+            "{name} has not stopped; killing it: {}",
+            closing::loss(run)
+        )));
+    }
+}
+
+/// Asks those that are to be asked to stop.
+fn ask(closing: &mut Closing, target: &Target) {
+    for run in closing.ask(monotonic()) {
+        tokio::spawn(stop(target.clone(), run));
     }
 }
 
@@ -302,70 +320,4 @@ async fn joined(target: &Target) -> Result<Option<Client>, Failure> {
         .filter(|node| node.state == NodeState::Ready)
         .count();
     Ok((ready == usize::from(home::NODES)).then_some(client))
-}
-
-/// What is worth knowing at the end; the whole story goes into a file, since the controller is gone.
-fn summary(home: &Home, run: &RunView, loss: Option<f32>) -> Result<(), Failure> {
-    let report = home.report();
-    let story = explain::story(run, Wall::starting_at_least(Instant::ZERO).now());
-    files::write(&report, story.as_bytes())?;
-    let field = |name: &str, value: String| line(&format!("  {name:<12} {value}"));
-    let spent = &run.ledger.spent;
-    let time = spent
-        .iter()
-        .filter(|(what, _)| **what != Spend::Waiting)
-        .map(|(_, time)| *time)
-        .sum();
-    line("");
-    let (name, state) = (&run.spec.name, run.state);
-    if goes_on(state) {
-        line(&format!("run {name} was {state} when it was killed"));
-    } else {
-        line(&format!("run {name} is {state}"));
-    }
-    field("steps", format!("{} of {}", run.step, run.spec.train.steps));
-    if let Some(loss) = loss {
-        let guess = f64::from(run.spec.model.vocab).ln();
-        field(
-            "loss",
-            format!("{loss:.3} (a uniform guess has {guess:.3})"),
-        );
-    }
-    field("time", span(time));
-    let productive = spent.get(&Spend::Productive).copied().unwrap_or_default();
-    field(
-        "ETTR",
-        format!("{} ({} productive)", ettr(&run.ledger), short(productive)),
-    );
-    field(
-        "incidents",
-        format!(
-            "{}, recovered from {}",
-            run.incidents.len(),
-            recoveries(run)
-        ),
-    );
-    let newest = newest_sealed(run).map(|id| format!(" (newest: {})", id.directory()));
-    field(
-        "checkpoints",
-        format!(
-            "{}/{}{}",
-            run.spec.checkpoint.directory,
-            run.spec.name,
-            newest.unwrap_or_default()
-        ),
-    );
-    field("story", report.display().to_string());
-    field("logs", home.logs().display().to_string());
-    match run.state {
-        RunState::Completed => line("`rebloom up --fresh` begins anew"),
-        RunState::Pending
-        | RunState::Starting
-        | RunState::Running
-        | RunState::Recovering
-        | RunState::Stopping
-        | RunState::Stopped => line("`rebloom up` goes on from the newest checkpoint"),
-        RunState::Failed | RunState::Parked => {}
-    }
-    Ok(())
 }

@@ -8,6 +8,7 @@ mod plain;
 #[cfg(test)]
 pub(crate) mod sample;
 mod screen;
+mod stall;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,10 @@ pub(crate) struct Model {
     away: BTreeMap<NodeId, Away>,
     losses: Vec<(u64, f32)>,
     pace: VecDeque<(Instant, u64)>,
+    /// When the run was last seen to move, the time of a step before that, and whether a stall was told.
+    moved: Instant,
+    usual: Option<Duration>,
+    stall_told: bool,
     down: Option<String>,
     hint: String,
 }
@@ -55,6 +60,9 @@ impl Model {
             away: BTreeMap::new(),
             losses: Vec::new(),
             pace: VecDeque::new(),
+            moved: now,
+            usual: None,
+            stall_told: false,
             down: None,
             hint: String::new(),
         }
@@ -66,6 +74,7 @@ impl Model {
         let mut lines = Vec::new();
         if self.down.take().is_some() {
             lines.push(Line::good("the controller answers again"));
+            self.moved = now;
         }
         lines.extend(changes::of_nodes(
             &self.nodes,
@@ -106,6 +115,12 @@ impl Model {
             }
         }
         let before = self.run.as_ref();
+        let moved = before.is_none_or(|before| {
+            (before.generation, before.state, before.step) != (run.generation, run.state, run.step)
+        });
+        if moved {
+            (self.moved, self.usual, self.stall_told) = (self.now, run.step_time, false);
+        }
         let broken = before
             .is_none_or(|before| before.generation != run.generation || before.state != run.state);
         if broken || run.state != RunState::Running {
@@ -137,9 +152,12 @@ impl Model {
         }
     }
 
-    /// Time goes on.
-    pub(crate) fn tick(&mut self, now: Instant) {
+    /// Time goes on; returns what shows by that alone.
+    pub(crate) fn tick(&mut self, now: Instant) -> Option<Line> {
         self.now = now;
+        let stall = self.stall().filter(|_| !self.stall_told)?;
+        self.stall_told = true;
+        Some(Line::bad(format!("{}: {stall}", self.name)))
     }
 
     /// What the last line says.
@@ -168,7 +186,7 @@ impl Model {
         let run = self
             .run
             .as_ref()
-            .filter(|run| run.state == RunState::Running)?;
+            .filter(|run| run.state == RunState::Running && self.stall().is_none())?;
         let (first, last) = (self.pace.front()?, self.pace.back()?);
         let time = last.0.since(first.0).as_secs_f64();
         if time > 1.0 && last.1 > first.1 {

@@ -1,8 +1,9 @@
 //! `rebloom run watch`: a run until it ends; and the feed that every view is fed by.
 
+use crate::called::spelled;
 use crate::client::{Client, Cluster, Target, goes_on};
 use crate::failure::Failure;
-use crate::format::{Output, line};
+use crate::format::{Output, line, run_json};
 use crate::view::{Line, Model, Plain, Screen};
 use rebloom_core::engine::{RunState, RunView};
 use rebloom_core::id::RunId;
@@ -114,7 +115,7 @@ impl View {
         if let (Sink::Json, Some(run)) = (&self.sink, self.model.run())
             && before.as_ref() != Some(run)
         {
-            line(&serde_json::to_string(run).map_err(|error| Failure::of(&error))?);
+            line(&run_json(run)?.to_string());
         }
         self.show();
         Ok(())
@@ -132,12 +133,14 @@ impl View {
 
     /// What the last line of the panel says from now on.
     pub(crate) fn hint(&mut self, hint: &str) {
-        self.model.hint(hint);
+        self.model.hint(&spelled(hint));
     }
 
     /// Time goes on.
     pub(crate) fn tick(&mut self) {
-        self.model.tick(monotonic());
+        if let Some(line) = self.model.tick(monotonic()) {
+            self.note(&line);
+        }
         self.show();
     }
 
@@ -193,6 +196,8 @@ pub(crate) async fn run(
                 }
                 view.take(update)?;
                 if let Some(end) = view.run().and_then(end) {
+                    view.hint("");
+                    view.tick();
                     return end;
                 }
             }

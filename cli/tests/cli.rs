@@ -60,7 +60,8 @@ fn a_bad_spec_is_bad_input_and_names_its_line() {
         ),
         (
             SPEC.replace("tensor: 2", "tensor: 3"),
-            "run.yaml:9: layout.tensor: 3 does not divide",
+            "run.yaml:9: layout.tensor: 3 does not divide model.heads (4), model.hidden (64), \
+             model.vocab (2048); use one of 1, 2, 4",
         ),
         (
             SPEC.replace("pipeline: 2", "pipeline: 9"),
@@ -75,7 +76,11 @@ fn a_bad_spec_is_bad_input_and_names_its_line() {
         ),
         (
             SPEC.replace("name: small", "name: Not A Name"),
-            "`Not A Name` is not a name",
+            "run.yaml:1: name: `Not A Name` is not a name",
+        ),
+        (
+            SPEC.replace("layers: 4", "layers: -4"),
+            "model.layers: invalid type: integer `-4`, use a whole number from 1 to 1024",
         ),
     ];
     for (spec, expected) in cases {
@@ -109,7 +114,115 @@ fn without_a_controller_there_is_a_code_and_a_way_out() {
         let (code, message) = refused(folder.path(), &[&nobody, command].concat());
         assert_eq!(code, 4, "{message}");
         assert!(message.contains("127.0.0.1:1"), "{message}");
+        assert!(
+            message.starts_with("the controller does not answer; trying for 5 s"),
+            "one that comes back is waited for: {message}"
+        );
     }
+}
+
+#[test]
+fn an_address_or_certificates_that_cannot_be_are_bad_input() {
+    let folder = tempfile::tempdir().unwrap();
+    for address in ["127.0.0.1:99999", "nonsense", "https://here:1"] {
+        let (code, message) = refused(folder.path(), &["--controller", address, "run", "list"]);
+        assert_eq!(code, 2, "{message}");
+        assert!(
+            message.contains("use HOST:PORT, port 1 to 65535"),
+            "{message}"
+        );
+    }
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    for tls in ["/nowhere", "empty"] {
+        let command = ["--controller", "127.0.0.1:1", "--tls", tls, "run", "list"];
+        let (code, message) = refused(folder.path(), &command);
+        assert_eq!(code, 2, "{message}");
+        assert!(
+            message.contains(tls) && message.contains("rebloom tls init"),
+            "{message}"
+        );
+    }
+}
+
+/// The file of a cluster is there, and nothing of it runs.
+#[test]
+fn a_stopped_cluster_says_so_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join(".rebloom/cluster");
+    fs::create_dir_all(&state).unwrap();
+    let file = serde_json::json!({
+        "run": "bloom-small", "controller": "127.0.0.1:1", "metrics": "127.0.0.1:2", "tls": "tls",
+        "controller_process": null, "agents": [],
+    });
+    fs::write(state.join("cluster.json"), file.to_string()).unwrap();
+    for command in [&["run", "list"][..], &["chaos", "kill-rank"]] {
+        let (code, message) = refused(folder.path(), command);
+        assert_eq!(code, 4, "{message}");
+        assert!(
+            message.starts_with("error: this cluster is stopped; `")
+                && message.contains(" up` starts it"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_number_that_does_not_do_is_told_what_would() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, expected) in [
+        (
+            &["up", "--steps", "-5"][..],
+            "use a whole number from 1 to 1000000000",
+        ),
+        (
+            &["up", "--steps", "abc"],
+            "use a whole number from 1 to 1000000000",
+        ),
+        (
+            &["run", "logs", "--rank", "-1"],
+            "use a whole number from 0 to 99999",
+        ),
+        (
+            &["chaos", "kill-rank", "-1"],
+            "use a whole number from 0 to 99999",
+        ),
+        (
+            &["generate", "--prompt", "x", "--temperature", "-1"],
+            "use a number, 0 or more",
+        ),
+        (
+            &["run", "resume", "--layout", "0x1x4"],
+            "each size is 1 or more",
+        ),
+    ] {
+        let (code, message) = refused(folder.path(), arguments);
+        assert_eq!(code, 2, "{message}");
+        assert!(
+            message.contains(expected),
+            "{expected:?} is not in {message}"
+        );
+    }
+}
+
+#[test]
+fn a_file_is_no_directory_of_text() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("text.txt"), "born free and equal").unwrap();
+    let (code, message) = refused(
+        folder.path(),
+        &[
+            "data",
+            "build",
+            "--text",
+            "text.txt",
+            "--permission",
+            "ours",
+            "--prefix",
+            "out",
+        ],
+    );
+    assert_eq!(code, 2, "{message}");
+    assert!(message.contains("is no directory"), "{message}");
 }
 
 /// A missing dataset is refused before anybody is asked, where the nodes are this machine.

@@ -5,8 +5,8 @@ mod flaws;
 mod train;
 
 pub use data::{Data, DataPart};
-pub use flaws::Flaw;
 pub(crate) use flaws::Flaws;
+pub use flaws::{Flaw, largest};
 pub use train::{Numerics, Optimizer, Precision, RampUp, Train};
 
 use crate::flight::Phase;

@@ -1,5 +1,6 @@
 //! The part of the command line that is about models: in, out, writing, measured.
 
+use super::number::{real, whole};
 use clap::{Args, Subcommand};
 use rebloom_core::id::RunId;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ pub(crate) struct Which {
     #[arg(value_parser = RunId::new)]
     pub(crate) run: Option<RunId>,
     /// The run's checkpoint at this step instead of the newest
-    #[arg(long, value_name = "N", conflicts_with = "from")]
+    #[arg(long, value_name = "N", conflicts_with = "from", value_parser = whole::<u64>(0, u64::MAX))]
     pub(crate) step: Option<u64>,
     /// A checkpoint's directory or a model folder instead of a run
     #[arg(long, value_name = "DIR", conflicts_with = "run")]
@@ -49,7 +50,7 @@ pub(crate) enum ModelCommand {
         #[arg(long, value_enum, default_value_t = Dtype::Same)]
         dtype: Dtype,
         /// Most bytes of weights in one file
-        #[arg(long, default_value_t = 5_000_000_000, value_name = "BYTES")]
+        #[arg(long, default_value_t = 5_000_000_000, value_name = "BYTES", value_parser = whole::<u64>(1, u64::MAX))]
         file_bytes: u64,
     },
     /// Write a checkpoint as a folder that transformers opens, with a model card
@@ -70,7 +71,7 @@ pub(crate) enum ModelCommand {
         #[arg(long, value_enum, default_value_t = Dtype::Same)]
         dtype: Dtype,
         /// Most bytes of weights in one file
-        #[arg(long, default_value_t = 5_000_000_000, value_name = "BYTES")]
+        #[arg(long, default_value_t = 5_000_000_000, value_name = "BYTES", value_parser = whole::<u64>(1, u64::MAX))]
         file_bytes: u64,
     },
 }
@@ -83,19 +84,19 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: String,
     /// Most tokens
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = whole::<usize>(1, 1 << 20))]
     pub(crate) tokens: usize,
     /// How bold: 0 always takes the likeliest token
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    #[arg(long, default_value_t = 0.0, value_name = "T", value_parser = real(true, f64::MAX))]
     pub(crate) temperature: f64,
     /// Draw from the N likeliest tokens only; 0 means all
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<usize>(0, 1 << 22))]
     pub(crate) top_k: usize,
     /// Draw from the likeliest tokens that together have this probability
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    #[arg(long, default_value_t = 1.0, value_name = "P", value_parser = real(false, 1.0))]
     pub(crate) top_p: f64,
     /// Seed of the draws: the same seed gives the same text
-    #[arg(long, default_value_t = 42, value_name = "N")]
+    #[arg(long, default_value_t = 42, value_name = "N", value_parser = whole::<u64>(0, u64::MAX))]
     pub(crate) seed: u64,
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]

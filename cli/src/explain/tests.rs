@@ -6,7 +6,8 @@ use rebloom_core::id::{NodeId, Rank};
 
 #[test]
 fn every_reason_is_the_cause_itself() {
-    let run = sample::run_with_incident();
+    let mut run = sample::run_with_incident();
+    run.state = RunState::Stopped;
     let text = story(&run, Instant::from_nanos(100_000_000_000));
     for incident in &run.incidents {
         assert!(text.contains(&incident.cause.to_string()), "{text}");

@@ -2,7 +2,7 @@
 //! known is said to be unknown.
 
 use super::Made;
-use crate::format::{count, grouped, recoveries};
+use crate::format::{count, grouped, incidents};
 use rebloom_core::chronicle::energy;
 use rebloom_core::engine::RunView;
 use rebloom_data::build::Meta;
@@ -85,11 +85,7 @@ pub(super) fn text(made: &Made, run: Option<&RunView>, license: &str) -> String 
     let energy =
         energy.unwrap_or_else(|| "unknown: the power of the devices is not known".to_owned());
     say(&format!("| energy | {energy} |"));
-    say(&format!(
-        "| incidents | {}, {} recovered from |",
-        run.incidents.len(),
-        recoveries(run)
-    ));
+    say(&format!("| incidents | {} |", incidents(run)));
     if !run.incidents.is_empty() {
         say("\n## Incidents\n");
         for incident in &run.incidents {

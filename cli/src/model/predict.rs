@@ -8,12 +8,6 @@ use serde::{Deserialize, Serialize};
 
 /// Lets a model write; the text comes as it is written.
 pub(crate) async fn generate(how: Generate, global: &Global) -> Result<(), Failure> {
-    if !(how.temperature >= 0.0 && how.temperature.is_finite()) {
-        return Err(bad("--temperature", how.temperature, "0 or more"));
-    }
-    if !(how.top_p > 0.0 && how.top_p <= 1.0) {
-        return Err(bad("--top-p", how.top_p, "more than 0, at most 1"));
-    }
     let subject = Subject::find(&how.which, global).await?;
     let mut command = subject.worker("generate")?;
     command.arg(format!("--device={}", how.device));
@@ -37,10 +31,6 @@ pub(crate) async fn generate(how: Generate, global: &Global) -> Result<(), Failu
     let text = written["text"].as_str().unwrap_or_default();
     line(&format!("{}{text}", how.prompt));
     Ok(())
-}
-
-fn bad(option: &str, value: f64, remedy: &str) -> Failure {
-    Failure::BadInput(format!("{option} {value} cannot be; use {remedy}"))
 }
 
 /// One line of the worker's.

@@ -131,6 +131,7 @@ fn rebuild(home: &Home, args: &args::Up, prefix: &Path) -> Result<(), Failure> {
 fn text_prefix(home: &Home, text: &Path) -> Result<PathBuf, Failure> {
     let path = fs::canonicalize(text)
         .map_err(|error| Failure::BadInput(format!("--text {}: {error}", text.display())))?;
+    data::is_directory(&path)?;
     let plain = |letter: char| {
         if letter.is_ascii_alphanumeric() {
             letter
@@ -247,6 +248,13 @@ mod tests {
         fs::remove_file(bin_path(Path::new(&first.data.prefix))).unwrap();
         all(&home, &args).unwrap();
         assert!(bin_path(Path::new(&first.data.prefix)).exists());
+        // A file is no directory of text.
+        let file = args::Up {
+            text: Some(text.join("a")),
+            ..args.clone()
+        };
+        let refused = dataset(&home, &file).unwrap_err();
+        assert!(refused.to_string().contains("is no directory"), "{refused}");
         // Other wishes are refused and nothing is changed.
         let steps = args::Up {
             steps: Some(7),

@@ -1,7 +1,7 @@
 //! What happened between two looks at a run, a line each.
 
 use super::newest_sealed;
-use crate::format::{count, rung, short};
+use crate::format::{count, is_note, recovered, rung};
 use rebloom_core::engine::{CheckpointState, Incident, NodeState, NodeView, RunState, RunView};
 use rebloom_core::id::NodeId;
 use rebloom_core::time::{Duration, Instant};
@@ -63,6 +63,10 @@ pub(super) fn of_run(before: Option<&RunView>, after: &RunView) -> Vec<Line> {
             .incidents
             .iter()
             .find(|known| known.id == incident.id);
+        if known.is_none() && is_note(incident) {
+            lines.push(Line::plain(format!("note: {}", incident.cause)));
+            continue;
+        }
         if known.is_none() {
             lines.push(Line::bad(format!(
                 "incident {}: {}",
@@ -144,10 +148,9 @@ fn outcome(incident: &Incident) -> String {
     let Some(done) = incident.rung else {
         return "nothing had to be done".to_owned();
     };
-    let took: Duration = incident.spent.spent.values().sum();
     format!(
-        "recovered in {}; {}, {} done again",
-        short(took),
+        "{}; {}, {} done again",
+        recovered(incident),
         rung(done),
         count(incident.lost_steps, "step")
     )

@@ -1,7 +1,7 @@
 //! The view where there is no terminal: a line for each thing that happens, and one every few seconds.
 
 use super::{Line, Model, newest_sealed};
-use crate::format::{grouped, line, short, span};
+use crate::format::{faults, grouped, line, say, short, span};
 use rebloom_core::engine::{NodeState, RunState};
 use rebloom_core::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ pub(crate) struct Plain {
 impl Plain {
     /// Prints what happened.
     pub(crate) fn note(&self, model: &Model, what: &Line) {
-        line(&format!("{} {}", stamp(model.elapsed()), what.text));
+        say(&format!("{} {}", stamp(model.elapsed()), what.text));
     }
 
     /// Prints the numbers, where it is time to and there is something new.
@@ -78,8 +78,9 @@ pub(super) fn numbers(model: &Model) -> String {
     if let Some(id) = newest_sealed(run) {
         parts.push(format!("checkpoint {}", id.step));
     }
-    if !run.incidents.is_empty() {
-        parts.push(format!("incidents {}", run.incidents.len()));
+    let faults = faults(run).count();
+    if faults > 0 {
+        parts.push(format!("incidents {faults}"));
     }
     parts.join("  ")
 }

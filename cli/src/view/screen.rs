@@ -5,6 +5,7 @@ mod terminal;
 
 use super::plain::stamp;
 use super::{Line, Model, Tone};
+use crate::called::spelled;
 use panel::{height, panel};
 use ratatui::backend::CrosstermBackend;
 use ratatui::buffer::Buffer;
@@ -53,7 +54,7 @@ impl Screen {
         let width = self.terminal.size().map_or(80, |size| size.width);
         let stamp = stamp(model.elapsed());
         let lines = folded(
-            &what.text,
+            &spelled(&what.text),
             usize::from(width).saturating_sub(stamp.len() + 1),
         );
         let rows = u16::try_from(lines.len()).unwrap_or(u16::MAX);
@@ -147,7 +148,13 @@ fn folded(text: &str, width: usize) -> Vec<String> {
 /// The panel as text, for tests.
 #[cfg(test)]
 pub(super) fn drawn(model: &Model, width: u16) -> String {
-    let area = Rect::new(0, 0, width, height(model.nodes.len()));
+    drawn_in(model, width, height(model.nodes.len()))
+}
+
+/// The same in a terminal with fewer rows than the panel likes.
+#[cfg(test)]
+pub(super) fn drawn_in(model: &Model, width: u16, rows: u16) -> String {
+    let area = Rect::new(0, 0, width, rows);
     let mut buffer = Buffer::empty(area);
     panel(model, area, &mut buffer);
     let row = |y| {

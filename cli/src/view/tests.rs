@@ -1,5 +1,5 @@
 use super::sample::{checkpoint, cluster, run, run_with_incident};
-use super::screen::drawn;
+use super::screen::{drawn, drawn_in};
 use super::*;
 use rebloom_core::engine::NodeState;
 use rebloom_core::id::Step;
@@ -173,10 +173,12 @@ fn the_panel_shows_what_matters() {
     for step in 40..=50 {
         model.update(cluster(run(step)), at(step));
     }
+    assert!(drawn(&model, 120).contains("node-5     Ready           spare"));
     let mut view = cluster(run_with_incident());
     view.runs[0].ranks[5].pid = None;
     view.runs[0].ranks[4].phase = Some(rebloom_core::flight::Phase::Load);
     view.nodes[3].cordoned = true;
+    view.nodes[4].cordoned = true;
     model.update(view, at(51));
     model.hint("Ctrl-C stops");
     let text = drawn(&model, 120);
@@ -188,8 +190,7 @@ fn the_panel_shows_what_matters() {
         "node-1     Ready           rank 0   step 50",
         "rank 5   no process",
         "rank 4   load",
-        "Ready,Cordoned",
-        "spare",
+        "node-5     Ready,Cordoned  not in use",
         "step 40 sealed, 10 steps ago",
         "1, the last: rank 3 on node-2 ended with SIGKILL, recovered in 1.50 s",
         "Ctrl-C stops",
@@ -234,4 +235,111 @@ fn a_plain_line_has_the_numbers() {
     }
     assert_eq!(plain::stamp(Duration::from_secs(65)), "[ 1:05]");
     assert_eq!(plain::stamp(Duration::from_secs(3665)), "[1:01:05]");
+}
+
+/// A step takes half a second here, and its deadline is 60 s.
+#[test]
+fn a_frozen_step_is_told_once_and_has_no_speed() {
+    let mut model = model();
+    for second in 0..=10 {
+        model.update(cluster(run(20 + 2 * second)), at(second));
+    }
+    assert!(model.tokens().is_some() && model.remaining().is_some());
+    // The same step again and again is no news, and no movement.
+    model.update(cluster(run(40)), at(12));
+    assert_eq!(model.tick(at(12)), None, "two seconds are few");
+    let line = model.tick(at(22)).unwrap();
+    assert_eq!(
+        line.text,
+        "bloom-small: no step for 12 s (deadline 1:00 min)"
+    );
+    assert_eq!(model.tick(at(23)), None, "it was told");
+    assert_eq!((model.tokens(), model.remaining()), (None, None));
+    let text = drawn(&model, 100);
+    assert!(
+        text.contains("no step for 13 s (deadline 1:00 min)"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("tokens/s") && !text.contains("to go"),
+        "{text}"
+    );
+    let plain = plain::numbers(&model);
+    assert!(
+        !plain.contains("tokens/s") && !plain.contains("ETA"),
+        "{plain}"
+    );
+    model.update(cluster(run(41)), at(24));
+    assert!(model.stall().is_none() && model.tokens().is_some());
+}
+
+#[test]
+fn only_a_run_that_should_step_stalls() {
+    let mut model = model();
+    let mut saves = run(40);
+    saves.ranks[1].phase = Some(rebloom_core::flight::Phase::Save);
+    model.update(cluster(saves), at(0));
+    let stall = model.tick(at(30)).unwrap().text;
+    assert!(
+        stall.contains("no step for 30 s, it saves (deadline 2:00 min)"),
+        "{stall}"
+    );
+    // Nobody is heard while the controller is away, and nothing is known of that time.
+    model.lost("refused");
+    assert_eq!(model.stall(), None);
+    model.update(cluster(run(40)), at(60));
+    assert_eq!(model.stall(), None);
+    for other in [
+        RunView {
+            state: RunState::Recovering,
+            ..run(40)
+        },
+        run(300),
+    ] {
+        model.update(cluster(other), at(61));
+        assert_eq!(model.tick(at(400)), None);
+    }
+}
+
+#[test]
+fn what_matters_most_is_seen_in_a_narrow_terminal() {
+    let mut model = model();
+    for second in 0..=10 {
+        model.update(cluster(run(20 + 2 * second)), at(second));
+    }
+    let mut incident = run_with_incident();
+    let spent = &mut incident.incidents[0].spent.spent;
+    spent.insert(rebloom_core::engine::Spend::CatchUp, Duration::from_secs(3));
+    model.update(cluster(incident), at(11));
+    let text = drawn(&model, 80);
+    for part in [
+        "to go",
+        "tokens/s",
+        "recovered in 4.50 s (training again after 1.50 s)",
+        "rank 3",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let text = drawn(&model, 60);
+    assert!(text.contains("to go") && text.contains("loss"), "{text}");
+    assert!(text.contains("rank 0 step 50  rank 1 step 50"), "{text}");
+    // Too few rows: nodes that are not shown are counted.
+    let text = drawn_in(&model, 60, 15);
+    assert!(
+        text.contains("node-1") && text.contains("and 4 more nodes"),
+        "{text}"
+    );
+    drawn_in(&model, 60, 3);
+}
+
+#[test]
+fn a_note_is_no_incident() {
+    let mut model = model();
+    model.update(cluster(run(47)), at(1));
+    let mut noted = run_with_incident();
+    noted.incidents[0].rung = None;
+    let lines = model.update(cluster(noted), at(2));
+    assert_eq!(texts(&lines), ["note: rank 3 on node-2 ended with SIGKILL"]);
+    let text = drawn(&model, 100);
+    assert!(text.contains("none; 1 note"), "{text}");
 }

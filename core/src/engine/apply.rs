@@ -175,6 +175,7 @@ impl Run {
             claim: None,
             owed: BTreeMap::new(),
             older: Vec::new(),
+            trained_at: at,
             saves: Vec::new(),
             held: Vec::new(),
             skipped: Vec::new(),
@@ -337,6 +338,7 @@ impl Run {
                 shard,
                 ..
             } => {
+                self.trained_at = at;
                 self.shard_saved(*checkpoint, *samples, shard);
             }
             Fact::CheckpointFailed { checkpoint, .. } => {

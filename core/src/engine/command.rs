@@ -15,7 +15,7 @@ pub enum Refusal {
     #[error("the run spec does not fit: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Flaws(Vec<Flaw>),
     /// There is a run of that name, and it is not over or has another spec.
-    #[error("run {0} exists already and is {1}; choose another name, or stop it first")]
+    #[error("run {0} exists already and is {1}; choose another name")]
     RunExists(RunId, RunState),
     /// No such run.
     #[error("there is no run {0}")]

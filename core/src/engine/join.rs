@@ -200,9 +200,8 @@ impl Engine {
         let Some(run) = self.state.runs.get(id) else {
             return self.now;
         };
-        let post = run.mileposts.last().map(|post| post.at);
         let gang = run.gang.as_ref().map(|gang| gang.reached_at);
-        post.max(gang).unwrap_or(self.now)
+        gang.max(Some(run.trained_at)).unwrap_or(self.now)
     }
 
     /// Takes in a sealed checkpoint that lies on storage and that the journal does not know.

@@ -28,11 +28,13 @@ struct Sheet {
     store_address: String,
 }
 
+/// What the nodes of a run were told last, and over which link; in the order of the nodes.
+type Sent = Vec<(NodeId, (Session, Told))>;
+
 /// What was ordered over which link.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    /// By run, in the order of the nodes.
-    told: BTreeMap<RunId, Vec<(NodeId, (Session, Told))>>,
+    told: BTreeMap<RunId, Sent>,
     seals: BTreeMap<(RunId, CheckpointId), (NodeId, Session)>,
     prunes: BTreeMap<RunId, BTreeSet<CheckpointId>>,
     /// Runs with files to see to, and no node that can be reached.

@@ -77,6 +77,9 @@ pub(super) struct Run {
     pub(super) owed: BTreeMap<NodeId, Owed>,
     /// Older gangs that might still step (S1).
     pub(super) older: Vec<OldGang>,
+    /// When it last wrote a shard, which is the last that a journal knows of it in training.
+    #[serde(default)]
+    pub(super) trained_at: Instant,
     /// Checkpoints that are being saved, oldest first.
     pub(super) saves: Vec<Save>,
     /// Checkpoints that were sealed, oldest first.

@@ -18,6 +18,32 @@ pub struct Flaw {
     pub remedy: String,
 }
 
+/// Sizes that are whole numbers from 1 on: the field, what it holds, and the most it may.
+type Size = (&'static str, fn(&RunSpec) -> u32, u32);
+const SIZES: [Size; 11] = [
+    ("model.layers", |spec| spec.model.layers, 1024),
+    ("model.hidden", |spec| spec.model.hidden, 1 << 17),
+    ("model.heads", |spec| spec.model.heads, 1024),
+    ("model.vocab", |spec| spec.model.vocab, 1 << 22),
+    ("model.sequence", |spec| spec.model.sequence, 1 << 20),
+    ("layout.tensor", |spec| spec.layout.tensor, 64),
+    ("layout.pipeline", |spec| spec.layout.pipeline, 1024),
+    ("layout.data", |spec| spec.layout.data, 4096),
+    (
+        "train.global_batch",
+        |spec| spec.train.global_batch,
+        1 << 20,
+    ),
+    ("train.micro_batch", |spec| spec.train.micro_batch, 1 << 16),
+    ("checkpoint.keep", |spec| spec.checkpoint.keep, 10_000),
+];
+
+/// The most that a size such as `model.layers` may be; the least is 1.
+pub fn largest(field: &str) -> Option<u32> {
+    let size = SIZES.iter().find(|(name, ..)| *name == field);
+    size.map(|(_, _, most)| *most)
+}
+
 impl RunSpec {
     /// Everything that is wrong with the spec by itself; empty when it can run.
     pub fn flaws(&self) -> Vec<Flaw> {
@@ -33,7 +59,7 @@ impl RunSpec {
         let Self {
             name: _,
             priority: _,
-            model,
+            model: _,
             init,
             layout,
             train,
@@ -45,20 +71,8 @@ impl RunSpec {
             guard,
             log_rules,
         } = self;
-        for (field, value, most) in [
-            ("model.layers", model.layers, 1024),
-            ("model.hidden", model.hidden, 1 << 17),
-            ("model.heads", model.heads, 1024),
-            ("model.vocab", model.vocab, 1 << 22),
-            ("model.sequence", model.sequence, 1 << 20),
-            ("layout.tensor", layout.tensor, 64),
-            ("layout.pipeline", layout.pipeline, 1024),
-            ("layout.data", layout.data, 4096),
-            ("train.global_batch", train.global_batch, 1 << 20),
-            ("train.micro_batch", train.micro_batch, 1 << 16),
-            ("checkpoint.keep", checkpoint.keep, 10_000),
-        ] {
-            flaws.within(field, f64::from(value), 1.0, f64::from(most));
+        for (field, value, most) in SIZES {
+            flaws.whole(field, value(self).into(), most.into());
         }
         flaws.whole("recovery.clean_spell", recovery.clean_spell, 31_536_000);
         flaws.whole("recovery.unsealed", recovery.unsealed.into(), 1_000_000);
@@ -107,10 +121,14 @@ impl RunSpec {
             train,
             ..
         } = self;
-        flaws.divides("model.heads", model.heads, "model.hidden", model.hidden);
-        flaws.divides("layout.tensor", layout.tensor, "model.heads", model.heads);
-        flaws.divides("layout.tensor", layout.tensor, "model.hidden", model.hidden);
-        flaws.divides("layout.tensor", layout.tensor, "model.vocab", model.vocab);
+        let hidden = ("model.hidden", model.hidden);
+        flaws.divides("model.heads", model.heads, &[hidden]);
+        let shared = [
+            ("model.heads", model.heads),
+            hidden,
+            ("model.vocab", model.vocab),
+        ];
+        flaws.divides("layout.tensor", layout.tensor, &shared);
         if layout.pipeline > model.layers {
             flaws.add(
                 "layout.pipeline",
@@ -244,18 +262,28 @@ impl Flaws {
         }
     }
 
-    fn divides(&mut self, field: &str, value: u32, of: &str, whole: u32) {
-        if !whole.is_multiple_of(value) {
-            let divisors: Vec<_> = (1..=whole.min(64))
-                .filter(|d| whole.is_multiple_of(*d))
-                .map(|d| d.to_string())
-                .collect();
-            self.add(
-                field,
-                value,
-                &format!("does not divide {of} ({whole})"),
-                &format!("use one of {}", divisors.join(", ")),
-            );
+    /// One flaw at most, with the sizes up to 64 that divide all of the wholes.
+    fn divides(&mut self, field: &str, value: u32, wholes: &[(&str, u32)]) {
+        let divides_all = |size: &u32| wholes.iter().all(|(_, whole)| whole.is_multiple_of(*size));
+        if divides_all(&value) {
+            return;
         }
+        let broken: Vec<_> = wholes
+            .iter()
+            .filter(|(_, whole)| !whole.is_multiple_of(value))
+            .map(|(of, whole)| format!("{of} ({whole})"))
+            .collect();
+        let fit: Vec<_> = (1..=64)
+            .filter(divides_all)
+            .map(|size| size.to_string())
+            .collect();
+        let problem = format!("does not divide {}", broken.join(", "));
+        let one_of = if fit.len() == 1 { "" } else { "one of " };
+        self.add(
+            field,
+            value,
+            &problem,
+            &format!("use {one_of}{}", fit.join(", ")),
+        );
     }
 }

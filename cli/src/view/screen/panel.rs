@@ -1,6 +1,6 @@
 //! The panel itself: where the run stands, its loss, its nodes and ranks, its checkpoints and incidents.
 
-use crate::format::{count, ettr, grouped, or_dash, short, span};
+use crate::format::{count, ettr, faults, grouped, or_dash, recovered, short, span};
 use crate::node;
 use crate::view::{Model, newest_sealed};
 use ratatui::buffer::Buffer;
@@ -11,12 +11,15 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{LineGauge, Sparkline, Widget};
 use rebloom_core::engine::{NodeState, NodeView, RankView, RunState, RunView};
 use rebloom_core::flight::Phase;
-use rebloom_core::time::Duration;
 
 /// Nodes that get a row of their own.
 const MOST_NODES: usize = 8;
 const CHART_ROWS: u16 = 4;
 const LABEL: u16 = 8;
+/// Columns of a rank where there is room.
+const WIDE_RANK: usize = 23;
+/// From this width on everything has its place.
+const ROOMY: u16 = 100;
 
 /// Rows of a panel for this many nodes.
 pub(super) fn height(nodes: usize) -> u16 {
@@ -57,17 +60,33 @@ pub(super) fn panel(model: &Model, area: Rect, buffer: &mut Buffer) {
         Constraint::Length(1),
     ]));
     head(model, run, title, buffer);
-    progress(run, bar, buffer);
-    figures(model, run).render(numbers, buffer);
+    progress(model, run, bar, buffer);
+    figures(model, run, numbers.width).render(numbers, buffer);
     loss(model, chart, buffer);
     table(model, run, nodes, buffer);
-    saved(run).render(checkpoint, buffer);
-    broken(run).render(incidents, buffer);
-    Line::from(model.hint.as_str()).dim().render(hint, buffer);
+    saved(run, checkpoint.width).render(checkpoint, buffer);
+    broken(run, incidents.width).render(incidents, buffer);
+    Line::from(cut(&model.hint, hint.width))
+        .dim()
+        .render(hint, buffer);
 }
 
-const fn colour(state: RunState) -> Color {
-    match state {
+/// Text that fits, with a mark where it was cut.
+fn cut(text: &str, width: u16) -> String {
+    let width = usize::from(width);
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let mut text: String = text.chars().take(width.saturating_sub(1)).collect();
+    text.push('…');
+    text
+}
+
+fn colour(model: &Model, run: &RunView) -> Color {
+    if model.stall().is_some() {
+        return Color::Yellow;
+    }
+    match run.state {
         RunState::Running | RunState::Completed => Color::Green,
         RunState::Pending | RunState::Starting | RunState::Stopping | RunState::Stopped => {
             Color::Cyan
@@ -84,24 +103,32 @@ fn head(model: &Model, run: &RunView, area: Rect, buffer: &mut Buffer) {
         Span::raw("  "),
         Span::styled(
             format!("● {}", run.state),
-            Style::new().fg(colour(run.state)).bold(),
+            Style::new().fg(colour(model, run)).bold(),
         ),
-        Span::raw(format!(
-            "  generation {}  TP {} x PP {} x DP {}",
-            run.generation, layout.tensor, layout.pipeline, layout.data
-        )),
     ];
-    if model.down.is_some() {
-        left.push(Span::raw("  the controller does not answer").red());
+    let right = format!("ETTR {}", ettr(&run.ledger));
+    let shape = Span::raw(format!(
+        "  generation {}  TP {} x PP {} x DP {}",
+        run.generation, layout.tensor, layout.pipeline, layout.data
+    ));
+    let down = Span::raw("  the controller does not answer").red();
+    // What matters less gives way to what matters more.
+    let parts = [model.down.is_some().then_some(down), Some(shape)];
+    let used: usize = left.iter().map(Span::width).sum();
+    let mut room = usize::from(area.width).saturating_sub(used + right.len() + 1);
+    for part in parts.into_iter().flatten() {
+        if part.width() <= room {
+            room -= part.width();
+            left.push(part);
+        }
     }
     Line::from(left).render(area, buffer);
-    let right = format!("ETTR {}", ettr(&run.ledger));
     Line::from(right)
         .alignment(Alignment::Right)
         .render(area, buffer);
 }
 
-fn progress(run: &RunView, area: Rect, buffer: &mut Buffer) {
+fn progress(model: &Model, run: &RunView, area: Rect, buffer: &mut Buffer) {
     let steps = run.spec.train.steps.max(1);
     #[expect(clippy::cast_precision_loss, reason = "a share of a bar")]
     let ratio = (run.step.0 as f64 / steps as f64).clamp(0.0, 1.0);
@@ -116,31 +143,56 @@ fn progress(run: &RunView, area: Rect, buffer: &mut Buffer) {
         .label(label)
         .filled_symbol(line::THICK_HORIZONTAL)
         .unfilled_symbol(line::HORIZONTAL)
-        .filled_style(Style::new().fg(colour(run.state)))
+        .filled_style(Style::new().fg(colour(model, run)))
         .unfilled_style(Style::new().dim())
         .render(area, buffer);
 }
 
-fn figures(model: &Model, run: &RunView) -> Line<'static> {
+/// The numbers in one line; where there is no room for all, those that matter least are left out.
+fn figures(model: &Model, run: &RunView, width: u16) -> Line<'static> {
     let guess = f64::from(run.spec.model.vocab).ln();
     let loss = or_dash(model.loss().map(|loss| format!("{loss:.3}")));
-    let mut spans = vec![
-        Span::raw("loss "),
-        Span::raw(loss).bold(),
-        Span::raw(format!(" (a guess has {guess:.2})")).dim(),
-    ];
-    let mut add = |value: String, unit: &str| {
-        spans.push(Span::raw("   "));
-        spans.push(Span::raw(value).bold());
-        spans.push(Span::raw(format!(" {unit}")));
+    let number = |value: String, unit: &str| {
+        vec![
+            Span::raw("   "),
+            Span::raw(value).bold(),
+            Span::raw(format!(" {unit}")),
+        ]
     };
-    add(or_dash(model.tokens().map(grouped)), "tokens/s");
-    add(or_dash(run.step_time.map(short)), "a step");
-    add(span(model.elapsed()), "here");
-    if let Some(left) = model.remaining() {
-        add(span(left), "to go");
+    // Each with how much it matters.
+    let mut parts = vec![
+        (9, vec![Span::raw("loss "), Span::raw(loss).bold()]),
+        (
+            1,
+            vec![Span::raw(format!(" (a guess has {guess:.2})")).dim()],
+        ),
+    ];
+    if let Some(stall) = model.stall() {
+        let stall = Span::raw(format!("   {stall}")).yellow().bold();
+        parts.push((8, vec![stall]));
+    } else {
+        let tokens = model.tokens().map(grouped);
+        parts.extend(tokens.map(|tokens| (4, number(tokens, "tokens/s"))));
+        let step = run.step_time.map(short);
+        parts.extend(step.map(|step| (3, number(step, "a step"))));
     }
-    Line::from(spans)
+    parts.push((2, number(span(model.elapsed()), "here")));
+    if let Some(left) = model.remaining() {
+        parts.push((5, number(span(left), "to go")));
+    }
+    let wide = |parts: &[(i32, Vec<Span>)]| {
+        let spans = parts.iter().flat_map(|(_, spans)| spans);
+        spans.map(Span::width).sum::<usize>() > usize::from(width)
+    };
+    while parts.len() > 1 && wide(&parts) {
+        let least = parts.iter().map(|(matters, _)| *matters).min();
+        parts.retain(|(matters, _)| Some(*matters) != least);
+    }
+    parts
+        .into_iter()
+        .flat_map(|(_, spans)| spans)
+        .collect::<Vec<_>>()
+        .into()
 }
 
 /// The loss over the steps that were seen.
@@ -210,21 +262,27 @@ fn columns(model: &Model, width: usize, floor: f32, most: f32) -> Vec<u64> {
 }
 
 fn table(model: &Model, run: &RunView, area: Rect, buffer: &mut Buffer) {
-    let shown = model.nodes.iter().take(MOST_NODES);
-    let mut rows = area.rows();
-    for (node, row) in shown.zip(&mut rows) {
-        node_row(node, run).render(row, buffer);
+    let room = usize::from(area.height);
+    let nodes = model.nodes.len();
+    let mut shown = nodes.min(MOST_NODES);
+    if room < shown + usize::from(nodes > shown) {
+        shown = room.saturating_sub(1);
     }
-    if let Some(more) = model.nodes.len().checked_sub(MOST_NODES + 1)
+    let mut rows = area.rows();
+    for (node, row) in model.nodes.iter().take(shown).zip(&mut rows) {
+        node_row(node, run, row.width).render(row, buffer);
+    }
+    if nodes > shown
         && let Some(row) = rows.next()
     {
-        Line::from(format!("and {}", count(more as u64 + 1, "more node")))
+        let more = count((nodes - shown) as u64, "more node");
+        Line::from(cut(&format!("and {more}"), row.width))
             .dim()
             .render(row, buffer);
     }
 }
 
-fn node_row(node: &NodeView, run: &RunView) -> Line<'static> {
+fn node_row(node: &NodeView, run: &RunView, width: u16) -> Line<'static> {
     let name = &node.facts.node;
     let state = match (node.state, node.cordoned) {
         (NodeState::Ready, false) => Style::new().green(),
@@ -241,31 +299,46 @@ fn node_row(node: &NodeView, run: &RunView) -> Line<'static> {
         .filter(|rank| rank.seating.node == *name)
         .collect();
     if here.is_empty() {
-        let word = if run.ranks.is_empty() {
-            "free"
-        } else {
-            "spare"
+        let word = match (node::is_usable(node), node.ranks.first()) {
+            (_, Some((other, _))) => format!("in use by {other}"),
+            (false, None) => "not in use".to_owned(),
+            (true, None) if run.ranks.is_empty() => "free".to_owned(),
+            (true, None) => "spare".to_owned(),
         };
         spans.push(Span::raw(word).dim());
     }
-    for rank in here {
-        spans.push(Span::raw(format!("rank {:<3} ", rank.seating.rank.0)).bold());
-        spans.push(rank_state(rank));
+    let used: usize = spans.iter().map(Span::width).sum();
+    let wide = used + here.len() * WIDE_RANK <= usize::from(width);
+    for (at, rank) in here.into_iter().enumerate() {
+        let (text, style) = rank_state(rank);
+        let number = rank.seating.rank.0;
+        let (label, text) = if wide {
+            (format!("rank {number:<3} "), format!("{text:<13} "))
+        } else {
+            let gap = if at == 0 { "" } else { "  " };
+            (format!("{gap}rank {number} "), text)
+        };
+        spans.push(Span::raw(label).bold());
+        spans.push(Span::styled(text, style));
     }
     Line::from(spans)
 }
 
-fn rank_state(rank: &RankView) -> Span<'static> {
-    let (text, style) = match (rank.pid, rank.phase, rank.step) {
+fn rank_state(rank: &RankView) -> (String, Style) {
+    match (rank.pid, rank.phase, rank.step) {
         (None, ..) => ("no process".to_owned(), Style::new().red()),
         (Some(_), Some(Phase::Step), Some(step)) => (format!("step {step}"), Style::new().green()),
         (Some(_), Some(phase), _) => (phase.to_string(), Style::new().yellow()),
         (Some(_), None, _) => ("starting".to_owned(), Style::new().yellow()),
-    };
-    Span::styled(format!("{text:<13} "), style)
+    }
 }
 
-fn saved(run: &RunView) -> Line<'static> {
+fn label(name: &str, width: u16) -> Span<'static> {
+    let columns = if width < ROOMY { 12 } else { 23 };
+    Span::raw(format!("{name:<columns$}"))
+}
+
+fn saved(run: &RunView, width: u16) -> Line<'static> {
     let text = match newest_sealed(run) {
         Some(id) => {
             let behind = run.step.0.saturating_sub(id.step.0);
@@ -276,23 +349,29 @@ fn saved(run: &RunView) -> Line<'static> {
             run.spec.checkpoint.every_steps
         ),
     };
-    Line::from(vec![
-        Span::raw(format!("{:<23}", "checkpoint")),
-        Span::raw(text),
-    ])
+    Line::from(vec![label("checkpoint", width), Span::raw(text)])
 }
 
-fn broken(run: &RunView) -> Line<'static> {
-    let label = Span::raw(format!("{:<23}", "incidents"));
-    let Some(last) = run.incidents.last() else {
-        return Line::from(vec![label, Span::raw("none").dim()]);
+fn broken(run: &RunView, width: u16) -> Line<'static> {
+    let label = label("incidents", width);
+    let room = width.saturating_sub(u16::try_from(label.width()).unwrap_or(u16::MAX));
+    let number = faults(run).count();
+    let notes = match run.incidents.len() - number {
+        0 => String::new(),
+        notes => format!("; {}", count(notes as u64, "note")),
     };
-    let took: Duration = last.spent.spent.values().sum();
-    let (word, style) = match (last.closed, last.rung) {
-        (None, _) => (", recovering".to_owned(), Style::new().yellow()),
-        (Some(_), Some(_)) => (format!(", recovered in {}", short(took)), Style::new()),
-        (Some(_), None) => (String::new(), Style::new()),
+    let Some(last) = faults(run).next_back() else {
+        return Line::from(vec![label, Span::raw(format!("none{notes}")).dim()]);
     };
-    let text = format!("{}, the last: {}{word}", run.incidents.len(), last.cause);
+    let (outcome, style) = match last.closed {
+        None => ("recovering".to_owned(), Style::new().yellow()),
+        Some(_) => (recovered(last), Style::new()),
+    };
+    let cause = &last.cause;
+    let mut text = format!("{number}{notes}, the last: {cause}, {outcome}");
+    if text.chars().count() > usize::from(room) {
+        // What gives way is the cause: it scrolled by above.
+        text = cut(&format!("{number}{notes}, {outcome}: {cause}"), room);
+    }
     Line::from(vec![label, Span::styled(text, style)])
 }
