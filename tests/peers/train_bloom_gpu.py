@@ -44,7 +44,7 @@ def loss_of(rows):
     )
 
 
-compiled = torch.compile(loss_of)
+compiled = torch.compile(loss_of, dynamic=False)
 tokens = torch.randint(ask["vocab"], (batch, sequence + 1)).pin_memory()
 
 
@@ -75,6 +75,7 @@ while True:
             raise
     # Its attention keeps a matrix of all scores for the backward pass, so that fewer samples fit.
     micro //= 2
+    torch._dynamo.reset()
     optimizer.zero_grad()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

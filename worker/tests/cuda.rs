@@ -64,7 +64,7 @@ fn everything_that_the_cuda_part_names_is_in_libtorch() {
     }
     // The CPU part of libtorch brings CUDA's runtime; its names carry their version.
     let runtime = nm(&["-D", "--defined-only"], &library("libcudart.so.13"));
-    held.extend(runtime.iter().map(|name| plain(name)));
+    held.extend(runtime.iter().map(plain));
     // What the C and C++ libraries hold carries their version; what begins so is the linker's own.
     let missing: Vec<_> = named
         .iter()
