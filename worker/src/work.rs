@@ -27,7 +27,7 @@ pub enum StartError {
     Rank(#[from] rebloom_rank::StartError),
     /// libtorch or the network refused.
     #[error(transparent)]
-    Shim(#[from] shim::ShimError),
+    Shim(#[from] ShimError),
     /// The operating system refused a thread.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),

@@ -210,8 +210,8 @@ async fn output_can_be_read_and_that_of_the_process_before_too() {
         limit,
         tail_lines,
     };
-    let text = ask(&mut cluster, read(false, 0, 30, 0)).await;
-    assert_eq!(text, "rank 1 on slot 1 via 127.0.0.1");
+    let text = ask(&mut cluster, read(false, 0, 37, 0)).await;
+    assert_eq!(text, "rank 1 on slot 1 of cpu via 127.0.0.1");
     let text = ask(&mut cluster, read(false, 0, 1000, 1)).await;
     assert_eq!(text, "goes as rank 1 in generation 1\n");
     let text = ask(&mut cluster, read(true, 0, 1000, 0)).await;
