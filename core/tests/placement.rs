@@ -66,12 +66,8 @@ fn hold(floor: &mut Floor, name: &str, held: &[(usize, u32)]) {
 }
 
 /// Makes a placement the run's own.
-fn take(floor: &mut Floor, name: &str, placement: &Placement) {
-    let mut slots: BTreeMap<&NodeId, Slots> = BTreeMap::new();
-    for seat in &placement.seats {
-        slots.entry(&seat.node).or_default().insert(seat.slot);
-    }
-    floor.hold(&run(name), slots);
+fn take(floor: &mut Floor, name: &str, placement: &Arc<Placement>) {
+    floor.seat(&run(name), placement, BTreeMap::new());
 }
 
 fn place(

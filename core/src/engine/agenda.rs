@@ -4,7 +4,7 @@
 //! any fleet. A fact touches its run; a node that comes, goes or is held back touches the runs on it;
 //! whatever else a decision depends on must touch the run as well, or be one of its deadlines.
 
-use super::placement::footprint;
+use super::placement::remains;
 use super::{Engine, Fact, RunState};
 use crate::id::{NodeId, RunId};
 use crate::placement::Standing;
@@ -202,10 +202,10 @@ impl Engine {
     pub(super) fn rehold(&mut self, id: &RunId) {
         let run = self.state.runs.get(id);
         let strays = self.desk.strays_of(id);
-        let plain = run.filter(|run| run.owed.is_empty() && strays.is_none());
-        match plain.and_then(|run| run.gang.as_ref()) {
-            Some(gang) => self.floor.seat(id, &gang.placement),
-            None => self.floor.hold(id, footprint(&self.state, run, strays)),
+        let remains = remains(&self.state, run, strays);
+        match run.and_then(|run| run.gang.as_ref()) {
+            Some(gang) => self.floor.seat(id, &gang.placement, remains),
+            None => self.floor.hold(id, remains),
         }
     }
 

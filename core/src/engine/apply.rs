@@ -321,7 +321,10 @@ impl Run {
                 (self.step_time, self.save_cost) = (Some(*step), *save);
             }
             Fact::SearchBegun { before, now, .. } => {
-                let nodes = self.gang.as_ref().map(|gang| gang.placement.nodes.clone());
+                let nodes = self
+                    .gang
+                    .as_ref()
+                    .map(|gang| BTreeSet::clone(&gang.placement.nodes));
                 self.search = nodes.map(|nodes| Bisect::new(*before, *now, nodes));
             }
             Fact::SearchJudged { step, .. } => {

@@ -149,7 +149,7 @@ fn usable(engine: &Engine, id: &RunId, run: &Run, report: &mut impl FnMut(&'stat
     let Some(gang) = run.gang.as_ref().filter(|_| engine.placed.contains(id)) else {
         return;
     };
-    for node in &gang.placement.nodes {
+    for node in gang.placement.nodes.iter() {
         let is_cordoned = engine
             .state
             .nodes

@@ -40,8 +40,8 @@ const fn nobody_knows(phase: Phase) -> Cause {
 pub(super) struct Watch {
     pub(super) generation: Generation,
     pub(super) pages: ByRank<Page>,
-    /// The pulse of each rank, and when it was last seen to have changed.
-    pub(super) pulses: ByRank<(u64, Instant)>,
+    /// Since when the pulse of each rank is the one of its page.
+    pub(super) beating: ByRank<Instant>,
     /// Nodes of the gang that cannot be reached.
     pub(super) away: BTreeSet<NodeId>,
     /// The placement whose nodes those are.
@@ -73,7 +73,7 @@ impl Watch {
     /// Turns to a new generation.
     pub(super) fn follow(&mut self, run: &Run, gang: &Gang, now: Instant) {
         if self.generation != gang.generation {
-            self.pulses.clear();
+            self.beating.clear();
             self.clock.clear();
             self.stragglers.clear();
             self.heard.clear();
@@ -102,15 +102,20 @@ impl Engine {
         watch.follow(run, gang, self.now);
         let is_known = |placement: &Arc<_>| Arc::ptr_eq(placement, &gang.placement);
         if !watch.away_of.as_ref().is_some_and(is_known) {
-            watch.away_of = Some(Arc::clone(&gang.placement));
+            let before = watch.away_of.replace(Arc::clone(&gang.placement));
+            let nodes = &gang.placement.nodes;
             let is_away = |node: &&NodeId| links.get(node).is_none_or(|link| link.open().is_none());
-            watch.away = gang
-                .placement
-                .nodes
-                .iter()
-                .filter(is_away)
-                .cloned()
-                .collect();
+            // What is known of those that stay is up to date.
+            watch.away.retain(|node| nodes.contains(node));
+            let new: Vec<_> = match &before {
+                Some(before) => nodes
+                    .difference(&before.nodes)
+                    .filter(is_away)
+                    .cloned()
+                    .collect(),
+                None => nodes.iter().filter(is_away).cloned().collect(),
+            };
+            watch.away.extend(new);
         }
         let dark = watch.away.len() == gang.placement.nodes.len();
         // After a replay every gang was out of sight until now.
@@ -289,13 +294,14 @@ impl Engine {
 
     /// Ranks whose node has beaten for a while without their pulse moving.
     fn still(&self, gang: &Gang, watch: &Watch) -> BTreeSet<Rank> {
-        let is_still = |(rank, (pulse, changed)): (Rank, &(u64, Instant))| {
+        let is_still = |(rank, changed): (Rank, &Instant)| {
+            let pulse = watch.pages.get(rank).map_or(0, |page| page.pulse);
             let link = gang.node_of(rank).and_then(|node| self.links.get(node));
             let beat = link.and_then(|link| link.beat);
             let stood = *changed + self.limits.beat_every * 2;
-            (*pulse > 0 && beat.is_some_and(|beat| beat >= stood)).then_some(rank)
+            (pulse > 0 && beat.is_some_and(|beat| beat >= stood)).then_some(rank)
         };
-        watch.pulses.iter().filter_map(is_still).collect()
+        watch.beating.iter().filter_map(is_still).collect()
     }
 
     /// When the gang as a whole must have come further. Agents watch each rank; this is for what
@@ -338,9 +344,8 @@ impl Engine {
         let mut away = watch.away.iter();
         let lost = away.any(|node| self.node_state(node) == NodeState::Lost);
         let grace = lost.then(|| watch.lit_at + self.limits.rejoin_within);
-        let dark = watch
-            .dark
-            .then(|| self.all_fenced_at(gang.placement.nodes.iter()));
+        let dark = Some(&gang.placement.nodes).filter(|_| watch.dark);
+        let dark = dark.and_then(|nodes| self.unfenced_until(nodes));
         let rule = self.rule_due(id).map(|(_, _, by)| by);
         let due = self
             .milestone_due(id)
@@ -350,9 +355,11 @@ impl Engine {
         judged.chain(grace).chain(dark).chain(due).collect()
     }
 
-    /// When nothing that ran on these nodes can run any more, if nothing is heard of any of them.
-    pub(super) fn all_fenced_at<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> Instant {
-        let heard = nodes.map(|node| self.heard(node)).max().unwrap_or(self.now);
-        heard + self.fence_after()
+    /// Until when something may run on the first of these nodes that has not surely fenced itself, if
+    /// nothing is heard of it; none where all of them have. (One node tells enough: a fleet has many.)
+    pub(super) fn unfenced_until(&self, nodes: &BTreeSet<NodeId>) -> Option<Instant> {
+        let after = self.fence_after();
+        let mut until = nodes.iter().map(|node| self.heard(node) + after);
+        until.find(|until| *until > self.now)
     }
 }

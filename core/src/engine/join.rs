@@ -157,7 +157,7 @@ impl Engine {
         if is_missing {
             self.went_missing(id, node);
         } else if is_adopted {
-            self.desk.adopt(id, node, session, Told::Start(generation));
+            self.is_told(id, node, session, Told::Start(generation));
         }
     }
 

@@ -223,7 +223,7 @@ impl Engine {
         let due = run
             .older
             .iter()
-            .filter(|old| self.all_fenced_at(old.nodes.iter()) <= self.now);
+            .filter(|old| self.unfenced_until(&old.nodes).is_none());
         let due: Vec<_> = due.map(|old| old.generation).collect();
         for generation in due {
             self.tell(Fact::GangFenced {
@@ -241,7 +241,7 @@ impl Engine {
     pub(super) fn run_deadline(&self, id: &RunId) -> Option<Instant> {
         let run = self.state.runs.get(id)?;
         let older = run.older.iter();
-        let older = older.map(|old| self.all_fenced_at(old.nodes.iter()));
+        let older = older.filter_map(|old| self.unfenced_until(&old.nodes));
         let owed = run.owed.values();
         let owed = owed.map(|owed| owed.since + seconds(run.spec.deadlines.exit));
         let mut at: Vec<_> = older.chain(owed).collect();

@@ -33,29 +33,42 @@ impl Link {
     }
 }
 
+/// The place of a link among all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LinkAt(u32);
+
 /// One link a node, found by the node's name or by the number of the link.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     all: Vec<Link>,
-    nodes: BTreeMap<NodeId, usize>,
-    sessions: BTreeMap<Session, usize>,
+    nodes: BTreeMap<NodeId, LinkAt>,
+    sessions: BTreeMap<Session, LinkAt>,
     /// Nodes that this life of the engine has not heard.
     unheard: usize,
 }
 
 impl Links {
+    /// Where the link of a node is, which does not change.
+    pub(super) fn find(&self, node: &NodeId) -> Option<LinkAt> {
+        self.nodes.get(node).copied()
+    }
+
+    pub(super) fn at(&self, at: LinkAt) -> Option<&Link> {
+        self.all.get(at.0 as usize)
+    }
+
     pub(super) fn get(&self, node: &NodeId) -> Option<&Link> {
-        self.nodes.get(node).map(|at| &self.all[*at])
+        self.at(self.find(node)?)
     }
 
     pub(super) fn get_mut(&mut self, node: &NodeId) -> Option<&mut Link> {
-        self.nodes.get(node).map(|at| &mut self.all[*at])
+        self.find(node).map(|at| &mut self.all[at.0 as usize])
     }
 
     /// The link of this number, if it is that node's and is up.
     pub(super) fn up(&mut self, session: Session, node: &NodeId) -> Option<&mut Link> {
         let at = self.sessions.get(&session)?;
-        Some(&mut self.all[*at]).filter(|link| link.node == *node)
+        Some(&mut self.all[at.0 as usize]).filter(|link| link.node == *node)
     }
 
     /// A node that is known, though nothing was heard of it yet.
@@ -63,7 +76,8 @@ impl Links {
         if self.nodes.contains_key(node) {
             return;
         }
-        self.nodes.insert(node.clone(), self.all.len());
+        let at = LinkAt(u32::try_from(self.all.len()).unwrap_or(u32::MAX));
+        self.nodes.insert(node.clone(), at);
         self.unheard += 1;
         self.all.push(Link {
             node: node.clone(),
@@ -79,10 +93,10 @@ impl Links {
 
     pub(super) fn joined(&mut self, node: &NodeId, session: Session, now: Instant) {
         self.enter(node, false, now);
-        let Some(at) = self.nodes.get(node).copied() else {
+        let Some(at) = self.find(node) else {
             return;
         };
-        let link = &mut self.all[at];
+        let link = &mut self.all[at.0 as usize];
         self.unheard -= usize::from(!link.was_up());
         link.previous = link.session.replace(session);
         link.heard_before = std::mem::replace(&mut link.heard, now);
@@ -110,7 +124,7 @@ impl Links {
 
     /// A node that can be commanded, if there is any.
     pub(super) fn any_open(&self) -> Option<&NodeId> {
-        let mut up = self.sessions.values().map(|at| &self.all[*at]);
+        let mut up = self.sessions.values().filter_map(|at| self.at(*at));
         up.find(|link| !link.lost).map(|link| &link.node)
     }
 }

@@ -105,9 +105,10 @@ impl Engine {
                 watch.step = page.step;
                 watch.moved_at = self.now;
             }
-            let pulse = watch.pulses.get_or_insert(rank, (page.pulse, self.now));
-            if pulse.0 != page.pulse {
-                *pulse = (page.pulse, self.now);
+            let before = watch.pages.get(rank).map(|before| before.pulse);
+            let since = watch.beating.get_or_insert(rank, self.now);
+            if before != Some(page.pulse) {
+                *since = self.now;
             }
             watch.pages.insert(rank, page);
         }

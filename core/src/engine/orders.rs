@@ -3,6 +3,7 @@
 //! An order goes out once per link and again over a new one; agents do nothing the second time. What
 //! was told is not part of the state.
 
+use super::links::{Link, LinkAt};
 use super::state::{Gang, Run};
 use super::{Command, Engine, RunState};
 use crate::cause::Cause;
@@ -28,13 +29,20 @@ struct Sheet {
     store_address: String,
 }
 
-/// What the nodes of a run were told last, and over which link; in the order of the nodes.
-type Sent = Vec<(NodeId, (Session, Told))>;
+/// What a node was told last about a run.
+#[derive(Debug)]
+struct Line {
+    node: NodeId,
+    link: LinkAt,
+    session: Session,
+    told: Told,
+}
 
 /// What was ordered over which link.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    told: BTreeMap<RunId, Sent>,
+    /// By run; the lines are in the order of the nodes.
+    told: BTreeMap<RunId, Vec<Line>>,
     seals: BTreeMap<(RunId, CheckpointId), (NodeId, Session)>,
     prunes: BTreeMap<RunId, BTreeSet<CheckpointId>>,
     /// Runs with files to see to, and no node that can be reached.
@@ -44,11 +52,11 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn adopt(&mut self, run: &RunId, node: &NodeId, session: Session, told: Told) {
+    fn adopt(&mut self, run: &RunId, line: Line) {
         let of_run = self.told.entry(run.clone()).or_default();
-        match of_run.binary_search_by(|(known, _)| known.cmp(node)) {
-            Ok(at) => of_run[at].1 = (session, told),
-            Err(at) => of_run.insert(at, (node.clone(), (session, told))),
+        match of_run.binary_search_by(|known| known.node.cmp(&line.node)) {
+            Ok(at) => of_run[at] = line,
+            Err(at) => of_run.insert(at, line),
         }
     }
 
@@ -132,39 +140,88 @@ impl Desk {
 }
 
 impl Engine {
+    /// Takes in that a node is doing what it would be told.
+    pub(super) fn is_told(&mut self, id: &RunId, node: &NodeId, session: Session, told: Told) {
+        if let Some(link) = self.links.find(node) {
+            let node = node.clone();
+            let line = Line {
+                node,
+                link,
+                session,
+                told,
+            };
+            self.desk.adopt(id, line);
+        }
+    }
+
     /// Sends every order about a run that has not gone out over the present links.
     pub(super) fn write_orders(&mut self, id: &RunId) {
         let before = self.desk.told.remove(id).unwrap_or_default();
-        let wanted = self.wanted(id);
-        let (mut told, mut news) = (Vec::with_capacity(wanted.len()), Vec::new());
-        for (node, what) in wanted {
-            let known = before.binary_search_by(|(known, _)| known.cmp(&node));
-            let before = known.ok().map(|at| before[at].1);
-            match self.session(&node) {
-                Some(session) => {
-                    if before != Some((session, what)) {
-                        news.push((session, node.clone(), what));
-                    }
-                    told.push((node, (session, what)));
-                }
-                None => told.extend(before.map(|before| (node, before))),
-            }
-        }
+        let (told, news) = self.compare(before, self.wanted(id));
         if !told.is_empty() {
-            told.sort_by(|(a, _), (b, _)| a.cmp(b));
             self.desk.told.insert(id.clone(), told);
         }
         if news.is_empty() {
             return;
         }
-        let mut seats = self.seats(id);
+        let mut seats = self.seats(id).into_iter().peekable();
         let sheet = self.sheet(id);
-        for (session, node, what) in news {
-            let seats = seats.remove(&node).unwrap_or_default();
-            let orders = self.orders(&node, id, what, (seats, sheet.as_ref()));
-            let orders = orders.into_iter();
-            orders.for_each(|order| self.send(&node, session, order));
+        let mut orders = Vec::with_capacity(news.len());
+        for (session, node, told) in news {
+            while seats.next_if(|(seated, _)| **seated < node).is_some() {}
+            let here = seats.next_if(|(seated, _)| **seated == node);
+            let here = here.map(|(_, seats)| seats).unwrap_or_default();
+            let run = self.state.runs.get(id);
+            let gang = run.and_then(|run| Some((run, run.gang.as_ref()?)));
+            let order = match (told, gang.zip(sheet.as_ref())) {
+                (Told::Start(_), Some(((run, gang), sheet))) => {
+                    let kills = kills(run, gang, &node);
+                    orders.extend(kills.map(|kill| (session, node.clone(), kill)));
+                    start(run, gang, sheet, here)
+                }
+                (Told::Start(_), None) => continue,
+                (Told::Stop(generation, how), _) => stop(id, run, generation, how),
+            };
+            orders.push((session, node, order));
         }
+        for (session, node, order) in orders {
+            self.send(node, session, order);
+        }
+    }
+
+    /// What the nodes of a run will have been told, and what of it is new to them.
+    fn compare(
+        &self,
+        before: Vec<Line>,
+        mut wanted: Vec<(&NodeId, Told)>,
+    ) -> (Vec<Line>, Vec<(Session, NodeId, Told)>) {
+        wanted.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut before = before.into_iter().peekable();
+        let (mut lines, mut news) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for (node, told) in wanted {
+            while before.next_if(|line| line.node < *node).is_some() {}
+            let known = before.next_if(|line| line.node == *node);
+            let link = known.as_ref().map(|line| line.link);
+            let Some(link) = link.or_else(|| self.links.find(node)) else {
+                continue;
+            };
+            let Some(session) = self.links.at(link).and_then(Link::open) else {
+                lines.extend(known);
+                continue;
+            };
+            let is_known = |line: &Line| (line.session, line.told) == (session, told);
+            if !known.as_ref().is_some_and(is_known) {
+                news.push((session, node.clone(), told));
+            }
+            let node = known.map_or_else(|| node.clone(), |line| line.node);
+            lines.push(Line {
+                node,
+                link,
+                session,
+                told,
+            });
+        }
+        (lines, news)
     }
 
     /// What the orders of a gang have in common.
@@ -180,31 +237,26 @@ impl Engine {
         })
     }
 
-    /// Seats of a run by node.
-    fn seats(&self, id: &RunId) -> BTreeMap<NodeId, Vec<Seat>> {
+    /// Seats of a run by node, in the order of the nodes.
+    fn seats(&self, id: &RunId) -> Vec<(&NodeId, Vec<Seat>)> {
         let gang = self.state.runs.get(id).and_then(|run| run.gang.as_ref());
-        let mut seats: BTreeMap<NodeId, Vec<Seat>> = BTreeMap::new();
-        for chunk in gang
-            .map_or(&[][..], |gang| &gang.placement.seats)
-            .chunk_by(|a, b| a.node == b.node)
-        {
-            let Some(first) = chunk.first() else { continue };
-            let here = chunk.iter().map(|seat| Seat {
+        let seats = gang.map_or(&[][..], |gang| &gang.placement.seats);
+        let mut rows: Vec<_> = seats.chunk_by(|a, b| a.node == b.node).collect();
+        rows.sort_by(|a, b| a[0].node.cmp(&b[0].node));
+        let nodes = rows.chunk_by(|a, b| a[0].node == b[0].node);
+        let of_node = nodes.map(|rows| {
+            let seats = rows.iter().copied().flatten();
+            let seats = seats.map(|seat| Seat {
                 rank: seat.rank,
                 slot: seat.slot,
             });
-            match seats.get_mut(&first.node) {
-                Some(seats) => seats.extend(here),
-                None => {
-                    seats.insert(first.node.clone(), here.collect());
-                }
-            }
-        }
-        seats
+            (&rows[0][0].node, seats.collect())
+        });
+        of_node.collect()
     }
 
     /// What each node shall have been told about a run.
-    fn wanted(&self, id: &RunId) -> Vec<(NodeId, Told)> {
+    fn wanted(&self, id: &RunId) -> Vec<(&NodeId, Told)> {
         let mut wanted = Vec::new();
         if let Some(run) = self.state.runs.get(id) {
             if let Some(gang) = run.gang.as_ref().filter(|_| run.broken.is_none()) {
@@ -217,7 +269,7 @@ impl Engine {
                 };
                 let nodes = gang.placement.nodes.iter();
                 let nodes = nodes.filter(|node| !gang.fenced.contains(*node));
-                wanted.extend(nodes.map(|node| (node.clone(), told)));
+                wanted.extend(nodes.map(|node| (node, told)));
             }
             for (node, owed) in &run.owed {
                 if run
@@ -230,88 +282,13 @@ impl Engine {
                 let leaves_by = owed.since + seconds(run.spec.deadlines.exit);
                 let is_leaving = owed.leaving && self.now < leaves_by;
                 let how = if is_leaving { Stop::Safely } else { Stop::Now };
-                wanted.push((node.clone(), Told::Stop(owed.generation, how)));
+                wanted.push((node, Told::Stop(owed.generation, how)));
             }
         }
         for (node, generation) in self.desk.strays_of(id).into_iter().flatten() {
-            wanted.push((node.clone(), Told::Stop(*generation, Stop::Now)));
+            wanted.push((node, Told::Stop(*generation, Stop::Now)));
         }
         wanted
-    }
-
-    fn orders(
-        &self,
-        node: &NodeId,
-        id: &RunId,
-        told: Told,
-        (seats, sheet): (Vec<Seat>, Option<&Sheet>),
-    ) -> Vec<Order> {
-        let run = self.state.runs.get(id);
-        match told {
-            Told::Start(_) => {
-                let gang = run.and_then(|run| Some((run, run.gang.as_ref()?)));
-                gang.zip(sheet)
-                    .map(|(gang, sheet)| Self::start(gang, sheet, node, seats))
-                    .unwrap_or_default()
-            }
-            Told::Stop(generation, how) => {
-                let cause = match run {
-                    Some(Run {
-                        stop: Some(stop), ..
-                    }) => stop.cause.clone(),
-                    Some(Run {
-                        moving: Some(moving),
-                        ..
-                    }) => moving.cause.clone(),
-                    Some(Run {
-                        yielding: Some(yielding),
-                        ..
-                    }) => Cause::Preempted {
-                        by: yielding.by.clone(),
-                    },
-                    Some(run) if !run.is_live() || run.state == RunState::Pending => {
-                        run.why.clone()
-                    }
-                    Some(_) | None => Cause::Superseded,
-                };
-                vec![Order::Stop {
-                    run: id.clone(),
-                    generation,
-                    how,
-                    cause,
-                }]
-            }
-        }
-    }
-
-    fn start(
-        (run, gang): (&Run, &Gang),
-        sheet: &Sheet,
-        node: &NodeId,
-        seats: Vec<Seat>,
-    ) -> Vec<Order> {
-        let hung = gang
-            .kill
-            .iter()
-            .filter(|rank| gang.node_of(**rank) == Some(node));
-        let kills = hung.map(|rank| Order::Kill {
-            run: run.spec.name.clone(),
-            generation: gang.after,
-            rank: *rank,
-            cause: gang.cause.clone(),
-        });
-        let start = Start {
-            spec: Arc::clone(&sheet.spec),
-            generation: gang.generation,
-            seats,
-            store_node: gang.placement.store_node.clone(),
-            store_address: sheet.store_address.clone(),
-            resume: gang.resume,
-            fresh_processes: gang.fresh,
-            async_off: run.async_off,
-            cause: gang.cause.clone(),
-        };
-        kills.chain([Order::Start(Box::new(start))]).collect()
     }
 
     pub(super) fn order_seal(&mut self, node: &NodeId, directory: &str, manifest: Manifest) {
@@ -330,7 +307,7 @@ impl Engine {
         self.desk.seals.insert(key, asked);
         let (directory, manifest) = (directory.to_owned(), Box::new(manifest));
         self.send(
-            node,
+            node.clone(),
             session,
             Order::Seal {
                 directory,
@@ -348,7 +325,7 @@ impl Engine {
         };
         let (run, checkpoints) = (run.clone(), checkpoints.into_iter().collect());
         self.send(
-            node,
+            node.clone(),
             session,
             Order::Prune {
                 run,
@@ -358,11 +335,65 @@ impl Engine {
         );
     }
 
-    fn send(&mut self, node: &NodeId, session: Session, order: Order) {
+    fn send(&mut self, node: NodeId, session: Session, order: Order) {
         self.out.push_back(Command::Send {
-            node: node.clone(),
+            node,
             session,
             order,
         });
     }
+}
+
+fn stop(id: &RunId, run: Option<&Run>, generation: Generation, how: Stop) -> Order {
+    let cause = match run {
+        Some(Run {
+            stop: Some(stop), ..
+        }) => stop.cause.clone(),
+        Some(Run {
+            moving: Some(moving),
+            ..
+        }) => moving.cause.clone(),
+        Some(Run {
+            yielding: Some(yielding),
+            ..
+        }) => Cause::Preempted {
+            by: yielding.by.clone(),
+        },
+        Some(run) if !run.is_live() || run.state == RunState::Pending => run.why.clone(),
+        Some(_) | None => Cause::Superseded,
+    };
+    Order::Stop {
+        run: id.clone(),
+        generation,
+        how,
+        cause,
+    }
+}
+
+/// Ranks of the generation before that are killed on a node, since they hang.
+fn kills(run: &Run, gang: &Gang, node: &NodeId) -> impl Iterator<Item = Order> {
+    let hung = gang
+        .kill
+        .iter()
+        .filter(move |rank| gang.node_of(**rank) == Some(node));
+    hung.map(move |rank| Order::Kill {
+        run: run.spec.name.clone(),
+        generation: gang.after,
+        rank: *rank,
+        cause: gang.cause.clone(),
+    })
+}
+
+fn start(run: &Run, gang: &Gang, sheet: &Sheet, seats: Vec<Seat>) -> Order {
+    Order::Start(Box::new(Start {
+        spec: Arc::clone(&sheet.spec),
+        generation: gang.generation,
+        seats,
+        store_node: gang.placement.store_node.clone(),
+        store_address: sheet.store_address.clone(),
+        resume: gang.resume,
+        fresh_processes: gang.fresh,
+        async_off: run.async_off,
+        cause: gang.cause.clone(),
+    }))
 }

@@ -9,49 +9,23 @@ use crate::placement::{Slots, Want};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What a run holds or may hold: its seats, what its older generations may still be on, and whole
+/// What a run may hold beside the seats of its gang: what its older generations may still be on, and whole
 /// nodes with ranks of it that nobody here knows (S2).
-pub(super) fn footprint<'a>(
+pub(super) fn remains<'a>(
     state: &State,
     run: Option<&'a Run>,
     strays: Option<&'a BTreeMap<NodeId, Generation>>,
 ) -> BTreeMap<&'a NodeId, Slots> {
-    let mut slots: BTreeMap<&NodeId, Slots> = BTreeMap::new();
-    if let Some(run) = run {
-        let seats = run.gang.iter().flat_map(|gang| &gang.placement.seats);
-        let mut last: Option<(&NodeId, Slots)> = None;
-        for seat in seats {
-            match &mut last {
-                Some((node, taken)) if **node == seat.node => taken.insert(seat.slot),
-                _ => {
-                    let done = last.replace((&seat.node, Slots::from_iter([seat.slot])));
-                    add(&mut slots, done);
-                }
-            }
-        }
-        add(&mut slots, last);
-        for (node, owed) in &run.owed {
-            add(
-                &mut slots,
-                Some((node, owed.slots.iter().copied().collect())),
-            );
-        }
-    }
+    let owed = run.into_iter().flat_map(|run| &run.owed);
+    let mut slots: BTreeMap<&NodeId, Slots> = owed
+        .map(|(node, owed)| (node, owed.slots.iter().copied().collect()))
+        .collect();
     for node in strays.into_iter().flat_map(BTreeMap::keys) {
         let all = state.nodes.get(node).map_or(0, |node| node.facts.slots);
-        add(&mut slots, Some((node, Slots::first(all))));
+        let held = slots.entry(node).or_default();
+        Slots::first(all).iter().for_each(|slot| held.insert(slot));
     }
     slots
-}
-
-fn add<'a>(slots: &mut BTreeMap<&'a NodeId, Slots>, more: Option<(&'a NodeId, Slots)>) {
-    let Some((node, more)) = more else { return };
-    match slots.get_mut(node) {
-        Some(held) => more.iter().for_each(|slot| held.insert(slot)),
-        None => {
-            slots.insert(node, more);
-        }
-    }
 }
 
 impl Engine {

@@ -97,7 +97,7 @@ impl Engine {
             })
         };
         if claim.nodes.iter().any(is_away) {
-            claim.nodes.clone()
+            BTreeSet::clone(&claim.nodes)
         } else {
             BTreeSet::new()
         }

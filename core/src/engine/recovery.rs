@@ -86,7 +86,7 @@ impl Engine {
         let Some(gang) = &run.gang else { return };
         let nodes = &gang.placement.nodes;
         let is_time = if watch.dark {
-            self.now >= self.all_fenced_at(nodes.iter())
+            self.unfenced_until(nodes).is_none()
         } else {
             self.now >= watch.lit_at + self.limits.rejoin_within
         };

@@ -5,7 +5,7 @@
 //! give the same state as the whole journal.
 
 use super::ledger::Book;
-use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung};
+use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung, Seating};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
@@ -216,7 +216,7 @@ pub(super) struct Turn {
 /// Nodes that a broken gang had to leave for want of one that is whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Claim {
-    pub(super) nodes: BTreeSet<NodeId>,
+    pub(super) nodes: Arc<BTreeSet<NodeId>>,
     pub(super) at: Instant,
 }
 
@@ -234,7 +234,7 @@ pub(super) struct Owed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct OldGang {
     pub(super) generation: Generation,
-    pub(super) nodes: BTreeSet<NodeId>,
+    pub(super) nodes: Arc<BTreeSet<NodeId>>,
 }
 
 /// Samples that no later generation trains on.
@@ -321,10 +321,21 @@ impl Gang {
 
     /// Ranks seated on a node, with what is known of each.
     pub(super) fn on<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = (Rank, &'a Member)> {
-        let members = self.placement.seats.iter().zip(&self.members);
-        members
-            .filter(move |(seat, _)| seat.node == *node)
-            .map(|(seat, member)| (seat.rank, member))
+        let here = self.by_node().filter(move |(seated, _)| *seated == node);
+        here.flat_map(|(_, ranks)| ranks.map(|(seat, member)| (seat.rank, member)))
+    }
+
+    /// Ranks in a row that are on one node, with what is known of each; a node may come more than once.
+    pub(super) fn by_node(
+        &self,
+    ) -> impl Iterator<Item = (&NodeId, impl Iterator<Item = (&Seating, &Member)>)> {
+        let rows = self.placement.seats.chunk_by(|a, b| a.node == b.node);
+        let mut members = self.members.as_slice();
+        rows.map(move |row| {
+            let (here, rest) = members.split_at(row.len());
+            members = rest;
+            (&row[0].node, row.iter().zip(here))
+        })
     }
 
     pub(super) fn all_finished(&self) -> bool {

@@ -14,6 +14,7 @@ use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 /// Where a run stands.
 ///
@@ -109,7 +110,7 @@ pub struct Placement {
     pub store_node: NodeId,
     /// Every node of a seat.
     #[serde(skip_serializing)]
-    pub nodes: BTreeSet<NodeId>,
+    pub nodes: Arc<BTreeSet<NodeId>>,
 }
 
 /// A placement as it is written down.
@@ -129,9 +130,14 @@ impl Placement {
     /// These seats, in rank order.
     pub fn new(seats: Vec<Seating>, store_node: NodeId) -> Self {
         let chunks = seats.chunk_by(|a, b| a.node == b.node);
-        let nodes = chunks.filter_map(|chunk| Some(chunk.first()?.node.clone()));
+        let mut nodes: Vec<_> = chunks
+            .filter_map(|chunk| Some(&chunk.first()?.node))
+            .collect();
+        // Fewer names to compare: most nodes come more than once.
+        nodes.sort_by_key(|node| node.as_str().as_ptr());
+        nodes.dedup();
         Self {
-            nodes: nodes.collect(),
+            nodes: Arc::new(nodes.into_iter().cloned().collect()),
             seats,
             store_node,
         }

@@ -30,8 +30,25 @@ pub struct Floor {
     kind_ids: BTreeMap<String, u32>,
     /// What each run holds, by node.
     pub(super) holdings: BTreeMap<RunId, Vec<(Spot, Slots)>>,
-    /// Placements that are all that their runs hold.
-    seated: BTreeMap<RunId, Arc<Placement>>,
+    /// Where gangs are.
+    seated: BTreeMap<RunId, Seated>,
+}
+
+/// A placement that its run holds.
+#[derive(Debug)]
+struct Seated {
+    placement: Arc<Placement>,
+    stretches: Vec<Stretch>,
+    /// Whether the run holds nothing else.
+    is_all: bool,
+}
+
+/// Ranks in a row that are on one node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch {
+    pub(super) spot: Spot,
+    /// The first rank that is not in it.
+    pub(super) end: u32,
 }
 
 /// One node.
@@ -194,39 +211,110 @@ impl Floor {
         }
     }
 
-    /// Lets a run hold the seats of a placement and nothing else.
-    pub fn seat(&mut self, run: &RunId, placement: &Arc<Placement>) {
-        if self.holds_just(run, placement) {
+    /// Lets a run hold the seats of a placement and, where there is more that it holds or may hold, that:
+    /// slots by node (S2). Nothing else.
+    pub fn seat(
+        &mut self,
+        run: &RunId,
+        placement: &Arc<Placement>,
+        more: BTreeMap<&NodeId, Slots>,
+    ) {
+        if more.is_empty() && self.holds_just(run, placement) {
             return;
         }
-        let mut slots: BTreeMap<&NodeId, Slots> = BTreeMap::new();
+        let before = self.seated.remove(run);
+        let is_all = more.is_empty();
+        let stretches = match before {
+            Some(before) if Arc::ptr_eq(&before.placement, placement) => before.stretches,
+            before => self.stretches(placement, before.as_ref()),
+        };
+        let mut held = Vec::with_capacity(stretches.len() + more.len());
+        let mut seats = placement.seats.iter();
+        let mut begin = 0;
+        for Stretch { spot, end } in &stretches {
+            let here = seats.by_ref().take((end - begin) as usize);
+            held.push((*spot, here.map(|seat| seat.slot).collect()));
+            begin = *end;
+        }
+        for (node, slots) in more {
+            held.push((self.spot(node), slots));
+        }
+        self.replace(run, held);
+        let seated = Seated {
+            placement: Arc::clone(placement),
+            stretches,
+            is_all,
+        };
+        self.seated.insert(run.clone(), seated);
+    }
+
+    /// Which ranks of a placement are on which node; most are where they were before.
+    fn stretches(&mut self, placement: &Placement, before: Option<&Seated>) -> Vec<Stretch> {
+        let old = before.map_or(&[][..], |before| &before.placement.seats);
+        let mut known = before
+            .map_or(&[][..], |before| &before.stretches)
+            .iter()
+            .peekable();
+        let mut all = Vec::with_capacity(known.len());
+        let mut begin = 0;
         for seats in placement.seats.chunk_by(|a, b| a.node == b.node) {
             let Some(first) = seats.first() else { continue };
-            let held = slots.entry(&first.node).or_default();
-            seats.iter().for_each(|seat| held.insert(seat.slot));
+            while known
+                .next_if(|stretch| stretch.end as usize <= begin)
+                .is_some()
+            {}
+            let stays = old.get(begin).is_some_and(|seat| seat.node == first.node);
+            let spot = match known.peek().filter(|_| stays) {
+                Some(stretch) => stretch.spot,
+                None => self.spot(&first.node),
+            };
+            begin += seats.len();
+            let end = u32::try_from(begin).unwrap_or(u32::MAX);
+            all.push(Stretch { spot, end });
         }
-        self.hold(run, slots);
-        self.seated.insert(run.clone(), Arc::clone(placement));
+        all
+    }
+
+    /// Which ranks of its gang's placement a run holds on which node.
+    pub(super) fn stretches_of(&self, run: &RunId, placement: &Arc<Placement>) -> &[Stretch] {
+        let seated = self.seated.get(run);
+        let seated = seated.filter(|seated| Arc::ptr_eq(&seated.placement, placement));
+        seated.map_or(&[], |seated| &seated.stretches)
     }
 
     /// Whether that placement is known to be all that a run holds.
     pub(super) fn holds_just(&self, run: &RunId, placement: &Arc<Placement>) -> bool {
         let seated = self.seated.get(run);
-        seated.is_some_and(|seated| Arc::ptr_eq(seated, placement))
+        seated.is_some_and(|seated| seated.is_all && Arc::ptr_eq(&seated.placement, placement))
     }
 
-    /// Replaces what a run holds or may hold: slots by node (S2).
+    /// Replaces what a run that has no place holds or may hold: slots by node (S2).
     pub fn hold(&mut self, run: &RunId, slots: BTreeMap<&NodeId, Slots>) {
         self.seated.remove(run);
-        let mut new: Vec<(Spot, Slots)> = Vec::with_capacity(slots.len());
-        for (node, slots) in slots {
-            let spot = match self.ids.get(node) {
-                Some(spot) => *spot,
-                None => self.enter(node),
-            };
-            new.push((spot, slots));
+        let held = slots
+            .into_iter()
+            .map(|(node, slots)| (self.spot(node), slots));
+        let held = held.collect();
+        self.replace(run, held);
+    }
+
+    /// The number of a node, which may be new.
+    fn spot(&mut self, node: &NodeId) -> Spot {
+        match self.ids.get(node) {
+            Some(spot) => *spot,
+            None => self.enter(node),
         }
+    }
+
+    fn replace(&mut self, run: &RunId, mut new: Vec<(Spot, Slots)>) {
         new.sort_unstable_by_key(|(spot, _)| *spot);
+        new.dedup_by(|(spot, more), (kept, slots)| {
+            if spot == kept {
+                more.iter().for_each(|slot| slots.insert(slot));
+            }
+            spot == kept
+        });
+        new.shrink_to_fit();
         let old = self.holdings.remove(run).unwrap_or_default();
         let (mut was, mut is) = (old.iter().peekable(), new.iter().peekable());
         loop {

@@ -1,6 +1,6 @@
 //! Seats for one gang.
 
-use super::floor::{Floor, Kind, Place};
+use super::floor::{Floor, Kind, Place, Stretch};
 use super::rack::Spot;
 use super::slots::Slots;
 use crate::engine::{Placement, Seating};
@@ -40,6 +40,8 @@ struct Attempt<'a> {
     kind: &'a Kind,
     want: &'a Want<'a>,
     tensor: u32,
+    /// Which ranks of the present placement are on which node.
+    stretches: &'a [Stretch],
     /// Nodes on which the run holds something, with what is free on them for it.
     own: BTreeMap<Spot, Slots>,
     chosen: Vec<Chosen>,
@@ -53,12 +55,11 @@ impl Floor {
     /// Places a gang, or says that it does not fit now.
     pub fn place(&self, want: &Want<'_>) -> Option<Arc<Placement>> {
         let holdings = self.holdings.get(want.run).map_or(&[][..], Vec::as_slice);
-        let current = want.current.and_then(|placement| placement.seats.first());
-        let kind = current.and_then(|seat| {
-            let mut places = holdings.iter().map(|(spot, _)| &self.spots[*spot as usize]);
-            let place = places.find(|place| place.node == seat.node)?;
-            Some(place.kind)
-        });
+        let stretches = want
+            .current
+            .map_or(&[][..], |current| self.stretches_of(want.run, current));
+        let first = stretches.first().map(|stretch| stretch.spot);
+        let kind = first.map(|spot| self.spots[spot as usize].kind);
         if let Some(current) = want.current
             && let Some(kind) = kind
             && current.seats.len() == want.layout.world() as usize
@@ -69,7 +70,7 @@ impl Floor {
         }
         let kinds = 0..u32::try_from(self.kinds.len()).unwrap_or(u32::MAX);
         let mut kinds = kinds.filter(|of| kind.is_none_or(|kind| kind == *of));
-        kinds.find_map(|kind| self.place_on(kind, want, holdings))
+        kinds.find_map(|kind| self.place_on(kind, want, holdings, stretches))
     }
 
     /// Whether a run can keep what it holds on a node.
@@ -86,6 +87,7 @@ impl Floor {
         number: u32,
         want: &Want<'_>,
         holdings: &[(Spot, Slots)],
+        stretches: &[Stretch],
     ) -> Option<Arc<Placement>> {
         let places = holdings
             .iter()
@@ -101,6 +103,7 @@ impl Floor {
             kind: &self.kinds[number as usize],
             want,
             tensor: want.layout.tensor,
+            stretches,
             own,
             chosen: Vec::new(),
             taken: BTreeSet::new(),
@@ -147,17 +150,31 @@ impl Attempt<'_> {
             let groups = groups.into_iter().take(chosen.groups as usize);
             groups.map(|slots| (self.place(chosen.spot).node.clone(), slots))
         });
-        let mut seats: Vec<Option<Seating>> = current
-            .map(|current| current.seats.iter().cloned().map(Some).collect())
-            .unwrap_or_default();
-        seats.resize(world, None);
-        for (first, (node, slots)) in homeless.into_iter().zip(places) {
-            for (rank, slot) in (first.0..).map(Rank).zip(slots) {
-                let node = node.clone();
-                *seats.get_mut(rank.0 as usize)? = Some(Seating { rank, node, slot });
-            }
+        let mut new = Vec::with_capacity(homeless.len() * tensor);
+        for (first, (node, slots)) in homeless.iter().zip(places) {
+            let ranks = (first.0..).map(Rank).zip(slots);
+            new.extend(ranks.map(|(rank, slot)| Seating {
+                rank,
+                node: node.clone(),
+                slot,
+            }));
         }
-        let seats = seats.into_iter().collect::<Option<Vec<_>>>()?;
+        let stays = current.filter(|current| current.seats.len() == world);
+        let seats = match stays {
+            Some(current) if new.len() == homeless.len() * tensor => {
+                let mut seats = current.seats.clone();
+                for seat in new {
+                    let at = seat.rank.0 as usize;
+                    *seats.get_mut(at)? = seat;
+                }
+                seats
+            }
+            None if new.len() == world => {
+                new.sort_by_key(|seat| seat.rank);
+                new
+            }
+            Some(_) | None => return None,
+        };
         let store_node = seats.first()?.node.clone();
         Some(Arc::new(Placement::new(seats, store_node)))
     }
@@ -166,34 +183,29 @@ impl Attempt<'_> {
     /// something was kept.
     fn keep(&mut self) -> (Vec<Rank>, BTreeSet<Spot>) {
         let layout = self.want.layout;
-        let tensor = layout.tensor as usize;
-        let floor = self.floor;
-        let mut rooms: BTreeMap<&NodeId, (Spot, &mut Slots)> = self
-            .own
-            .iter_mut()
-            .map(|(spot, free)| (&floor.spots[*spot as usize].node, (*spot, free)))
-            .collect();
         let current = self
             .want
             .current
             .map_or(&[][..], |placement| &placement.seats);
         let (mut homeless, mut kept) = (Vec::new(), BTreeSet::new());
         for first in groups(layout) {
-            let at = first.0 as usize;
-            let old = current.get(at..at + tensor).unwrap_or_default();
-            let room = old.first().and_then(|seat| rooms.get_mut(&seat.node));
-            let keeps = |seat: &Seating, room: &Slots| {
-                room.contains(seat.slot) && old.first().is_some_and(|first| first.node == seat.node)
-            };
-            let room = room.filter(|(_, room)| old.iter().all(|seat| keeps(seat, room)));
-            let Some((spot, room)) = room else {
+            let end = first.0 + layout.tensor;
+            let old = current.get(first.0 as usize..end as usize);
+            let old = old.unwrap_or_default();
+            let at = self.stretches.partition_point(|s| s.end <= first.0);
+            // All of them are on the node of the first.
+            let stretch = self.stretches.get(at).filter(|s| s.end >= end);
+            let spot = stretch.map(|stretch| stretch.spot);
+            let room = spot.and_then(|spot| Some((spot, self.own.get_mut(&spot)?)));
+            let room = room.filter(|(_, room)| old.iter().all(|seat| room.contains(seat.slot)));
+            let Some((spot, room)) = room.filter(|_| !old.is_empty()) else {
                 homeless.push(first);
                 continue;
             };
             for seat in old {
                 room.remove(seat.slot);
             }
-            kept.insert(*spot);
+            kept.insert(spot);
         }
         (homeless, kept)
     }
@@ -221,18 +233,14 @@ impl Attempt<'_> {
 
     /// Collects room; says for how many groups there was none.
     fn gather(&mut self, mut wanted: u32, unit: u32, kept: &BTreeSet<Spot>) -> u32 {
-        let mut own: Vec<_> = self.own.keys().copied().collect();
-        let rank = |spot: &Spot| {
-            let groups = self.own[spot].len() / self.tensor;
-            (
-                !kept.contains(spot),
-                Reverse(groups),
-                &self.place(*spot).node,
-            )
-        };
-        own.sort_by(|a, b| rank(a).cmp(&rank(b)));
-        for spot in own {
-            let groups = self.own[&spot].len() / self.tensor;
+        let groups = |free: &Slots| free.len() / self.tensor;
+        let own = self.own.iter().filter(|(_, free)| groups(free) > 0);
+        let mut own: Vec<_> = own.map(|(spot, free)| (*spot, groups(free))).collect();
+        own.sort_by_cached_key(|(spot, groups)| {
+            let node = self.place(*spot).node.clone();
+            (!kept.contains(spot), Reverse(*groups), node)
+        });
+        for (spot, groups) in own {
             wanted -= self.take(spot, groups.min(wanted));
         }
         if wanted == 0 {
@@ -251,9 +259,12 @@ impl Attempt<'_> {
         let homes = near
             .first()
             .map(|(rack, _)| self.floor.racks[*rack as usize].fabric);
+        if wanted == 0 {
+            return 0;
+        }
         let mut fabrics: Vec<u32> = self.kind.fabrics.iter().copied().collect();
         let tensor = u64::from(self.tensor);
-        fabrics.sort_by_key(|fabric| {
+        fabrics.sort_by_cached_key(|fabric| {
             let groups = self.floor.fabrics[*fabric as usize].free / tensor;
             let holds = groups >= u64::from(wanted);
             // The fullest that holds it all; if none does, the emptiest first.

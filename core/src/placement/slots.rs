@@ -8,7 +8,7 @@ pub struct Slots {
     /// Slots 0 to 63: all there are on most nodes, and no allocation.
     low: u64,
     /// The rest, 64 to a word.
-    high: Vec<u64>,
+    high: Box<[u64]>,
 }
 
 impl Slots {
@@ -30,7 +30,9 @@ impl Slots {
     pub fn insert(&mut self, slot: Slot) {
         let (at, bit) = (slot.0 as usize / 64, slot.0 % 64);
         if at > self.high.len() {
-            self.high.resize(at, 0);
+            let mut high = std::mem::take(&mut self.high).into_vec();
+            high.resize(at, 0);
+            self.high = high.into();
         }
         let word = if at == 0 {
             &mut self.low

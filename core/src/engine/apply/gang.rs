@@ -108,7 +108,10 @@ impl Run {
     /// The gang leaves its place and waits: for room, or for a run of a higher priority.
     pub(super) fn unplaced(&mut self, at: Instant) {
         let leaving = self.gang.as_ref().is_some_and(Gang::all_finished);
-        let nodes = self.gang.as_ref().map(|gang| gang.placement.nodes.clone());
+        let nodes = self
+            .gang
+            .as_ref()
+            .map(|gang| Arc::clone(&gang.placement.nodes));
         match self.yielding.take() {
             Some(yielding) => self.why = Cause::Preempted { by: yielding.by },
             None => self.claim = nodes.map(|nodes| Claim { nodes, at }),
@@ -160,27 +163,28 @@ impl Run {
         let Some(gang) = self.gang.take() else { return };
         let generation = gang.generation;
         let leaves: BTreeSet<_> = gang.placement.nodes.difference(fenced).collect();
-        for (seat, member) in gang.placement.seats.iter().zip(&gang.members) {
-            let is_free = member.gone || gang.fenced.contains(&seat.node);
-            if leaves.is_empty() || is_free || !leaves.contains(&seat.node) {
+        for (node, ranks) in gang.by_node().take_while(|_| !leaves.is_empty()) {
+            if gang.fenced.contains(node) || !leaves.contains(node) {
                 continue;
             }
-            let new = || Owed {
-                generation,
-                slots: BTreeSet::new(),
-                ranks: BTreeSet::new(),
-                since: at,
-                leaving,
-            };
-            let owed = self.owed.entry(seat.node.clone()).or_insert_with(new);
-            owed.generation = owed.generation.max(generation);
-            owed.slots.insert(seat.slot);
-            owed.ranks.insert(seat.rank);
+            for (seat, _) in ranks.filter(|(_, member)| !member.gone) {
+                let new = || Owed {
+                    generation,
+                    slots: BTreeSet::new(),
+                    ranks: BTreeSet::new(),
+                    since: at,
+                    leaving,
+                };
+                let owed = self.owed.entry(node.clone()).or_insert_with(new);
+                owed.generation = owed.generation.max(generation);
+                owed.slots.insert(seat.slot);
+                owed.ranks.insert(seat.rank);
+            }
         }
         if !gang.dead {
             self.older.push(OldGang {
                 generation,
-                nodes: gang.placement.nodes.clone(),
+                nodes: Arc::clone(&gang.placement.nodes),
             });
         }
     }
@@ -261,10 +265,10 @@ impl Run {
                 .find(|old| old.generation == generation)
             {
                 Some(old) => {
-                    old.nodes.insert(node.clone());
+                    Arc::make_mut(&mut old.nodes).insert(node.clone());
                 }
                 None => {
-                    let nodes = BTreeSet::from([node.clone()]);
+                    let nodes = Arc::new(BTreeSet::from([node.clone()]));
                     self.older.push(OldGang { generation, nodes });
                 }
             }
