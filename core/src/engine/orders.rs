@@ -195,7 +195,7 @@ impl Engine {
         before: Vec<Line>,
         mut wanted: Vec<(&NodeId, Told)>,
     ) -> (Vec<Line>, Vec<(Session, NodeId, Told)>) {
-        wanted.sort_by(|(a, _), (b, _)| a.cmp(b));
+        wanted.sort_by_key(|(node, _)| *node);
         let mut before = before.into_iter().peekable();
         let (mut lines, mut news) = (Vec::with_capacity(wanted.len()), Vec::new());
         for (node, told) in wanted {
