@@ -158,6 +158,7 @@ impl Driver {
                 self.handle(event).await;
             }
         }
+        self.ranks.end_unknown();
         self.supervisor.handle_timeout(monotonic());
         self.drain().await;
     }

@@ -19,6 +19,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
@@ -149,6 +150,24 @@ impl Process {
     /// A process that leads its own session, as a rank does, whenever it started.
     pub fn stray(pid: u32) -> io::Result<Option<Self>> {
         Self::open(pid, false)
+    }
+
+    /// Every process that leads its own session and has this on its command line.
+    pub fn all_with(argument: &OsStr) -> io::Result<Vec<Self>> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // (One that has ended meanwhile has none.)
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            if words.any(|word| word == argument.as_bytes()) {
+                all.extend(Self::stray(pid)?);
+            }
+        }
+        Ok(all)
     }
 
     fn open(pid: u32, child: bool) -> io::Result<Option<Self>> {

@@ -21,7 +21,7 @@ use rebloom_proto::rank::ToRank;
 use rebloom_runtime::clock::monotonic;
 use rebloom_runtime::flight::Tower;
 use rebloom_runtime::standby::Assignment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -230,6 +230,29 @@ impl Ranks {
             exit: Exit::Unknown,
             noticed_after_nanos: None,
         })
+    }
+
+    /// SIGKILLs what an earlier life started and did not live to write down: a rank that runs would say
+    /// hello and be ended then, one that hangs would stay for ever.
+    pub fn end_unknown(&self) {
+        let socket = self.state.socket();
+        let found = Process::all_with(socket.as_os_str());
+        let found = found.unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot look for ranks that nobody knows");
+            Vec::new()
+        });
+        let known: BTreeSet<u32> = self
+            .entries
+            .values()
+            .map(|entry| entry.process.pid)
+            .collect();
+        for process in found.iter().filter(|process| !known.contains(&process.pid)) {
+            let pid = process.pid;
+            tracing::warn!(pid, "ends a worker that nobody knows");
+            if let Err(error) = process.kill() {
+                tracing::error!(pid, %error, "cannot kill a worker");
+            }
+        }
     }
 
     fn keep(&mut self, run: RunId, rank: Rank, process: Process, tower: Tower) {

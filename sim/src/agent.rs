@@ -180,6 +180,14 @@ impl World {
                 });
             }
         }
+        // What hangs before anybody wrote it down could never say that it is there.
+        let unknown = self.processes_of(at).into_iter();
+        let unknown: Vec<_> = unknown
+            .filter(|pid| !adopted.values().any(|known| known == pid))
+            .collect();
+        unknown
+            .into_iter()
+            .for_each(|pid| self.end_process(pid, Exit::Signal(9)));
         let node = &mut self.nodes[at];
         node.life += 1;
         let life = node.life;

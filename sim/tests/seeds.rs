@@ -49,7 +49,7 @@ fn a_controller_that_dies_between_any_two_writes_goes_on() {
 }
 
 /// Seeds that once found something, and what it was.
-const FOUND: [(u64, &str); 19] = [
+const FOUND: [(u64, &str); 20] = [
     (
         63,
         "a controller that lost power started a generation whose number was in use elsewhere",
@@ -113,6 +113,10 @@ const FOUND: [(u64, &str); 19] = [
     (
         14880,
         "the kill of a rank that hung, owed since before a power cut, is not meant for its successor",
+    ),
+    (
+        446,
+        "a rank hung from the start, and its agent died before it wrote down that there was one",
     ),
 ];
 

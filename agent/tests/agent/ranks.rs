@@ -11,6 +11,7 @@ use rebloom_core::report::{RankEvent, Report};
 use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent};
 use rebloom_runtime::shard_hash::ShardHash;
 use rustix::process::{Signal, kill_process};
+use std::process::Command;
 
 fn exited(event: RankEvent) -> Option<Exit> {
     match event {
@@ -98,6 +99,8 @@ async fn a_rank_of_which_nothing_was_written_down_is_ended() {
     let (mut agent, join) = cluster.joined("a").await;
     let pids = cluster.train("a", "demo", &join).await;
     agent.kill();
+    // One of them hangs, so it will not say that it is there.
+    kill_process(to_pid(pids[1]), Signal::STOP).unwrap();
     std::fs::remove_file(agent.state.join("agent.json")).unwrap();
     let (_agent, join) = cluster.joined("a").await;
     assert_eq!(join.runs, []);
@@ -117,9 +120,14 @@ async fn a_reused_pid_is_never_touched() {
     let mut memory = agent.memory();
     let process = memory.runs[0].ranks[1].process.as_mut().unwrap();
     assert_eq!(process.pid, pid);
-    process.started += 1;
+    kill_process(to_pid(pid), Signal::KILL).unwrap();
+    let mut stranger = Command::new("setsid")
+        .args(["sleep", "1000"])
+        .spawn()
+        .unwrap();
+    let pid = stranger.id();
+    process.pid = pid;
     std::fs::write(&path, serde_json::to_vec(&memory).unwrap()).unwrap();
-    kill_process(to_pid(pid), Signal::STOP).unwrap();
     let (mut next, _) = cluster.joined("a").await;
     assert_eq!(
         cluster.report("a", 1, |_, event| exited(event)).await,
@@ -146,7 +154,8 @@ async fn a_reused_pid_is_never_touched() {
         stat(pid).is_some_and(|stat| !stat.zombie),
         "the stranger lives"
     );
-    kill_process(to_pid(pid), Signal::KILL).unwrap();
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
 }
 
 #[tokio::test]
