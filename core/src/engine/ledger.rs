@@ -39,6 +39,11 @@ impl Book {
         }
     }
 
+    /// What time goes into now.
+    pub(super) const fn spends(&self) -> Option<Spend> {
+        self.spend
+    }
+
     /// From here on the run holds so many devices.
     pub(super) const fn hold(&mut self, devices: u32) {
         self.devices = devices;

@@ -112,7 +112,7 @@ impl Engine {
             }
             watch.pages.insert(rank, page);
         }
-        if watch.step > step && run.open_incident().is_some() {
+        if watch.step > step && run.catches_up() {
             // It may have caught up.
             self.agenda.touch(&pages.run);
         }

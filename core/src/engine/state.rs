@@ -5,7 +5,7 @@
 //! give the same state as the whole journal.
 
 use super::ledger::Book;
-use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung, Seating};
+use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung, Seating, Spend};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
@@ -361,6 +361,12 @@ impl Run {
         self.incidents
             .back()
             .filter(|incident| incident.closed.is_none())
+    }
+
+    /// Whether steps are done again that were done before: after a fault, or after a stop that did not wait
+    /// for a checkpoint.
+    pub(super) fn catches_up(&self) -> bool {
+        self.open_incident().is_some() || self.book.spends() == Some(Spend::CatchUp)
     }
 
     /// The checkpoint to resume from: only a sealed one ever (S6).

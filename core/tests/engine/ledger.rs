@@ -2,9 +2,9 @@
 
 use crate::world::*;
 use rebloom_core::cause::Exit;
-use rebloom_core::engine::{RunState, Spend};
+use rebloom_core::engine::{Ask, RunState, Spend};
 use rebloom_core::id::{Generation, Rank, RunId, Step};
-use rebloom_core::order::Order;
+use rebloom_core::order::{Order, Stop};
 use rebloom_core::report::{Milestone, RankEvent, Report};
 use rebloom_core::time::Duration;
 
@@ -111,6 +111,40 @@ fn waiting_for_room_is_waiting_and_the_clock_stops_at_the_end() {
     world.pass(Duration::from_secs(50));
     assert_eq!(world.view(&first).ledger, ended);
     assert_eq!(world.view(&second).ledger.spent[&Spend::Waiting], waited);
+}
+
+#[test]
+fn steps_that_a_hard_stop_cost_are_caught_up_after_a_resume() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    let secs = Duration::from_secs;
+    world.train(&run, 10);
+    world.save(&run, 10);
+    world.pass(secs(60));
+    world.train(&run, 30);
+    let spent = |world: &World, spend| {
+        let spent = world.view(&run).ledger.spent;
+        spent.get(&spend).copied().unwrap_or_default()
+    };
+    world.ask(Ask::Stop {
+        run: run.clone(),
+        how: Stop::Now,
+    });
+    let productive = spent(&world, Spend::Productive);
+    world.ask(Ask::Resume {
+        run: run.clone(),
+        layout: None,
+    });
+    assert_eq!(world.state(&run), RunState::Running);
+    world.train(&run, 29);
+    world.pass(secs(40));
+    assert_eq!(spent(&world, Spend::Productive), productive);
+    assert!(spent(&world, Spend::CatchUp) >= secs(40));
+    world.train(&run, 30);
+    let caught_up = spent(&world, Spend::CatchUp);
+    world.pass(secs(7));
+    assert_eq!(spent(&world, Spend::CatchUp), caught_up);
+    assert!(spent(&world, Spend::Productive) >= productive + secs(7));
+    assert!(world.view(&run).incidents.is_empty(), "nothing broke");
 }
 
 #[test]

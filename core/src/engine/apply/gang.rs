@@ -308,6 +308,7 @@ impl Run {
             .unwrap_or_default();
         let passes = |milestone| before < Some(milestone) && reached >= Some(milestone);
         let recovers = self.state == RunState::Recovering;
+        let repeats = gang.first_step() < self.ladder.best;
         if passes(Milestone::Formed) && recovers {
             self.spend(at, Some(Spend::Restore));
         }
@@ -317,7 +318,7 @@ impl Run {
         if passes(Milestone::Loaded) && self.state != RunState::Stopping {
             self.spend(
                 at,
-                Some(if recovers {
+                Some(if recovers || repeats {
                     Spend::CatchUp
                 } else {
                     Spend::Productive

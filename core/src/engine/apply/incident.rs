@@ -233,6 +233,7 @@ impl Run {
             loss,
             grad_norm,
         });
+        self.came_to(step);
         if self.mileposts.len() > MILEPOSTS {
             let mut keep = false;
             self.mileposts.retain(|_| {
