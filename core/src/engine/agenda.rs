@@ -101,27 +101,47 @@ impl Engine {
             if batch.is_empty() && !room {
                 break;
             }
-            self.decide(&batch, room);
+            // Runs that have a place come first, since they may free theirs.
+            batch.iter().for_each(|run| self.settle_run(run));
+            if room || self.agenda.waiting.iter().any(|run| batch.contains(run)) {
+                self.place_waiting();
+            }
             seen.extend(batch);
         }
+        let mut reordered = std::mem::take(&mut self.agenda.reordered);
         for run in &seen {
             self.watch(run);
             self.keep_checkpoints(run);
+            if reordered.remove(run) {
+                self.write_orders(run);
+            }
+            self.set_alarm(run);
         }
-        for run in std::mem::take(&mut self.agenda.reordered) {
-            self.write_orders(&run);
-        }
-        seen.extend(self.agenda.touched.iter().cloned());
-        for run in seen {
-            let deadline = self.run_deadline(&run);
-            self.agenda.wake(Due::Run(run), deadline);
-        }
+        reordered.iter().for_each(|run| self.write_orders(run));
+        let left: Vec<_> = self.agenda.touched.iter().cloned().collect();
+        left.iter().for_each(|run| self.set_alarm(run));
         let doubts = self.doubts_until();
         self.agenda.was_in_doubt = doubts.is_some();
         self.wake = [self.agenda.next(), doubts, self.ward.deadline()]
             .into_iter()
             .flatten()
             .min();
+    }
+
+    /// Decides on one run until nothing is left to decide: a fleet does not fit into a cache, its parts do.
+    fn settle_run(&mut self, run: &RunId) {
+        for _ in 1..ROUNDS {
+            self.decide(run);
+            if !self.agenda.touched.remove(run) {
+                return;
+            }
+        }
+        self.decide(run);
+    }
+
+    fn set_alarm(&mut self, run: &RunId) {
+        let deadline = self.run_deadline(run);
+        self.agenda.wake(Due::Run(run.clone()), deadline);
     }
 
     /// Takes up what has come due.

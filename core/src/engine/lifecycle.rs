@@ -14,32 +14,27 @@ use crate::time::Instant;
 use std::collections::BTreeSet;
 
 impl Engine {
-    /// Reconciles these runs. Runs that have a place come first, since they may free theirs.
-    pub(super) fn decide(&mut self, runs: &BTreeSet<RunId>, room_changed: bool) {
-        for id in runs {
-            self.watch(id);
-            self.fence_by_time(id);
-            let state = self.state.runs.get(id).map(|run| run.state);
-            match state {
-                Some(RunState::Starting | RunState::Running | RunState::Recovering) => {
-                    self.carry_on(id);
-                }
-                Some(RunState::Stopping) => self.come_to_stop(id),
-                Some(
-                    RunState::Pending
-                    | RunState::Stopped
-                    | RunState::Completed
-                    | RunState::Failed
-                    | RunState::Parked,
-                )
-                | None => {}
+    /// Reconciles a run, unless it waits for room.
+    pub(super) fn decide(&mut self, id: &RunId) {
+        self.watch(id);
+        self.fence_by_time(id);
+        let state = self.state.runs.get(id).map(|run| run.state);
+        match state {
+            Some(RunState::Starting | RunState::Running | RunState::Recovering) => {
+                self.carry_on(id);
             }
+            Some(RunState::Stopping) => self.come_to_stop(id),
+            Some(
+                RunState::Pending
+                | RunState::Stopped
+                | RunState::Completed
+                | RunState::Failed
+                | RunState::Parked,
+            )
+            | None => {}
         }
         // A gang that was retired just now may have been silent for long enough already.
-        runs.iter().for_each(|id| self.fence_by_time(id));
-        if room_changed || self.agenda.waiting.iter().any(|id| runs.contains(id)) {
-            self.place_waiting();
-        }
+        self.fence_by_time(id);
     }
 
     fn carry_on(&mut self, id: &RunId) {
@@ -68,7 +63,7 @@ impl Engine {
         };
         let step = self.step(id);
         let has_caught_up = run.state == RunState::Running && step >= run.ladder.best;
-        if run.open_incident().is_some() && has_caught_up {
+        if run.catches_up() && has_caught_up {
             self.tell(Fact::IncidentClosed {
                 run: id.clone(),
                 step,
