@@ -407,10 +407,11 @@ impl Run {
             since: at,
             waited: Duration::ZERO,
         };
-        let Ladder { best, sealed, .. } = self.ladder;
+        // An admin's word gives every budget back, but repairs no node.
         self.ladder = Ladder {
-            best,
-            sealed,
+            best: self.ladder.best,
+            sealed: self.ladder.sealed,
+            blamed: std::mem::take(&mut self.ladder.blamed),
             ..Ladder::default()
         };
         self.spend(at, Some(Spend::Waiting));

@@ -279,7 +279,8 @@ pub(super) struct Ladder {
     pub(super) best: Step,
     /// Step of the newest checkpoint that was ever sealed.
     pub(super) sealed: Step,
-    /// How often each node was at fault since the last progress.
+    /// How often each node was at fault since it last took part in progress: a spare on which nothing can be
+    /// started stays the last to be tried.
     pub(super) blamed: BTreeMap<NodeId, u32>,
 }
 
@@ -290,9 +291,10 @@ impl Save {
 }
 
 impl Ladder {
-    pub(super) fn progress(&mut self) {
+    /// These nodes came further than ever before.
+    pub(super) fn progress(&mut self, nodes: &BTreeSet<NodeId>) {
         self.tries.clear();
-        self.blamed.clear();
+        self.blamed.retain(|node, _| !nodes.contains(node));
     }
 
     pub(super) fn recoveries(&self) -> u32 {

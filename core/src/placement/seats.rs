@@ -212,13 +212,19 @@ impl Attempt<'_> {
 
     /// Chooses nodes for so many groups, the nearest to the rest of the gang.
     fn choose(&mut self, wanted: u32, kept: &BTreeSet<Spot>) -> bool {
-        let most = self.want.blamed.values().copied().max().unwrap_or_default();
+        let faults: BTreeSet<u32> = self.want.blamed.values().copied().collect();
         let stages = self.want.layout.pipeline;
         let is_new = kept.is_empty();
-        // Whole model copies in a rack, where that works out; then any way; then on bad nodes.
+        // Whole model copies in a rack, where that works out; then any way; then on bad nodes, the least
+        // bad first.
         let units = [stages, 1].into_iter().skip(usize::from(!is_new));
         let mut tries = units.map(|unit| (unit, 0)).collect::<Vec<_>>();
-        tries.extend((most > 0).then_some((1, most)));
+        tries.extend(
+            faults
+                .into_iter()
+                .filter(|faults| *faults > 0)
+                .map(|faults| (1, faults)),
+        );
         for (unit, bears) in tries {
             self.chosen.clear();
             self.taken.clear();

@@ -8,6 +8,7 @@ use crate::id::{IncidentId, NodeId, Step};
 use crate::ladder::evict;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Incidents kept of one run; older ones stay in the ledger only.
 const INCIDENTS: usize = 2000;
@@ -21,8 +22,16 @@ impl Run {
     pub(super) fn came_to(&mut self, step: Step) {
         if step > self.ladder.best {
             self.ladder.best = step;
-            self.ladder.progress();
+            self.progress();
         }
+    }
+
+    fn progress(&mut self) {
+        let nodes = self
+            .gang
+            .as_ref()
+            .map(|gang| Arc::clone(&gang.placement.nodes));
+        self.ladder.progress(&nodes.unwrap_or_default());
     }
 
     pub(super) fn broke(
@@ -303,7 +312,7 @@ impl Run {
         if id.step > self.ladder.sealed {
             self.ladder.sealed = id.step;
             self.ladder.unsealed = 0;
-            self.ladder.progress();
+            self.progress();
         }
         self.came_to(id.step);
     }
