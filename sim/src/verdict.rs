@@ -185,17 +185,22 @@ impl World {
         let pending = views.iter().filter(|run| run.state == RunState::Pending);
         let first = pending.min_by_key(|run| (run.submitted, run.spec.name.clone()));
         let first = first.filter(|run| has_room(run, nodes));
-        let Some(run) = first.map(|run| run.spec.name.clone()) else {
+        let Some(first) = first else {
             self.waits = None;
             return None;
         };
+        let run = first.spec.name.clone();
         if self.waits.as_ref().is_none_or(|(of, _)| *of != run) {
             self.waits = Some((run.clone(), self.now));
         }
         let (_, since) = self.waits.as_ref()?;
         let most = self.options.limits.orphan_after * 2 + RETURN;
-        (self.now.since(calm.max(*since)) > most)
-            .then(|| format!("L3: {run} waits though there is room for it"))
+        (self.now.since(calm.max(*since)) > most).then(|| {
+            format!(
+                "L3: {run} waits though there is room for it: {}",
+                first.waits_for
+            )
+        })
     }
 
     fn judge_truth(&self, views: &[RunView]) -> Result<Verdict, String> {

@@ -49,7 +49,7 @@ fn a_controller_that_dies_between_any_two_writes_goes_on() {
 }
 
 /// Seeds that once found something, and what it was.
-const FOUND: [(u64, &str); 20] = [
+const FOUND: [(u64, &str); 21] = [
     (
         63,
         "a controller that lost power started a generation whose number was in use elsewhere",
@@ -115,13 +115,14 @@ const FOUND: [(u64, &str); 20] = [
         "the kill of a rank that hung, owed since before a power cut, is not meant for its successor",
     ),
     (
-        446,
-        "a rank hung from the start, and its agent died before it wrote down that there was one",
+        558,
+        "the one rank that had formed was the odd one out where the other hung from the start",
     ),
+    (1026, "the same"),
 ];
 
 /// The same of hard worlds.
-const FOUND_HARD: [(u64, &str); 5] = [
+const FOUND_HARD: [(u64, &str); 7] = [
     (
         212,
         "an agent that had slept through its fence started the generation it was sent before",
@@ -141,6 +142,14 @@ const FOUND_HARD: [(u64, &str); 5] = [
     (
         839,
         "a new controller judged a hang before it could see whose pulse stood still",
+    ),
+    (
+        5969,
+        "ranks that could not be started had fenced what was there, and nobody took it so",
+    ),
+    (
+        446,
+        "a rank hung from the start, and its agent died before it wrote down that there was one",
     ),
 ];
 

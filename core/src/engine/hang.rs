@@ -278,10 +278,14 @@ impl Engine {
         if suspects.len() <= 1 {
             return suspects;
         }
-        let mine = watch
-            .pages
-            .iter()
-            .filter(|(_, page)| page.generation == gang.generation);
+        let is_mine = |page: &Page| page.generation == gang.generation;
+        let has_come = |suspect: &&Suspect| watch.pages.get(suspect.rank).is_some_and(is_mine);
+        if !suspects.iter().all(|suspect| has_come(&suspect)) {
+            // Where some have not even shown themselves in this generation, it is one of these.
+            let absent = suspects.iter().filter(|suspect| !has_come(suspect));
+            return absent.copied().collect();
+        }
+        let mine = watch.pages.iter().filter(|(_, page)| is_mine(page));
         let groups = stacks::of_pages(mine);
         let odd = stacks::odd_ones_out(&groups);
         let both: Vec<_> = suspects

@@ -70,8 +70,6 @@ pub(super) struct Gang {
     pub(super) is_whole: bool,
     /// Since when it trains, and from where.
     pub(super) since: Option<(f64, Place)>,
-    /// When that state was loaded.
-    pub(super) loaded: f64,
     /// Where it stopped for good, once it has.
     pub(super) last: Option<Place>,
     /// Saves that failed.

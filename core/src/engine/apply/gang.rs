@@ -231,7 +231,17 @@ impl Run {
             .retain(|old| old.generation > generation || !old.nodes.contains(node));
     }
 
+    /// The process of a rank of this generation has ended, or could not be started: its node had taken the
+    /// generation on, and fenced all older ones.
     pub(super) fn gone(&mut self, generation: Generation, rank: Rank) {
+        self.fenced_by_start(generation, rank);
+        let owes = |(_, owed): &(&NodeId, &Owed)| {
+            owed.generation == generation && owed.ranks.contains(&rank)
+        };
+        if let Some((node, _)) = self.owed.iter().find(owes) {
+            self.older
+                .retain(|old| old.generation >= generation || !old.nodes.contains(node));
+        }
         if let Some(member) = self.member(generation, rank) {
             member.gone = true;
             if let Some(gang) = &mut self.gang {

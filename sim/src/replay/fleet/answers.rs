@@ -68,7 +68,6 @@ impl Fleet<'_> {
                 spawns: false,
                 is_whole: true,
                 since: None,
-                loaded: self.now,
                 last: None,
                 failed_saves: BTreeSet::new(),
             });
@@ -194,7 +193,7 @@ impl Fleet<'_> {
             Milestone::Loaded => {
                 let place = self.pace.after(step.0);
                 if let Some(gang) = &mut self.gang {
-                    (gang.since, gang.loaded) = (Some((self.now, place)), self.now);
+                    gang.since = Some((self.now, place));
                 }
                 self.set_pace();
                 let first = self.pace.until(place, place.step + 1.0).unwrap_or(0.0);
@@ -280,11 +279,18 @@ impl Fleet<'_> {
     /// Tells the engine of the newest checkpoint of this gang that is written by now.
     pub(super) fn tell_saves(&mut self) {
         let Some(gang) = &self.gang else { return };
-        let Some((_, place)) = gang.since else { return };
+        let trains = gang.since.map(|(_, place)| place);
+        // One that stops at a step boundary has saved before as well.
+        let Some(place) = trains.or(gang.last.filter(|_| gang.is_whole)) else {
+            return;
+        };
         let write = self.durations.seconds("save-write", &mut self.draw);
         let every = self.pace.save_every;
-        let from = self.pace.after(gang.resume);
-        let trained = self.now - gang.loaded;
+        let evaluated = if self.pace.evaluates(place) {
+            place.evaluated
+        } else {
+            0.0
+        };
         let newest = (place.step as u64 / every) * every;
         let mut steps = (0..3).map(|back| newest.saturating_sub(back * every));
         let is_written = |step: &u64| {
@@ -292,8 +298,8 @@ impl Fleet<'_> {
                 && !gang.failed_saves.contains(step)
                 && self
                     .pace
-                    .until(from, *step as f64)
-                    .is_some_and(|after| after + write <= trained)
+                    .until(self.pace.after(*step), place.step)
+                    .is_some_and(|ago| ago + evaluated >= write)
         };
         let Some(step) = steps.find(is_written) else {
             return;

@@ -288,6 +288,7 @@ impl Fleet<'_> {
     fn save_fails(&mut self, number: usize, rank: Rank, at: usize) {
         self.told.struck.push((self.now, number));
         self.settle_progress();
+        self.tell_saves();
         let every = self.pace.save_every;
         let step = (self.whole_steps().0 / every + 1) * every;
         let generation = self.generation();
