@@ -152,8 +152,8 @@ impl Process {
         Self::open(pid, false)
     }
 
-    /// Every process that leads its own session and has this on its command line.
-    pub fn all_with(argument: &OsStr) -> io::Result<Vec<Self>> {
+    /// Every process that leads its own session and was started with this option and value.
+    pub fn all_with(option: &str, value: &OsStr) -> io::Result<Vec<Self>> {
         let mut all = Vec::new();
         for entry in std::fs::read_dir("/proc")? {
             let name = entry?.file_name();
@@ -162,8 +162,11 @@ impl Process {
             };
             // (One that has ended meanwhile has none.)
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let mut words = line.split(|byte| *byte == 0);
-            if words.any(|word| word == argument.as_bytes()) {
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            if words
+                .windows(2)
+                .any(|pair| pair == [option.as_bytes(), value.as_bytes()])
+            {
                 all.extend(Self::stray(pid)?);
             }
         }

@@ -34,6 +34,9 @@ use tokio::sync::mpsc;
 /// Makes every kernel launch wait for its kernel; read by CUDA when a process first uses it.
 const BLOCKING: (&str, &str) = ("CUDA_LAUNCH_BLOCKING", "1");
 
+/// Under which option a worker is told the agent's socket.
+const SOCKET: &str = "--socket";
+
 /// How workers are started.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -56,7 +59,7 @@ impl Launch {
         let device = if self.on_gpus { "cuda" } else { "cpu" };
         let pairs: [(&str, OsString); 4] = [
             ("--device", device.into()),
-            ("--socket", state.socket().into()),
+            (SOCKET, state.socket().into()),
             ("--orphan-after-ms", orphan_after.into()),
             ("--interface", self.interface.clone().into()),
         ];
@@ -236,7 +239,7 @@ impl Ranks {
     /// hello and be ended then, one that hangs would stay for ever.
     pub fn end_unknown(&self) {
         let socket = self.state.socket();
-        let found = Process::all_with(socket.as_os_str());
+        let found = Process::all_with(SOCKET, socket.as_os_str());
         let found = found.unwrap_or_else(|error| {
             tracing::error!(%error, "cannot look for ranks that nobody knows");
             Vec::new()

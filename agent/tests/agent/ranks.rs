@@ -121,10 +121,19 @@ async fn a_reused_pid_is_never_touched() {
     let process = memory.runs[0].ranks[1].process.as_mut().unwrap();
     assert_eq!(process.pid, pid);
     kill_process(to_pid(pid), Signal::KILL).unwrap();
-    let mut stranger = Command::new("setsid")
-        .args(["sleep", "1000"])
-        .spawn()
-        .unwrap();
+    let mut stranger = loop {
+        let mut stranger = Command::new("setsid")
+            .args(["sleep", "1000"])
+            .spawn()
+            .unwrap();
+        // The kernel counts start times in ticks of 10 ms, in which no number comes round again.
+        let stat = stat(stranger.id()).expect("nobody reaped it");
+        if stat.started != process.started {
+            break stranger;
+        }
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    };
     let pid = stranger.id();
     process.pid = pid;
     std::fs::write(&path, serde_json::to_vec(&memory).unwrap()).unwrap();
