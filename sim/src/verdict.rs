@@ -179,11 +179,12 @@ impl World {
         living.filter(|node| !is_known(node)).collect()
     }
 
-    /// Runs wait in the order in which they came. The first of them must not wait where there is
-    /// room for it, but for as long as an older gang may still step (S1).
+    /// Runs wait in the order in which they came, those that broke in front of the others. The first
+    /// must not wait where there is room for it, but for as long as an older gang may still step (S1).
     fn starved(&mut self, calm: Instant, views: &[RunView], nodes: &[NodeView]) -> Option<String> {
         let pending = views.iter().filter(|run| run.state == RunState::Pending);
-        let first = pending.min_by_key(|run| (run.submitted, run.spec.name.clone()));
+        let broke = |run: &RunView| run.incidents.iter().any(|open| open.closed.is_none());
+        let first = pending.min_by_key(|run| (!broke(run), run.submitted, run.spec.name.clone()));
         let first = first.filter(|run| has_room(run, nodes));
         let Some(first) = first else {
             self.waits = None;

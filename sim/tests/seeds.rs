@@ -122,7 +122,7 @@ const FOUND: [(u64, &str); 21] = [
 ];
 
 /// The same of hard worlds.
-const FOUND_HARD: [(u64, &str); 7] = [
+const FOUND_HARD: [(u64, &str); 8] = [
     (
         212,
         "an agent that had slept through its fence started the generation it was sent before",
@@ -150,6 +150,10 @@ const FOUND_HARD: [(u64, &str); 7] = [
     (
         446,
         "a rank hung from the start, and its agent died before it wrote down that there was one",
+    ),
+    (
+        9008,
+        "a run that an admin let go on waited behind an older, broken one, and was thought to starve",
     ),
 ];
 

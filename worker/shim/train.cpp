@@ -14,6 +14,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstdlib>
+#include <malloc.h>
 #include <unistd.h>
 
 namespace {
@@ -141,6 +142,10 @@ char* rb_setup() {
       // c10d's flight recorder fills a map of groups without its lock, so two threads of one process break it; ours is
       // the flight page.
       setenv("TORCH_FR_BUFFER_SIZE", "0", 1);
+      // Every step takes and frees the same large blocks: mapped anew each time, their pages are faulted in and
+      // cleared again, a tenth of a step on the CPU.
+      mallopt(M_MMAP_MAX, 0);
+      mallopt(M_TRIM_THRESHOLD, -1);
       at::set_num_threads(1);
       if (at::get_num_interop_threads() != 1) at::set_num_interop_threads(1);
       at::globalContext().setDeterministicAlgorithms(true, false);

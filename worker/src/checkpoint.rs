@@ -12,7 +12,7 @@ pub mod slice;
 
 pub use load::{LoadError, begin_with, load};
 pub use read::{Common, Stored, Want};
-pub use save::{Saver, Snapshot, write};
+pub use save::{Saver, save};
 
 use crate::shim::{bytes, cuda};
 use crate::trainer::Trainer;

@@ -7,7 +7,7 @@ mod common;
 
 use common::{MadeUp, train};
 use rebloom_core::spec::RunSpec;
-use rebloom_worker::checkpoint::{Snapshot, directory, state_hash, write};
+use rebloom_worker::checkpoint::{Saver, directory, state_hash};
 use rebloom_worker::comm::MemoryStore;
 use rebloom_worker::shim::{self, cuda};
 use rebloom_worker::trainer::Trainer;
@@ -181,7 +181,8 @@ fn a_snapshot_is_of_its_moment_and_loads_again() {
     let folder = tempfile::tempdir().unwrap();
     let spec = run("bf16", folder.path());
     alone(&spec, |mut trainer| {
-        let mut old = None;
+        let (tell, told) = std::sync::mpsc::channel();
+        let saver = Saver::start(move |saved| tell.send(saved).unwrap()).unwrap();
         for step in 1..=3 {
             trainer.step(false).unwrap();
             let id = CheckpointId {
@@ -189,11 +190,11 @@ fn a_snapshot_is_of_its_moment_and_loads_again() {
                 generation: Generation(1),
             };
             let state = state_hash(&trainer);
-            let snapshot = Snapshot::take(&trainer, Rank(0), id, old.take()).unwrap();
+            saver.save(&trainer, Rank(0), id).unwrap();
             // The copy is on its way while the state moves on.
             let samples = trainer.samples();
             let later = (0..2).map(|_| trainer.step(false).unwrap().loss).last();
-            let shard = write(&snapshot).unwrap();
+            let shard = told.recv().unwrap().outcome.unwrap();
             let manifest = Manifest {
                 version: MANIFEST_VERSION,
                 run: spec.name.clone(),
@@ -209,7 +210,6 @@ fn a_snapshot_is_of_its_moment_and_loads_again() {
             let again = (0..2).map(|_| trainer.step(false).unwrap().loss).last();
             assert_eq!(again, later, "step {step} goes on otherwise");
             rebloom_worker::checkpoint::load(&mut trainer, Rank(0), id).unwrap();
-            old = Some(snapshot);
         }
     });
 }

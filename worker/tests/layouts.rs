@@ -11,7 +11,7 @@ use rebloom_core::id::{Digest, Generation, Rank, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{Numerics, Precision, RunSpec};
 use rebloom_worker::checkpoint::slice::Slice;
-use rebloom_worker::checkpoint::{self, LoadError, Snapshot};
+use rebloom_worker::checkpoint::{self, LoadError};
 use rebloom_worker::data::Samples;
 use rebloom_worker::trainer::Trainer;
 use sha2::Digest as _;
@@ -123,8 +123,7 @@ fn saved(spec: &RunSpec) -> (Whole, Vec<f64>, Vec<Shard>) {
             trainer.step(false).unwrap();
         }
         gather(&whole, &trainer, rank);
-        let shard =
-            checkpoint::write(&Snapshot::take(&trainer, rank, id(), None).unwrap()).unwrap();
+        let shard = checkpoint::save(&trainer, rank, id()).unwrap();
         let losses = rest(&mut trainer);
         trainer.farewell();
         (losses, shard)

@@ -9,7 +9,7 @@ use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest};
 use rebloom_core::id::{Generation, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
-use rebloom_worker::checkpoint::{self, Snapshot};
+use rebloom_worker::checkpoint;
 use rebloom_worker::data::Samples;
 use rebloom_worker::hf::{self, Kind};
 use rebloom_worker::infer::Inference;
@@ -125,8 +125,7 @@ fn a_run_begins_with_a_folder_in_any_layout_and_exports_the_same_bits() {
         let done = train(&spec, samples, |rank, mut trainer| {
             checkpoint::begin_with(&mut trainer, rank, &open(original.path())).unwrap();
             trainer.check_replicas().unwrap();
-            let shard =
-                checkpoint::write(&Snapshot::take(&trainer, rank, id, None).unwrap()).unwrap();
+            let shard = checkpoint::save(&trainer, rank, id).unwrap();
             let loss = trainer.step(false).unwrap().loss;
             trainer.farewell();
             (shard, loss)

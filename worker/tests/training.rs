@@ -10,10 +10,11 @@ use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, Shard};
 use rebloom_core::id::{Digest, Generation, Rank, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
-use rebloom_worker::checkpoint::{self, LoadError, Snapshot};
+use rebloom_worker::checkpoint::{self, LoadError, Saver};
 use rebloom_worker::data::Samples;
 use rebloom_worker::trainer::{Figures, StepError, Trainer};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 const STEPS: u64 = 6;
 const SAVED_AT: u64 = 3;
@@ -65,10 +66,7 @@ fn from_the_start(spec: &RunSpec, saves: bool) -> Vec<(End, Option<Shard>)> {
         for step in 1..=STEPS {
             figures.push(bits(trainer.step(false).unwrap()));
             if saves && step == SAVED_AT {
-                shard = Some(
-                    checkpoint::write(&Snapshot::take(&trainer, rank, id(), None).unwrap())
-                        .unwrap(),
-                );
+                shard = Some(checkpoint::save(&trainer, rank, id()).unwrap());
             }
         }
         trainer.check_replicas().unwrap();
@@ -257,13 +255,89 @@ fn a_save_that_fails_says_why_and_training_goes_on() {
     let done = train(&spec, made_up, |rank, mut trainer| {
         trainer.begin();
         trainer.step(false).unwrap();
-        let error =
-            checkpoint::write(&Snapshot::take(&trainer, rank, id(), None).unwrap()).unwrap_err();
+        let error = checkpoint::save(&trainer, rank, id()).unwrap_err();
         assert!(error.contains("rank-00000.safetensors"), "{error}");
         trainer.step(false).unwrap();
         trainer.step_done()
     });
     assert_eq!(done, [Step(2)]);
+}
+
+/// One rank whose state is in several sub-groups.
+fn in_groups(directory: &Path) -> RunSpec {
+    let alone = Layout {
+        tensor: 1,
+        pipeline: 1,
+        data: 1,
+    };
+    let mut spec = spec(alone, directory);
+    spec.train.numerics.group_elements = 10_000;
+    spec
+}
+
+#[test]
+fn a_save_in_sub_groups_is_the_whole_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = in_groups(folder.path());
+    let groups = train(&spec, made_up, |_, trainer| {
+        trainer.flat().plan.buffers.len()
+    });
+    assert!(groups[0] > 3, "{groups:?}");
+    let whole = from_the_start(&spec, true);
+    seal(&spec, vec![whole[0].1.clone().unwrap()]);
+    let resumed = train(&spec, made_up, |rank, mut trainer| {
+        checkpoint::load(&mut trainer, rank, id()).unwrap();
+        for _ in SAVED_AT..STEPS {
+            trainer.step(false).unwrap();
+        }
+        checkpoint::state_hash(&trainer)
+    });
+    assert_eq!(resumed[0], whole[0].0.1);
+}
+
+#[test]
+fn a_save_in_sub_groups_that_fails_holds_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let not_a_folder = folder.path().join("file");
+    std::fs::write(&not_a_folder, "").unwrap();
+    train(&in_groups(&not_a_folder), made_up, |rank, mut trainer| {
+        trainer.begin();
+        let (tell, told) = std::sync::mpsc::channel();
+        let saver = Saver::start(move |saved| tell.send(saved).unwrap()).unwrap();
+        for _ in 0..3 {
+            trainer.step(false).unwrap();
+            saver.save(&trainer, rank, id()).unwrap();
+            let error = told.recv().unwrap().outcome.unwrap_err();
+            assert!(error.contains("rank-00000.safetensors"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_fence_ends_the_wait_for_a_disk_that_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = in_groups(folder.path());
+    let directory = checkpoint::directory(&spec, id());
+    std::fs::create_dir_all(&directory).unwrap();
+    // Opened for writing, a pipe without a reader hangs, as a file on a dead server does.
+    let pipe = directory.join("rank-00000.safetensors.tmp");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+    train(&spec, made_up, |rank, mut trainer| {
+        trainer.begin();
+        let (tell, told) = std::sync::mpsc::channel();
+        let saver = Saver::start(move |saved| tell.send(saved).unwrap()).unwrap();
+        let fence = trainer.watch().recorder.fence_word();
+        let agent = std::thread::spawn(|| fence.store(2, Ordering::Release));
+        saver.save(&trainer, rank, id()).unwrap();
+        agent.join().unwrap();
+        assert!(told.try_recv().is_err(), "the disk hangs still");
+        let mut reader = std::fs::File::open(&pipe).unwrap();
+        std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+        let error = told.recv().unwrap().outcome.unwrap_err();
+        assert!(error.contains("gave up"), "{error}");
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    });
 }
 
 #[test]

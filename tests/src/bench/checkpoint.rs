@@ -18,7 +18,7 @@ pub(super) const ROUNDS: u32 = 7;
 /// What a round of `rebloom-worker save` prints.
 #[derive(Deserialize)]
 pub(super) struct Round {
-    stall_seconds: f64,
+    pub(super) stall_seconds: f64,
     pub(super) bytes: u64,
     pub(super) write_seconds: f64,
     pub(super) plain_seconds: f64,
@@ -33,7 +33,7 @@ pub(super) struct Round {
 pub fn run() -> Result<()> {
     let disk = crate::process::binaries()?;
     let folder = tempfile::TempDir::with_prefix_in("rebloom-bench-", disk)?;
-    let rounds = measure(folder.path())?;
+    let rounds = measure(folder.path(), None)?;
     let times = |of: fn(&Round) -> f64| times(&rounds, of);
     let (stall, write) = (times(|r| r.stall_seconds), times(|r| r.write_seconds));
     let plain = times(|r| r.plain_seconds);
@@ -70,8 +70,9 @@ pub(super) fn times(rounds: &[Round], of: fn(&Round) -> f64) -> Vec<Duration> {
     seconds.map(Duration::from_secs_f64).collect()
 }
 
-/// Lets one worker save and load a shard of eight blocks, 512 wide, in `folder`.
-pub(super) fn measure(folder: &Path) -> Result<Vec<Round>> {
+/// Lets one worker save and load a shard of eight blocks, 512 wide, in `folder`, of whose weights at most
+/// `group` are updated and saved at a time.
+pub(super) fn measure(folder: &Path, group: Option<u64>) -> Result<Vec<Round>> {
     let mut spec = training::spec("save", training::dataset()?, &folder.join("checkpoints"))?;
     spec.layout = Layout {
         tensor: 1,
@@ -81,6 +82,9 @@ pub(super) fn measure(folder: &Path) -> Result<Vec<Round>> {
     spec.model.hidden = 512;
     spec.model.heads = 8;
     spec.model.layers = 8;
+    if let Some(most) = group {
+        spec.train.numerics.group_elements = most;
+    }
     let file = folder.join("spec.json");
     fs::write(&file, serde_json::to_vec(&spec)?)?;
     let log = folder.join("save.log");

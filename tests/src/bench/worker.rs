@@ -18,10 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const PAIRS: usize = 5;
-const STEPS: u64 = 13;
+const PAIRS: usize = 7;
+const STEPS: u64 = 10;
 /// As the worker's own.
 const WARM_UP: u64 = 5;
+/// Weights that are updated and saved at a time where memory is short.
+const SUB_GROUP: u64 = 5_000_000;
 
 const ALONE: Layout = Layout {
     tensor: 1,
@@ -67,7 +69,7 @@ fn spec(name: &str, prefix: &Path, folder: &Path) -> Result<RunSpec> {
     spec.model.heads = 8;
     spec.model.vocab = 8192;
     spec.model.sequence = 256;
-    spec.train.global_batch = 8;
+    spec.train.global_batch = 4;
     spec.train.micro_batch = 4;
     spec.train.steps = STEPS;
     spec.deadlines.init = 60.0;
@@ -93,7 +95,11 @@ fn dataset(folder: &Path) -> Result<PathBuf> {
     Ok(prefix)
 }
 
-#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench prints its figures, and how far it is"
+)]
 fn throughput(folder: &Path) -> Result<()> {
     let prefix = dataset(folder)?;
     let spec = spec("throughput", &prefix, folder)?;
@@ -101,6 +107,7 @@ fn throughput(folder: &Path) -> Result<()> {
     let (mut ours, mut theirs) = (Vec::new(), [Vec::new(), Vec::new()]);
     let (mut our_peak, mut their_peak) = (0, 0);
     for pair in 0..PAIRS {
+        eprintln!("throughput: round {} of {PAIRS}", pair + 1);
         let rank = &ranks(&spec, folder, &format!("alone-{pair}"))?[0];
         ours.push(rank.tokens_per_second);
         our_peak = rank.peak_bytes.max(our_peak);
@@ -270,7 +277,7 @@ fn eight_ranks(folder: &Path) -> Result<()> {
 /// Bytes a second of saving and loading one shard: ours, the operating system's alone, and PyTorch's.
 #[expect(clippy::print_stdout, reason = "a bench prints its figures")]
 fn saving(folder: &Path) -> Result<()> {
-    let rounds = checkpoint::measure(folder)?;
+    let rounds = checkpoint::measure(folder, None)?;
     let bytes = rounds[0].bytes;
     let mut peers = peers_save(folder, bytes, ROUNDS)?;
     let mut peer = |name: &str| {
@@ -311,12 +318,36 @@ fn saving(folder: &Path) -> Result<()> {
             load / read
         );
     }
-    let (before, after) = (rounds[0].training_bytes, rounds[0].saving_bytes);
+    println!();
+    save_memory(folder, rounds)
+}
+
+/// What a save takes beside training, with the whole state as one sub-group and in small ones.
+#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+fn save_memory(folder: &Path, whole: Vec<Round>) -> Result<()> {
+    let parts = checkpoint::measure(folder, Some(SUB_GROUP))?;
     println!(
-        "\nPeak RSS of the rank: {:.0} MB while training, {:.0} MB with a save.\n",
-        before as f64 / 1e6,
-        after as f64 / 1e6
+        "| sub-group, MB | peak RSS in training, MB | more with a save, MB | training stands still, ms | whole save, ms |"
     );
+    println!("|---|---|---|---|---|");
+    let (mega, milli) = (1e-6, 1e3);
+    let state = whole[0].bytes as f64;
+    // Weights and two moments, in fp32.
+    let sub_group = SUB_GROUP as f64 * 12.0;
+    for (group, rounds) in [(state, whole), (sub_group, parts)] {
+        let first = &rounds[0];
+        let more = first.saving_bytes.saturating_sub(first.training_bytes);
+        let middle = |of| median(&checkpoint::times(&rounds, of)).as_secs_f64() * milli;
+        println!(
+            "| {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            group * mega,
+            first.training_bytes as f64 * mega,
+            more as f64 * mega,
+            middle(|r| r.stall_seconds),
+            middle(|r| r.stall_seconds + r.write_seconds)
+        );
+    }
+    println!();
     Ok(())
 }
 

@@ -1,227 +1,236 @@
-//! Writing a shard: a copy in memory while training stands still, the file on a thread of its own.
+//! Saving a shard: copies in memory while training stands still, the file on a thread of its own.
+//!
+//! One sub-group, a buffer of the optimizer, is copied at a time, into memory that the one before no longer
+//! needs: a save never takes more than that. Training goes on once the last one is copied, so where there is
+//! but one, it never waits for the disk.
 
-use super::facts::{FACTS, Facts, KINDS, VERSION};
+mod file;
+
+use super::directory;
+use super::facts::{Facts, KINDS, VERSION};
 use super::slice::Slice;
-use super::{directory, file_name};
+use crate::optim::OwnSlice;
+use crate::shim::ShimError;
 use crate::shim::cuda::Crossing;
-use crate::shim::{ShimError, bytes};
 use crate::trainer::Trainer;
-use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Shard};
-use rebloom_core::id::{Digest, Rank};
+use file::Outline;
+use rebloom_core::checkpoint::{CheckpointId, Shard};
+use rebloom_core::id::Rank;
 use rebloom_rank::Saved;
-use rebloom_runtime::shard_hash::ShardHash;
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
+use safetensors::tensor::{Dtype, TensorInfo};
+use std::collections::BTreeMap;
+use std::io;
+use std::mem::take;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Duration;
 use tch::Tensor;
 
-const BUFFER: usize = 1 << 20;
+/// How often a rank that waits for the disk looks at its fence.
+const LOOK: Duration = Duration::from_millis(10);
 
-/// A copy of one rank's state at a step boundary.
+/// Copies of one sub-group at a step boundary. Their memory goes back when they are dropped, whatever
+/// became of them.
 #[derive(Debug)]
-pub struct Snapshot {
+struct Copied {
     tensors: Vec<Tensor>,
     /// Where they come from a GPU, they are not there before it says so.
-    crossing: Crossing,
-    header: Vec<u8>,
-    directory: PathBuf,
-    rank: Rank,
-    samples: u64,
+    crossing: Option<Crossing>,
+    home: Sender<Vec<Tensor>>,
 }
 
-impl Snapshot {
-    /// Copies what `trainer` owns, into the memory of an older copy where there is one. A GPU makes the copy while
-    /// it computes; training only waits for it before it writes to what is copied.
-    pub fn take(
-        trainer: &Trainer,
-        rank: Rank,
-        id: CheckpointId,
-        old: Option<Self>,
+impl Copied {
+    /// Copies `slices` into `room` where that fits. A GPU makes the copies while it computes; training only
+    /// waits for them before it writes to what is copied.
+    fn of(
+        slices: &[OwnSlice<'_>],
+        room: Vec<Tensor>,
+        home: Sender<Vec<Tensor>>,
     ) -> Result<Self, ShimError> {
-        let spec = trainer.spec();
-        let crossing = Crossing::begin(trainer.flat().device)?;
-        let place = (spec.layout.coordinates(rank).tensor, spec.layout.tensor);
-        let mut room = old.map(|old| old.tensors).unwrap_or_default().into_iter();
-        let mut tensors = Vec::new();
-        let mut names = Vec::new();
-        let mut slices = BTreeMap::new();
-        let mut end = 0;
-        for slice in trainer.optimizer().own(&trainer.flat().plan) {
-            let name = &slice.slot.parameter.name;
-            for (kind, tensor) in KINDS.iter().zip(&slice.tensors) {
-                let mut copy = match room.next() {
-                    Some(copy) if copy.size() == tensor.size() => copy,
-                    Some(_) | None => crossing.room(tensor)?,
-                };
-                crossing.copy(&mut copy, tensor)?;
-                let begin = end;
-                end += bytes(&copy).len();
-                names.push((
-                    format!("{kind}/{name}"),
-                    TensorInfo {
-                        dtype: Dtype::F32,
-                        shape: vec![copy.numel()],
-                        data_offsets: (begin, end),
-                    },
-                ));
-                tensors.push(copy);
-            }
-            let slice = Slice::of(&slice.slot.parameter, place, slice.range);
-            slices.insert(name.clone(), slice);
-        }
-        let facts = Facts {
-            version: VERSION,
-            run: spec.name.clone(),
-            id,
-            rank,
-            layout: spec.layout,
-            model: spec.model,
-            seed: spec.train.seed,
-            samples: trainer.samples(),
-            recent: trainer.guard().recent().collect(),
-            slices,
+        let mut copied = Self {
+            tensors: room,
+            crossing: None,
+            home,
         };
-        Ok(Self {
-            tensors,
-            crossing: crossing.sealed()?,
-            header: header(&facts, names),
-            directory: directory(spec, id),
-            rank,
-            samples: trainer.samples(),
-        })
-    }
-
-    /// Samples consumed when it was taken.
-    pub const fn samples(&self) -> u64 {
-        self.samples
-    }
-}
-
-/// The head of a safetensors file: its length, and JSON padded to a multiple of eight bytes.
-fn header(facts: &Facts, names: Vec<(String, TensorInfo)>) -> Vec<u8> {
-    let facts = serde_json::to_string(facts).expect("facts are plain data");
-    let metadata = Metadata::new(Some(HashMap::from([(FACTS.to_owned(), facts)])), names)
-        .expect("the offsets follow each other");
-    let mut json = serde_json::to_vec(&metadata).expect("metadata are plain data");
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let mut header = (json.len() as u64).to_le_bytes().to_vec();
-    header.append(&mut json);
-    header
-}
-
-struct Hashing<W> {
-    inner: W,
-    hash: ShardHash,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(buffer)?;
-        self.hash.update(&buffer[..written]);
-        self.bytes += written as u64;
-        Ok(written)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-/// Writes a snapshot as this rank's shard: aside, to the disk, then under its name. Where that fails
-/// nothing is left behind.
-pub fn write(snapshot: &Snapshot) -> Result<Shard, String> {
-    let crossed = snapshot.crossing.wait();
-    crossed.map_err(|error| format!("the copy from the GPU: {error}"))?;
-    let name = file_name(snapshot.rank);
-    let path = snapshot.directory.join(&name);
-    let aside = snapshot.directory.join(format!("{name}.tmp"));
-    let written = fs::create_dir_all(&snapshot.directory)
-        .and_then(|()| write_aside(snapshot, &aside))
-        .and_then(|written| {
-            fs::rename(&aside, &path)?;
-            sync_directory(&snapshot.directory)?;
-            snapshot.directory.parent().map_or(Ok(()), sync_directory)?;
-            Ok(written)
-        });
-    match written {
-        Ok((bytes, hash)) => Ok(Shard {
-            rank: snapshot.rank,
-            file: name,
-            bytes,
-            hash,
-        }),
-        Err(error) => {
-            // It may not even be there; what counts is the first error.
-            drop(fs::remove_file(&aside));
-            Err(format!("{}: {error}", path.display()))
+        let originals = || slices.iter().flat_map(|slice| &slice.tensors);
+        let crossing = Crossing::begin(slices[0].tensors[0].device())?;
+        let fits = originals().map(Tensor::size);
+        if !fits.eq(copied.tensors.iter().map(Tensor::size)) {
+            // First the old memory goes, then the new is taken.
+            copied.tensors.clear();
+            for original in originals() {
+                copied.tensors.push(crossing.room(original)?);
+            }
         }
+        for (copy, original) in copied.tensors.iter_mut().zip(originals()) {
+            crossing.copy(copy, original)?;
+        }
+        copied.crossing = Some(crossing.sealed()?);
+        Ok(copied)
+    }
+
+    /// Waits until they are there.
+    fn arrived(self) -> io::Result<Self> {
+        let crossing = self.crossing.as_ref();
+        crossing
+            .map_or(Ok(()), Crossing::wait)
+            .map_err(|error| io::Error::other(format!("the copy from the GPU: {error}")))?;
+        Ok(self)
     }
 }
 
-fn write_aside(snapshot: &Snapshot, aside: &Path) -> io::Result<(u64, Digest)> {
-    let file = File::create(aside)?;
-    // The hash runs over pieces that are still in the cache.
-    let hashing = Hashing {
-        inner: file,
-        hash: ShardHash::of_version(MANIFEST_VERSION),
-        bytes: 0,
+impl AsRef<[Tensor]> for Copied {
+    fn as_ref(&self) -> &[Tensor] {
+        &self.tensors
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        // What is still being copied to is not to be written to by the next.
+        drop(self.crossing.as_ref().map(Crossing::wait));
+        // Nobody takes it back where the process ends.
+        drop(self.home.send(take(&mut self.tensors)));
+    }
+}
+
+/// What the shard of `slices` is to hold.
+fn outline(trainer: &Trainer, rank: Rank, id: CheckpointId, own: &[OwnSlice<'_>]) -> Outline {
+    let spec = trainer.spec();
+    let place = (spec.layout.coordinates(rank).tensor, spec.layout.tensor);
+    let mut names = Vec::new();
+    let mut slices = BTreeMap::new();
+    let mut end = 0;
+    for slice in own {
+        let name = &slice.slot.parameter.name;
+        for (kind, tensor) in KINDS.iter().zip(&slice.tensors) {
+            let begin = end;
+            end += tensor.numel() * size_of::<f32>();
+            let info = TensorInfo {
+                dtype: Dtype::F32,
+                shape: vec![tensor.numel()],
+                data_offsets: (begin, end),
+            };
+            names.push((format!("{kind}/{name}"), info));
+        }
+        let range = slice.range.clone();
+        slices.insert(name.clone(), Slice::of(&slice.slot.parameter, place, range));
+    }
+    let facts = Facts {
+        version: VERSION,
+        run: spec.name.clone(),
+        id,
+        rank,
+        layout: spec.layout,
+        model: spec.model,
+        seed: spec.train.seed,
+        samples: trainer.samples(),
+        recent: trainer.guard().recent().collect(),
+        slices,
     };
-    let mut out = BufWriter::with_capacity(BUFFER, hashing);
-    out.write_all(&snapshot.header)?;
-    for tensor in &snapshot.tensors {
-        for piece in bytes(tensor).chunks(BUFFER) {
-            out.write_all(piece)?;
-        }
+    let facts = serde_json::to_string(&facts).expect("facts are plain data");
+    Outline {
+        directory: directory(spec, id),
+        rank,
+        samples: trainer.samples(),
+        header: file::header(facts, names),
+        bytes: end as u64,
     }
-    let hashing = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-    hashing.inner.sync_all()?;
-    Ok((hashing.bytes, hashing.hash.finish()))
 }
 
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+#[derive(Debug)]
+struct Job {
+    checkpoint: CheckpointId,
+    outline: Outline,
+    copies: Receiver<Result<Copied, ShimError>>,
 }
 
-/// The thread that writes shards.
+/// The thread that writes shards, and the memory for one sub-group.
 #[derive(Debug)]
 pub struct Saver {
-    jobs: Sender<(CheckpointId, Snapshot)>,
-    spare: std::sync::mpsc::Receiver<Snapshot>,
+    jobs: Sender<Job>,
+    home: Sender<Vec<Tensor>>,
+    rooms: Receiver<Vec<Tensor>>,
 }
 
 impl Saver {
     /// Starts the thread; `tell` hears of every save when it is done.
     pub fn start(tell: impl Fn(Saved) + Send + 'static) -> io::Result<Self> {
-        let (jobs, incoming) = channel::<(CheckpointId, Snapshot)>();
-        let (done, spare) = channel();
+        let (jobs, incoming) = channel::<Job>();
+        let (home, rooms) = channel();
+        // There is one; it is empty yet.
+        drop(home.send(Vec::new()));
         thread::Builder::new()
             .name("saver".to_owned())
             .spawn(move || {
-                for (checkpoint, snapshot) in incoming {
-                    let outcome = write(&snapshot);
-                    tell(Saved {
-                        checkpoint,
-                        samples: snapshot.samples(),
-                        outcome,
+                for job in incoming {
+                    let copies = job.copies.into_iter().map(|copied| match copied {
+                        Ok(copied) => copied.arrived(),
+                        Err(error) => Err(io::Error::other(format!("the copy: {error}"))),
                     });
-                    // Nobody takes it back where the process ends.
-                    drop(done.send(snapshot));
+                    tell(Saved {
+                        checkpoint: job.checkpoint,
+                        samples: job.outline.samples,
+                        outcome: file::write(&job.outline, copies),
+                    });
                 }
             })?;
-        Ok(Self { jobs, spare })
+        Ok(Self { jobs, home, rooms })
     }
 
-    /// Copies the state of `trainer` and lets the thread write it.
+    /// Copies the state of `trainer`, one sub-group after the other, and lets the thread write it. Ends early
+    /// when the generation is fenced; the thread tells of it either way.
+    ///
+    /// # Errors
+    /// Where there is no such thread any more.
     pub fn save(&self, trainer: &Trainer, rank: Rank, id: CheckpointId) -> Result<(), String> {
-        let spare = self.spare.try_recv().ok();
-        let snapshot = Snapshot::take(trainer, rank, id, spare);
-        let snapshot = snapshot.map_err(|error| format!("the copy: {error}"))?;
+        let own: Vec<_> = trainer.optimizer().own(&trainer.flat().plan).collect();
+        let (copies, incoming) = channel();
+        let job = Job {
+            checkpoint: id,
+            outline: outline(trainer, rank, id, &own),
+            copies: incoming,
+        };
         self.jobs
-            .send((id, snapshot))
-            .map_err(|_| "the thread that writes shards ended".to_owned())
+            .send(job)
+            .map_err(|_| "the thread that writes shards ended".to_owned())?;
+        for slices in own.chunk_by(|a, b| a.slot.buffer == b.slot.buffer) {
+            let Some(room) = self.room(trainer) else {
+                break;
+            };
+            let copied = Copied::of(slices, room, self.home.clone());
+            // Whoever takes no more has failed, and says so.
+            if copies.send(copied).is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
+
+    /// The memory for a sub-group, once what is in it is written; none where the generation ends before.
+    fn room(&self, trainer: &Trainer) -> Option<Vec<Tensor>> {
+        loop {
+            match self.rooms.recv_timeout(LOOK) {
+                Ok(room) => return Some(room),
+                Err(RecvTimeoutError::Timeout) if !trainer.watch().fenced() => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// Saves and waits for the file.
+///
+/// # Errors
+/// What kept it from being written.
+pub fn save(trainer: &Trainer, rank: Rank, id: CheckpointId) -> Result<Shard, String> {
+    let (tell, told) = channel();
+    // Nobody listens any more where this thread is gone.
+    let saver = Saver::start(move |saved| drop(tell.send(saved)));
+    let saver = saver.map_err(|error| format!("a thread cannot be started: {error}"))?;
+    saver.save(trainer, rank, id)?;
+    let saved = told
+        .recv()
+        .map_err(|_| "the thread that writes shards ended")?;
+    saved.outcome
 }

@@ -2,7 +2,7 @@
 //! read, beside the same bytes written and read by nobody but the operating system.
 
 use super::{begin, peak_bytes};
-use crate::checkpoint::{Snapshot, directory, load, write};
+use crate::checkpoint::{Saver, directory, load};
 use crate::shim::cuda::Choice;
 use anyhow::{Context, Result, ensure};
 use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest};
@@ -13,14 +13,16 @@ use serde::Serialize;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use std::sync::mpsc::channel;
 
 /// What a round prints, in seconds and bytes.
 #[derive(Debug, Serialize)]
 struct Round {
-    /// Training stands still.
+    /// Training stands still: until the last sub-group is copied.
     stall_seconds: f64,
     /// Of the shard.
     bytes: u64,
+    /// From there to the end of the file.
     write_seconds: f64,
     /// The plain write of the same bytes in the same folder right after.
     plain_seconds: f64,
@@ -51,15 +53,16 @@ pub fn run(
     trainer.step(false)?;
     let training_bytes = peak_bytes()?;
     let mut saving_bytes = training_bytes;
-    let mut old = None;
+    let (tell, told) = channel();
+    let saver = Saver::start(move |saved| drop(tell.send(saved)))?;
     for round in 1..=rounds {
         let id = CheckpointId {
             step: Step(round),
             generation: Generation(1),
         };
-        let (stall_seconds, snapshot) =
-            timed(|| Ok(Snapshot::take(&trainer, Rank(0), id, old.take())?))?;
-        let (write_seconds, shard) = timed(|| write(&snapshot).map_err(anyhow::Error::msg))?;
+        let save = || saver.save(&trainer, Rank(0), id);
+        let (stall_seconds, ()) = timed(|| save().map_err(anyhow::Error::msg))?;
+        let (write_seconds, shard) = timed(|| told.recv()?.outcome.map_err(anyhow::Error::msg))?;
         // What follows has the whole file in memory, which saving never has.
         if round == 1 {
             saving_bytes = peak_bytes()?;
@@ -98,7 +101,6 @@ pub fn run(
             saving_bytes,
         };
         println!("{}", serde_json::to_string(&round)?);
-        old = Some(snapshot);
     }
     Ok(())
 }
