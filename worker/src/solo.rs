@@ -17,6 +17,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Steps that are not measured: memory is mapped, files are read.
 const WARM_UP: u64 = 5;
@@ -43,6 +44,7 @@ pub fn run(
     let device = trainer.flat().device;
 
     let mut began = (monotonic(), 0);
+    let mut fastest = Duration::MAX;
     let mut figures = None;
     for step in 0..steps {
         if step == WARM_UP {
@@ -50,7 +52,11 @@ pub fn run(
             cuda::synchronize(device)?;
             began = (monotonic(), trainer.samples());
         }
+        let step_began = monotonic();
         figures = Some(trainer.step(false)?);
+        if step >= WARM_UP {
+            fastest = fastest.min(monotonic().since(step_began));
+        }
     }
     cuda::synchronize(device)?;
     let took = monotonic().since(began.0).as_secs_f64();
@@ -68,6 +74,7 @@ pub fn run(
         hardware_teraflops: teraflops.hardware,
         device_peak_bytes: cuda::peak_bytes(device)?,
         step_seconds: took / measured,
+        fastest_step_seconds: fastest.as_secs_f64(),
         tokens_per_second: (samples * u64::from(spec.model.sequence)) as f64 / took,
         loss: figures.map_or(f64::NAN, |figures: Figures| figures.loss),
         waits,
@@ -88,6 +95,8 @@ struct Report {
     /// Most memory of its GPU that tensors ever took.
     device_peak_bytes: Option<u64>,
     step_seconds: f64,
+    /// The same of the step that nothing else on the machine held up.
+    fastest_step_seconds: f64,
     /// Of the whole gang.
     tokens_per_second: f64,
     loss: f64,

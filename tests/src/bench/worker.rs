@@ -1,7 +1,7 @@
 //! The worker's training step against others': throughput of one rank against transformers with PyTorch's
 //! AdamW, saving against `torch.save` and `torch.distributed.checkpoint`, and what eight ranks wait for.
 
-use super::checkpoint::{self, ROUNDS, Round};
+use super::checkpoint::{self, ROUNDS as SAVES, Round};
 use super::median;
 use crate::cluster::PATIENCE;
 use crate::process::{Process, binary};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const PAIRS: usize = 7;
+const ROUNDS: usize = 7;
 const STEPS: u64 = 10;
 /// As the worker's own.
 const WARM_UP: u64 = 5;
@@ -40,6 +40,7 @@ const EIGHT: Layout = Layout {
 #[derive(Debug, Deserialize)]
 struct Rank {
     step_seconds: f64,
+    fastest_step_seconds: f64,
     tokens_per_second: f64,
     peak_bytes: u64,
     waits: BTreeMap<String, f64>,
@@ -49,6 +50,7 @@ struct Rank {
 #[derive(Debug, Deserialize)]
 struct Peer {
     tokens_per_second: f64,
+    fastest_step_seconds: f64,
     peak_bytes: u64,
 }
 
@@ -104,48 +106,82 @@ fn throughput(folder: &Path) -> Result<()> {
     let prefix = dataset(folder)?;
     let spec = spec("throughput", &prefix, folder)?;
     let peer = PeerRun::prepare(&spec, &prefix, folder)?;
-    let (mut ours, mut theirs) = (Vec::new(), [Vec::new(), Vec::new()]);
-    let (mut our_peak, mut their_peak) = (0, 0);
-    for pair in 0..PAIRS {
-        eprintln!("throughput: round {} of {PAIRS}", pair + 1);
-        let rank = &ranks(&spec, folder, &format!("alone-{pair}"))?[0];
-        ours.push(rank.tokens_per_second);
-        our_peak = rank.peak_bytes.max(our_peak);
-        for (fused, figures) in [false, true].into_iter().zip(&mut theirs) {
-            let peer = peer.run(fused)?;
-            figures.push(peer.tokens_per_second);
-            their_peak = peer.peak_bytes.max(their_peak);
+    let mut programs = [
+        Figures::of("rebloom-worker"),
+        Figures::of("transformers, AdamW"),
+        Figures::of("transformers, AdamW(fused=True)"),
+    ];
+    for round in 0..ROUNDS {
+        eprintln!("throughput: round {} of {ROUNDS}", round + 1);
+        let [ours, plain, fused] = &mut programs;
+        let rank = &ranks(&spec, folder, &format!("alone-{round}"))?[0];
+        ours.add(
+            rank.tokens_per_second,
+            rank.fastest_step_seconds,
+            rank.peak_bytes,
+        );
+        for (is_fused, figures) in [(false, plain), (true, fused)] {
+            let peer = peer.run(is_fused)?;
+            figures.add(
+                peer.tokens_per_second,
+                peer.fastest_step_seconds,
+                peer.peak_bytes,
+            );
         }
     }
-    let middle = |figures: &[f64]| {
-        let mut sorted = figures.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
-    };
-    let ratio = |figures: &[f64]| {
-        let pairs = ours.iter().zip(figures).map(|(ours, theirs)| ours / theirs);
-        middle(&pairs.collect::<Vec<_>>())
-    };
+    let tokens = f64::from(spec.train.global_batch * spec.model.sequence);
     println!(
-        "| one rank, one thread, fp32, {PAIRS} rounds | tokens/s, median | ours / theirs, median | peak RSS, MB |"
+        "| one rank, one thread, fp32, {ROUNDS} rounds | tokens/s, median | ours / theirs, median | tokens/s in the fastest step | ours / theirs | peak RSS, MB |"
     );
-    println!("|---|---|---|---|");
-    let megabytes = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6);
-    println!(
-        "| rebloom-worker | {:.0} | 1 | {} |",
-        middle(&ours),
-        megabytes(our_peak)
-    );
-    for (name, figures) in ["AdamW", "AdamW(fused=True)"].iter().zip(&theirs) {
+    println!("|---|---|---|---|---|---|");
+    let [ours, ..] = &programs;
+    for figures in &programs {
         println!(
-            "| transformers, {name} | {:.0} | **{:.2}** | {} |",
-            middle(figures),
-            ratio(figures),
-            megabytes(their_peak)
+            "| {} | {:.0} | {:.2} | {:.0} | **{:.2}** | {:.0} |",
+            figures.name,
+            middle(figures.rates.iter().copied()),
+            middle(ours.rates.iter().zip(&figures.rates).map(|(a, b)| a / b)),
+            tokens / figures.fastest,
+            figures.fastest / ours.fastest,
+            figures.peak as f64 / 1e6
         );
     }
     println!();
     Ok(())
+}
+
+/// What the rounds of one program came to.
+struct Figures {
+    name: &'static str,
+    /// Tokens/s of each round.
+    rates: Vec<f64>,
+    /// Seconds of the fastest step of all rounds: the one that other tenants of the machine held up least.
+    fastest: f64,
+    /// Bytes.
+    peak: u64,
+}
+
+impl Figures {
+    const fn of(name: &'static str) -> Self {
+        Self {
+            name,
+            rates: Vec::new(),
+            fastest: f64::INFINITY,
+            peak: 0,
+        }
+    }
+
+    fn add(&mut self, rate: f64, fastest: f64, peak: u64) {
+        self.rates.push(rate);
+        self.fastest = self.fastest.min(fastest);
+        self.peak = self.peak.max(peak);
+    }
+}
+
+fn middle(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = figures.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 /// What transformers is given: sizes, and the very tokens of our steps.
@@ -279,7 +315,7 @@ fn eight_ranks(folder: &Path) -> Result<()> {
 fn saving(folder: &Path) -> Result<()> {
     let rounds = checkpoint::measure(folder, None)?;
     let bytes = rounds[0].bytes;
-    let mut peers = peers_save(folder, bytes, ROUNDS)?;
+    let mut peers = peers_save(folder, bytes, SAVES)?;
     let mut peer = |name: &str| {
         let span = peers.remove(name);
         span.with_context(|| format!("the peer measured no {name}"))
@@ -305,7 +341,7 @@ fn saving(folder: &Path) -> Result<()> {
         ),
     ];
     println!(
-        "| {:.0} MB, synced, median of {ROUNDS} | save, MB/s | load, MB/s | our save against it | our load against it |",
+        "| {:.0} MB, synced, median of {SAVES} | save, MB/s | load, MB/s | our save against it | our load against it |",
         bytes as f64 / 1e6
     );
     println!("|---|---|---|---|---|");
@@ -325,7 +361,9 @@ fn saving(folder: &Path) -> Result<()> {
 /// What a save takes beside training, with the whole state as one sub-group and in small ones.
 #[expect(clippy::print_stdout, reason = "a bench prints its figures")]
 fn save_memory(folder: &Path, whole: Vec<Round>) -> Result<()> {
-    let parts = checkpoint::measure(folder, Some(SUB_GROUP))?;
+    let parts = folder.join("parts");
+    fs::create_dir(&parts)?;
+    let parts = checkpoint::measure(&parts, Some(SUB_GROUP))?;
     println!(
         "| sub-group, MB | peak RSS in training, MB | more with a save, MB | training stands still, ms | whole save, ms |"
     );
