@@ -98,7 +98,13 @@ pub fn first(cause: &Cause, tries: &BTreeMap<Rung, u32>) -> Rung {
         Cause::NodeLost { .. } | Cause::NodeFaulty { .. } | Cause::StorageMisread { .. }
     ) {
         Rung::Replace
-    } else if matches!(cause, Cause::CleanSpell { .. } | Cause::RoomToGrow { .. }) {
+    } else if matches!(
+        cause,
+        Cause::CleanSpell { .. }
+            | Cause::RoomToGrow { .. }
+            | Cause::Slower { .. }
+            | Cause::NodeSlow { .. }
+    ) {
         Rung::Restart
     } else {
         Rung::Reform

@@ -281,7 +281,8 @@ fn search(nodes: usize, culprit: usize, spares: usize) -> (Option<NodeId>, usize
         Duration::from_millis(105_200),
         Duration::from_millis(111_100),
     );
-    let mut search = Bisect::new(fast, slow, all.clone());
+    let busy = all.iter().map(|node| (node.clone(), 1.0)).collect();
+    let mut search = Bisect::new(fast, slow, &busy);
     for restart in 1..100 {
         let out: BTreeSet<_> = search.next_out().take(spares).cloned().collect();
         let stays: BTreeSet<_> = all.difference(&out).cloned().collect();
@@ -297,12 +298,57 @@ fn search(nodes: usize, culprit: usize, spares: usize) -> (Option<NodeId>, usize
     (None, 100)
 }
 
+/// A search among nodes that are busy for so long; a step took 10 s and takes 11 s.
+fn search_among(busy: &[(&str, f64)]) -> Bisect {
+    let name = |name: &str| NodeId::new(name).unwrap();
+    let busy = busy.iter().map(|(node, busy)| (name(node), *busy));
+    let secs = Duration::from_secs;
+    Bisect::new(secs(10), secs(11), &busy.collect())
+}
+
+/// The pace of a generation on these nodes.
+fn judged(search: &mut Bisect, nodes: &[&str], seconds: u64) -> Outcome {
+    let name = |name: &&str| NodeId::new(name).unwrap();
+    search.placed(&nodes.iter().map(name).collect());
+    search.judge(Duration::from_secs(seconds))
+}
+
+fn next_out(search: &Bisect) -> Vec<&str> {
+    search.next_out().map(NodeId::as_str).collect()
+}
+
+#[test]
+fn a_search_names_nobody_before_the_gang_was_fast_without_it() {
+    let mut search = search_among(&[("a", 1.03), ("b", 1.0), ("c", 1.04)]);
+    assert_eq!(next_out(&search), ["c", "a"], "the likeliest first");
+    assert_eq!(judged(&mut search, &["b"], 11), Outcome::GoesOn);
+    assert_eq!(next_out(&search), ["b"]);
+    let mut other = search.clone();
+    let b = NodeId::new("b").unwrap();
+    assert_eq!(judged(&mut search, &["a", "c"], 10), Outcome::Found(b));
+    assert_eq!(judged(&mut other, &["a", "c"], 11), Outcome::Gone);
+}
+
+#[test]
+fn a_node_that_stands_out_is_tried_alone() {
+    let mut search = search_among(&[("a", 1.0), ("b", 1.0), ("c", 1.07), ("d", 1.01)]);
+    assert_eq!(next_out(&search), ["c"]);
+    let mut other = search.clone();
+    let c = NodeId::new("c").unwrap();
+    // What else is left out does not matter.
+    assert_eq!(judged(&mut search, &["a", "b"], 10), Outcome::Found(c));
+    assert_eq!(judged(&mut other, &["a", "b", "d"], 11), Outcome::GoesOn);
+    assert_eq!(next_out(&other), ["d", "a"]);
+    let two = search_among(&[("a", 1.07), ("b", 1.05), ("c", 1.0), ("d", 1.0)]);
+    assert_eq!(next_out(&two), ["a", "b"], "two stand out");
+}
+
 #[test]
 fn bisecting_finds_any_slow_node_of_bloom_s_gang() {
     for culprit in 0..48 {
         let (found, restarts) = search(48, culprit, 48);
         assert_eq!(found.unwrap().as_str(), format!("n{culprit:02}"));
-        assert!(restarts <= 6, "{restarts}");
+        assert!(restarts <= 7, "{restarts}");
         let (found, restarts) = search(48, culprit, 4);
         assert_eq!(found.unwrap().as_str(), format!("n{culprit:02}"));
         assert!(restarts <= 14, "four spares: {restarts}");

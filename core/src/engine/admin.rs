@@ -196,7 +196,8 @@ impl Engine {
             .get(&node)
             .ok_or_else(|| Refusal::NoSuchNode(node.clone()))?;
         let is_charted = self.state.health.chart(&node).is_some();
-        if known.cordoned != cordoned || (!cordoned && is_charted) {
+        let is_slow = self.state.runs.values().any(|run| run.slow.contains(&node));
+        if known.cordoned != cordoned || (!cordoned && (is_charted || is_slow)) {
             let node = node.clone();
             self.tell(if cordoned {
                 Fact::NodeCordoned { node }

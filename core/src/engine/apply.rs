@@ -320,13 +320,9 @@ impl Run {
             Fact::PaceSeen { step, save, .. } => {
                 (self.step_time, self.save_cost) = (Some(*step), *save);
             }
-            Fact::SearchBegun { before, now, .. } => {
-                let nodes = self
-                    .gang
-                    .as_ref()
-                    .map(|gang| BTreeSet::clone(&gang.placement.nodes));
-                self.search = nodes.map(|nodes| Bisect::new(*before, *now, nodes));
-            }
+            Fact::SearchBegun {
+                before, now, busy, ..
+            } => self.search = Some(Bisect::new(*before, *now, busy)),
             Fact::SearchJudged { step, .. } => {
                 let outcome = self.search.as_mut().map(|search| search.judge(*step));
                 if matches!(outcome, Some(Outcome::Found(_) | Outcome::Gone)) {

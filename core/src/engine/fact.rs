@@ -21,6 +21,7 @@ use crate::report::{Finish, Milestone, NodeFacts};
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One entry of the journal.
@@ -303,6 +304,9 @@ pub enum Fact {
         before: Duration,
         /// What it takes.
         now: Duration,
+        /// How much longer the ranks of each of its nodes are busy than their like; 1 is as long.
+        #[serde(default)]
+        busy: BTreeMap<NodeId, f64>,
     },
     /// The pace without some of the suspects is known.
     SearchJudged {

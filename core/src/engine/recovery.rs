@@ -199,14 +199,7 @@ impl Engine {
         } else {
             &[]
         };
-        let search = run.search.iter().flat_map(|search| search.next_out());
-        let mut avoid = at_fault.to_vec();
-        for node in run.slow.iter().chain(search) {
-            if !avoid.contains(node) {
-                avoid.push(node.clone());
-            }
-        }
-        let avoid = &avoid;
+        let avoid = &run.shuns(at_fault);
         let (rung, layout, placement) = self
             .wanted_layouts(run, broken, rung)
             .into_iter()
@@ -261,16 +254,9 @@ impl Engine {
         let Some(run) = self.state.runs.get(id) else {
             return;
         };
-        let Some(gang) = run
-            .gang
-            .as_ref()
-            .filter(|_| run.leaves_by_itself().is_none())
-        else {
+        let Some(gang) = run.gang.as_ref().filter(|_| run.may_turn()) else {
             return;
         };
-        if run.state != RunState::Running || run.open_incident().is_some() {
-            return;
-        }
         let cause = if run.async_off && self.now >= clean_at(run) {
             Cause::CleanSpell {
                 lasted: self.now.since(run.ladder.calm_since),

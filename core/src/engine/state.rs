@@ -418,6 +418,28 @@ impl Run {
         moving.or(self.yielding.as_ref().map(|yielding| yielding.at))
     }
 
+    /// Whether it trains, nothing is amiss and it is to stay: then a restart may be planned for it.
+    pub(super) fn may_turn(&self) -> bool {
+        self.state == RunState::Running
+            && self.open_incident().is_none()
+            && self.leaves_by_itself().is_none()
+    }
+
+    /// Nodes that its next generation stays off where it can, the surest first: those at fault, the one that
+    /// is slow now by all that is seen, those found slow before, and suspects of a search.
+    pub(super) fn shuns(&self, at_fault: &[NodeId]) -> Vec<NodeId> {
+        let search = self.search.as_ref();
+        let busiest = search.and_then(|search| search.busiest());
+        let suspects = search.into_iter().flat_map(|search| search.next_out());
+        let mut shunned = at_fault.to_vec();
+        for node in busiest.into_iter().chain(&self.slow).chain(suspects) {
+            if !shunned.contains(node) {
+                shunned.push(node.clone());
+            }
+        }
+        shunned
+    }
+
     /// Whether the run has or wants a place.
     pub(super) const fn is_live(&self) -> bool {
         match self.state {

@@ -17,6 +17,8 @@ const FACTOR: f64 = 1.25;
 const ROW: u32 = 16;
 /// Looks before a rank's own best is believed.
 const WARM: u32 = 16;
+/// Looks over which a rank is compared with its like on average.
+const LONG: f32 = 8.0;
 
 /// A rank that is slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +31,16 @@ pub struct Straggler {
     pub own_percent: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// One of these is kept for every rank of the cluster; times are nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Seen {
     step: Step,
-    busy: Duration,
-    best: Option<Duration>,
+    busy: u64,
+    best: u64,
     looks: u32,
     row: u32,
+    /// Its busy time by the median of its stage, on average.
+    relative: f32,
 }
 
 /// What is known of every rank.
@@ -55,30 +60,43 @@ impl Stragglers {
         if busy.is_zero() || step <= before.step {
             return None;
         }
+        let busy = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
         let looks = before.looks + 1;
-        let best = before.best.map_or(busy, |best| best.min(busy));
+        let best = if before.looks == 0 {
+            busy
+        } else {
+            before.best.min(busy)
+        };
         let mut seen = Seen {
             step,
             busy,
-            best: Some(best),
+            best,
             looks,
-            row: 0,
+            ..before
         };
         self.seen.insert(rank, seen);
         let stage = layout.tensor * layout.data;
         let first = layout.coordinates(rank).stage * stage;
         let like = self.seen.of(Rank(first), stage);
         let typical = median(like.map(|seen| seen.busy)).unwrap_or(busy);
-        let relative = busy.as_secs_f64() / typical.as_secs_f64();
-        let own = busy.as_secs_f64() / best.as_secs_f64();
+        let relative = busy as f64 / typical as f64;
+        let own = busy as f64 / best as f64;
         let is_slow = relative > FACTOR || (looks > WARM && own > FACTOR && relative > 1.0);
         seen.row = if is_slow { before.row + 1 } else { 0 };
+        seen.relative += (relative as f32 - before.relative) / (looks as f32).min(LONG);
         self.seen.insert(rank, seen);
         (seen.row == ROW).then(|| Straggler {
             rank,
             relative_percent: percent(relative),
             own_percent: percent(own),
         })
+    }
+
+    /// How long a rank is busy, by the median of its stage, on average over the last looks; 1 where nothing is
+    /// known of it.
+    pub fn relative(&self, rank: Rank) -> f64 {
+        let seen = self.seen.get(rank).filter(|seen| seen.looks > 0);
+        seen.map_or(1.0, |seen| f64::from(seen.relative))
     }
 
     /// Another generation: the ranks may be elsewhere.

@@ -7,6 +7,7 @@ use rebloom_core::flight::Phase;
 use rebloom_core::hang::deadline::Learn;
 use rebloom_core::hang::rules::{Breach, Match};
 use rebloom_core::id::{Generation, Rank, RunId, Step};
+use rebloom_core::order::{Order, Stop};
 use rebloom_core::report::RankEvent;
 use rebloom_core::spec::{Auto, RampUp};
 use rebloom_core::time::Duration;
@@ -229,6 +230,122 @@ fn a_slow_node_is_found_over_the_restarts_that_come_anyway() {
         });
     assert_eq!(found, Some(culprit.clone()), "{causes:?}");
     assert!(view.ranks.iter().all(|rank| rank.seating.node != culprit));
+}
+
+/// Whether a restart was asked for since `mark`.
+fn turns(world: &World, mark: usize) -> bool {
+    let mut orders = world.orders[mark..].iter();
+    orders.any(|(_, order)| {
+        matches!(
+            order,
+            Order::Stop {
+                how: Stop::Safely,
+                ..
+            }
+        )
+    })
+}
+
+#[test]
+fn a_slow_node_is_left_by_planned_restarts_where_waiting_costs_more() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.train.steps = 1_000_000;
+    let (mut world, run) = World::running(&[2, 2, 2, 2], spec);
+    // From here on it is known what a restart costs.
+    world.kill(&run, &[0]);
+    let culprit = world.node_of(&run, 2);
+    let (fast, slow) = (500_000_000, 550_000_000);
+    steps(&mut world, &run, 2..40, fast);
+    assert!(!turns(&world, 0), "nothing is slow");
+    let (mut done, mut asked) = (40, 0);
+    for _ in 0..4 {
+        let mark = world.orders.len();
+        let view = world.view(&run);
+        let is_in = view.ranks.iter().any(|rank| rank.seating.node == culprit);
+        let nanos = if is_in { slow } else { fast };
+        // A restart pays only after a while.
+        steps(&mut world, &run, done..done + 30, nanos);
+        assert!(!turns(&world, mark));
+        world.pass(Duration::from_secs(700));
+        steps(&mut world, &run, done + 30..done + 40, nanos);
+        done += 40;
+        assert_eq!(turns(&world, mark), is_in);
+        if is_in {
+            asked += 1;
+            world.save(&run, done);
+            world.finish_turn(&run, done);
+            let view = world.view(&run);
+            assert_eq!(view.state, RunState::Running);
+            let start = world.starts_since(mark).pop().unwrap().1;
+            assert_eq!(start.resume.unwrap().step.0, done, "nothing is lost");
+            let planned = view.incidents.last().unwrap();
+            assert!(
+                ["Slower", "NodeSlow"].contains(&planned.cause.label()),
+                "{}",
+                planned.cause
+            );
+            assert_eq!(planned.rung, Some(Rung::Restart));
+        }
+    }
+    assert!(asked == 1 || asked == 2, "{asked}");
+    let view = world.view(&run);
+    assert!(view.ranks.iter().all(|rank| rank.seating.node != culprit));
+}
+
+#[test]
+fn the_node_whose_ranks_are_busy_longest_is_suspected_first() {
+    let mut spec = spec("bloom", 2, 1, 4);
+    spec.train.steps = 1_000_000;
+    let (mut world, run) = World::running(&[2, 2, 2, 2, 2], spec);
+    world.kill(&run, &[0]);
+    let culprit = world.node_of(&run, 6);
+    steps(&mut world, &run, 2..40, 500_000_000);
+    world.pass(Duration::from_secs(2000));
+    let mark = world.orders.len();
+    for step in 40..80 {
+        world.for_each_process(&run, |rank, process| {
+            let busy = if rank >= Rank(6) { 105 } else { 100 };
+            process.page.step = Step(step);
+            process.page.step_nanos = 525_000_000;
+            process.page.busy_nanos = busy * 4_000_000;
+        });
+        world.pass(millis(500));
+    }
+    assert!(turns(&world, mark));
+    world.save(&run, 80);
+    world.finish_turn(&run, 80);
+    let view = world.view(&run);
+    assert!(view.ranks.iter().all(|rank| rank.seating.node != culprit));
+    steps(&mut world, &run, 81..120, 500_000_000);
+    let view = world.view(&run);
+    let last = &view.incidents.last().unwrap().cause;
+    assert_eq!(*last, Cause::NodeSlow { node: culprit });
+}
+
+#[test]
+fn no_restart_is_planned_where_there_is_nowhere_else_to_go() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.train.steps = 1_000_000;
+    let (mut world, run) = World::running(&[2, 2], spec);
+    world.kill(&run, &[0]);
+    steps(&mut world, &run, 2..40, 500_000_000);
+    world.pass(Duration::from_secs(1000));
+    steps(&mut world, &run, 40..120, 550_000_000);
+    assert!(!turns(&world, 0));
+    assert_eq!(world.generation(&run), Generation(2));
+}
+
+#[test]
+fn no_restart_is_planned_just_before_the_end() {
+    for (left, pays) in [(1000, false), (2000, true)] {
+        let mut spec = spec("bloom", 2, 1, 2);
+        spec.train.steps = 120 + left;
+        let (mut world, run) = World::running(&[2, 2, 2, 2], spec);
+        steps(&mut world, &run, 2..40, 500_000_000);
+        world.pass(Duration::from_secs(1000));
+        steps(&mut world, &run, 40..120, 550_000_000);
+        assert_eq!(turns(&world, 0), pays, "{left} steps are left");
+    }
 }
 
 #[test]
