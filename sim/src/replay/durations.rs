@@ -38,10 +38,9 @@ struct File {
 }
 
 /// Every name that the replay asks for.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 14] = [
     "notice-exit",
     "notice-silence",
-    "notice-slow",
     "spawn",
     "form",
     "restore",

@@ -13,7 +13,9 @@ use super::durations::Durations;
 use super::machine::Machine;
 use super::pace::{Pace, Place};
 use super::scenario::Scenario;
+use rebloom_core::cause::Cause;
 use rebloom_core::engine::{Ask, Command, Engine, Event, Fact, Limits, Record, RunView, Ticket};
+use rebloom_core::health::signal::{Sign, Signal};
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Step};
 use rebloom_core::order::Stop;
 use rebloom_core::report::{Milestone, RankEvent, Report};
@@ -23,6 +25,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a link gives a sign of life; the engine gives up twice as late.
 const BEAT: f64 = 43_200.0;
+
+/// Steps that the engine sees after the pace may have changed; more tell it nothing new.
+const PACE_STEPS: u32 = 48;
 
 /// Something that will happen.
 #[derive(Debug, Clone)]
@@ -39,7 +44,9 @@ pub(super) enum Happening {
     Back(usize),
     /// A device was replaced.
     Replaced(usize, rebloom_core::id::Slot),
-    /// A slow node is named.
+    /// The gang shows its pace, and so often again, a step later each time.
+    Pace(Generation, u32),
+    /// People would have found the slow node by now.
     SlowFound(usize, usize),
     /// A slow node is as fast as the others again.
     Mended(usize),
@@ -283,6 +290,15 @@ impl<'a> Fleet<'a> {
             identity: Digest(identity),
             join,
         });
+        self.booted(at);
+    }
+
+    /// The probes of a node begin anew after a boot.
+    pub(super) fn booted(&mut self, at: usize) {
+        let boot = self.nanos;
+        let signal = Signal::raised(None, Sign::ProbesStarted { boot });
+        let report = self.reported(at, Report::Signal { signal });
+        self.tell_all(report.into_iter().collect());
     }
 
     /// Takes what a gang has done so far as done.
@@ -299,12 +315,14 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// The pace of the slowest node of the gang.
+    /// The pace of the slowest node of the gang, from which the engine sees some steps.
     pub(super) fn set_pace(&mut self) {
         self.settle_progress();
         let Some(gang) = &self.gang else { return };
         let slow = gang.seats.values().map(|at| self.machines[*at].slowdown);
         self.pace.slowdown = slow.fold(0.0, f64::max);
+        let generation = gang.generation;
+        self.queue_at(self.now, Happening::Pace(generation, PACE_STEPS));
     }
 
     pub(super) fn machine_of(&self, node: &NodeId) -> usize {
@@ -330,8 +348,16 @@ impl<'a> Fleet<'a> {
     }
 
     fn persisted(&mut self, record: Record) {
-        if let Fact::RunEnded { state, cause, .. } = &record.fact {
-            self.ended(*state, cause.clone());
+        match &record.fact {
+            Fact::RunEnded { state, cause, .. } => self.ended(*state, cause.clone()),
+            Fact::IncidentOpened {
+                cause: Cause::NodeSlow { node },
+                ..
+            } => {
+                let at = self.machine_of(node);
+                self.queue_in("repair-gpu", Happening::Mended(at));
+            }
+            _ => {}
         }
         let is_detail = matches!(
             record.fact,

@@ -39,9 +39,14 @@ impl Pace {
         self.work.eval_every_steps > 0 && place.evaluated < self.work.eval_seconds
     }
 
-    /// Seconds of one step, its share of the saves included.
+    /// Seconds of one step.
+    pub(crate) fn step_seconds(&self) -> f64 {
+        self.work.step_seconds * (1.0 + self.slowdown)
+    }
+
+    /// Its share of the saves included.
     fn step(&self) -> f64 {
-        self.work.step_seconds * (1.0 + self.slowdown) + self.save_stall / self.save_every as f64
+        self.step_seconds() + self.save_stall / self.save_every as f64
     }
 
     /// The step after which the next evaluation comes.

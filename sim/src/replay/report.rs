@@ -283,14 +283,9 @@ pub fn sensitivity(replay: &Replay, seeds: u64) -> (String, String) {
     let mut drawn = Vec::new();
     let variants: [(&str, Variant); 4] = [
         ("detection", |replay, factor| {
-            [
-                "notice-exit",
-                "notice-silence",
-                "notice-slow",
-                "deadline-factor",
-            ]
-            .iter()
-            .fold(replay.clone(), |replay, name| scaled(&replay, name, factor))
+            ["notice-exit", "notice-silence", "deadline-factor"]
+                .iter()
+                .fold(replay.clone(), |replay, name| scaled(&replay, name, factor))
         }),
         ("re-forming", |replay, factor| {
             scaled(&scaled(replay, "form", factor), "spawn", factor)

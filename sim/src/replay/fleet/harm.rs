@@ -6,12 +6,17 @@ use rebloom_core::cause::Exit;
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::engine::{Ask, Event};
 use rebloom_core::flight::{Channel, Counter, Phase, Sighting};
-use rebloom_core::id::{Generation, Rank, Step};
+use rebloom_core::health::signal::{Sign, Signal};
+use rebloom_core::id::{Generation, Rank, Slot, Step};
 use rebloom_core::report::{RankEvent, Report};
 use std::collections::BTreeMap;
 
 /// A fault that needs a gang and finds none comes so much later.
 const LATER: f64 = 300.0;
+/// Of how many steps every rank shows one where the gang is slow.
+const BUSY_EVERY: u32 = 8;
+/// Part of a step in which a rank of a sound node is busy.
+const BUSY: f64 = 0.8;
 
 impl Fleet<'_> {
     pub(super) fn happen(&mut self, happening: Happening) {
@@ -31,9 +36,8 @@ impl Fleet<'_> {
                 self.machines[at].is_up = true;
                 self.join(at);
             }
-            Happening::Replaced(at, slot) => {
-                self.machines[at].broken.remove(&slot);
-            }
+            Happening::Replaced(at, slot) => self.replaced(at, slot),
+            Happening::Pace(generation, left) => self.show_pace(generation, left),
             Happening::SlowFound(at, fault) => self.slow_found(at, fault),
             Happening::Mended(at) => self.mended(at),
             Happening::Reached(generation, milestone) => self.reached(generation, milestone),
@@ -74,6 +78,11 @@ impl Fleet<'_> {
                 if fault.kind == Kind::Gpu {
                     self.machines[at].broken.insert(process.slot);
                     self.queue_in("repair-gpu", Happening::Replaced(at, process.slot));
+                    // The kernel says so before the process has ended.
+                    let detail = "the GPU has fallen off the bus".to_owned();
+                    let sign = Sign::Xid { code: 79, detail };
+                    let signal = Signal::raised(Some(process.slot), sign);
+                    self.say_now(at, Report::Signal { signal });
                 }
                 self.exited(at, rank, process.generation);
             }
@@ -88,7 +97,8 @@ impl Fleet<'_> {
                 self.told.struck.push((self.now, number));
                 self.machines[at].slowdown = fault.slowdown;
                 self.set_pace();
-                self.queue_in("notice-slow", Happening::SlowFound(at, number));
+                let found = self.now + fault.then_hours * 3600.0;
+                self.queue_at(found, Happening::SlowFound(at, number));
             }
             Kind::Storage => self.save_fails(number, rank, at),
             Kind::Planned => {
@@ -168,6 +178,15 @@ impl Fleet<'_> {
         if let Some(session) = self.machines[at].session {
             self.queue_at(self.now + after, Happening::Report(at, session, report));
         }
+    }
+
+    /// A device was replaced, and its node booted for that, once nothing ran on it any more.
+    fn replaced(&mut self, at: usize, slot: Slot) {
+        if !self.machines[at].ranks.is_empty() {
+            return self.queue_at(self.now + 3600.0, Happening::Replaced(at, slot));
+        }
+        self.machines[at].broken.remove(&slot);
+        self.booted(at);
     }
 
     fn power_off(&mut self, at: usize) {
@@ -308,9 +327,53 @@ impl Fleet<'_> {
         self.tell_all(event.into_iter().collect());
     }
 
-    /// A slow node is known by name. Nothing in the engine moves a gang away from it by itself yet, so
-    /// an admin drains it, and that counts as an intervention.
+    /// The first rank shows its page, now and then every rank; it does so after each of the next steps.
+    fn show_pace(&mut self, generation: Generation, left: u32) {
+        self.settle_progress();
+        let gang = self.gang.as_ref();
+        let gang = gang.filter(|gang| gang.generation == generation && gang.is_whole);
+        let Some((gang, (_, place))) = gang.and_then(|gang| Some((gang, gang.since?))) else {
+            return;
+        };
+        let mut page = self.page(generation, Phase::Step);
+        page.step_nanos = (self.pace.step_seconds() * 1e9) as u64;
+        // Where all are busy for equally long, one page says as much as all.
+        let is_slow = self.pace.slowdown > 0.0 && left.is_multiple_of(BUSY_EVERY);
+        let shown = if is_slow { gang.seats.len() } else { 1 };
+        let mut pages: BTreeMap<usize, Vec<Sighting>> = BTreeMap::new();
+        for (rank, at) in gang.seats.iter().take(shown) {
+            let busy = self.pace.work.step_seconds * (1.0 + self.machines[*at].slowdown);
+            page.busy_nanos = (busy * BUSY * 1e9) as u64;
+            let page = page.clone();
+            pages
+                .entry(*at)
+                .or_default()
+                .push(Sighting { rank: *rank, page });
+        }
+        let pages = pages.into_iter();
+        let beats = pages.filter_map(|(at, sightings)| self.sign_of_life(at, sightings));
+        let beats: Vec<_> = beats.collect();
+        self.tell_all(beats);
+        // A slow gang goes on showing it: there may be room without the slow node later.
+        let (steps, left) = match left {
+            0 if self.pace.slowdown > 0.0 => (f64::from(BUSY_EVERY), 0),
+            0 => return,
+            left => (1.0, left - 1),
+        };
+        if let Some(next) = self.pace.until(place, place.step.floor() + steps) {
+            // A little later, so that the step is done.
+            self.queue_at(self.now + next + 0.001, Happening::Pace(generation, left));
+        }
+    }
+
+    /// What people would have found by now, and the engine has not: an admin drains the node, which counts
+    /// as an intervention.
     fn slow_found(&mut self, at: usize, fault: usize) {
+        let gang = self.gang.as_ref();
+        let is_used = gang.is_some_and(|gang| gang.seats.values().any(|seat| *seat == at));
+        if self.machines[at].slowdown == 0.0 || !is_used {
+            return;
+        }
         let (id, name) = (self.machines[at].id.clone(), &self.faults[fault].name);
         self.told
             .humans
