@@ -142,6 +142,20 @@ impl Placement {
             store_node,
         }
     }
+
+    /// These seats, on nodes that are known to be all of theirs.
+    pub(crate) fn on(nodes: BTreeSet<NodeId>, seats: Vec<Seating>, store_node: NodeId) -> Self {
+        debug_assert_eq!(
+            nodes,
+            seats.iter().map(|seat| seat.node.clone()).collect(),
+            "each node of a seat, and no other"
+        );
+        Self {
+            nodes: Arc::new(nodes),
+            seats,
+            store_node,
+        }
+    }
 }
 
 /// What a second of a run was spent on.

@@ -42,8 +42,8 @@ struct Attempt<'a> {
     tensor: u32,
     /// Which ranks of the present placement are on which node.
     stretches: &'a [Stretch],
-    /// Nodes on which the run holds something, with what is free on them for it.
-    own: BTreeMap<Spot, Slots>,
+    /// Nodes on which the run holds something, with what is free on them for it; by spot.
+    own: Vec<(Spot, Slots)>,
     chosen: Vec<Chosen>,
     taken: BTreeSet<Spot>,
     tried: BTreeSet<u32>,
@@ -95,16 +95,15 @@ impl Floor {
         let usable = places.filter(|(_, place)| {
             place.kind == number && place.standing.usable && !want.without.contains(&place.node)
         });
-        let own: BTreeMap<Spot, Slots> = usable
-            .map(|(spot, place)| (spot, place.free_for(want.run)))
-            .collect();
+        // (What a run holds is kept by spot.)
+        let own = usable.map(|(spot, place)| (spot, place.free_for(want.run)));
         let mut attempt = Attempt {
             floor: self,
             kind: &self.kinds[number as usize],
             want,
             tensor: want.layout.tensor,
             stretches,
-            own,
+            own: own.collect(),
             chosen: Vec::new(),
             taken: BTreeSet::new(),
             tried: BTreeSet::new(),
@@ -119,6 +118,11 @@ impl Attempt<'_> {
         &self.floor.spots[spot as usize]
     }
 
+    /// Where the run's own part of a node stands in the list.
+    fn own_at(&self, spot: Spot) -> Option<usize> {
+        self.own.binary_search_by_key(&spot, |(own, _)| *own).ok()
+    }
+
     fn seat(&mut self) -> Option<Arc<Placement>> {
         let world = self.want.layout.world() as usize;
         let (homeless, kept) = self.keep();
@@ -129,7 +133,8 @@ impl Attempt<'_> {
             return Some(Arc::clone(current));
         }
         let wanted = u32::try_from(homeless.len()).ok()?;
-        let own_free: u32 = self.own.values().map(|free| free.len() / self.tensor).sum();
+        let own_free = self.own.iter().map(|(_, free)| free.len() / self.tensor);
+        let own_free: u32 = own_free.sum();
         let anywhere = self.kind.free.groups(self.tensor) + u64::from(own_free);
         if u64::from(wanted) > anywhere || !self.choose(wanted, &kept) {
             return None;
@@ -141,11 +146,11 @@ impl Attempt<'_> {
         });
         let tensor = self.tensor as usize;
         let places = self.chosen.iter().flat_map(|chosen| {
-            let free = self.own.get(&chosen.spot);
-            let free: Vec<_> = free
-                .unwrap_or(&self.place(chosen.spot).free)
-                .iter()
-                .collect();
+            let free = match self.own_at(chosen.spot) {
+                Some(at) => &self.own[at].1,
+                None => &self.place(chosen.spot).free,
+            };
+            let free: Vec<_> = free.iter().collect();
             let groups: Vec<_> = free.chunks_exact(tensor).map(<[_]>::to_vec).collect();
             let groups = groups.into_iter().take(chosen.groups as usize);
             groups.map(|slots| (self.place(chosen.spot).node.clone(), slots))
@@ -160,23 +165,39 @@ impl Attempt<'_> {
             }));
         }
         let stays = current.filter(|current| current.seats.len() == world);
-        let seats = match stays {
+        let placement = match stays {
             Some(current) if new.len() == homeless.len() * tensor => {
                 let mut seats = current.seats.clone();
                 for seat in new {
                     let at = seat.rank.0 as usize;
                     *seats.get_mut(at)? = seat;
                 }
-                seats
+                let store_node = seats.first()?.node.clone();
+                if kept.is_empty() {
+                    Placement::new(seats, store_node)
+                } else {
+                    Placement::on(self.nodes(current, &kept), seats, store_node)
+                }
             }
             None if new.len() == world => {
                 new.sort_by_key(|seat| seat.rank);
-                new
+                let store_node = new.first()?.node.clone();
+                Placement::new(new, store_node)
             }
             Some(_) | None => return None,
         };
-        let store_node = seats.first()?.node.clone();
-        Some(Arc::new(Placement::new(seats, store_node)))
+        Some(Arc::new(placement))
+    }
+
+    /// The nodes of a placement that keeps these spots and has the chosen ones as well.
+    fn nodes(&self, current: &Placement, kept: &BTreeSet<Spot>) -> BTreeSet<NodeId> {
+        let mut nodes = BTreeSet::clone(&current.nodes);
+        for stretch in self.stretches.iter().filter(|s| !kept.contains(&s.spot)) {
+            nodes.remove(&self.place(stretch.spot).node);
+        }
+        let chosen = self.chosen.iter().map(|chosen| self.place(chosen.spot));
+        nodes.extend(chosen.map(|place| place.node.clone()));
+        nodes
     }
 
     /// Keeps the groups whose seats can be kept; says the first rank of each of the others, and where
@@ -187,16 +208,18 @@ impl Attempt<'_> {
             .want
             .current
             .map_or(&[][..], |placement| &placement.seats);
-        let (mut homeless, mut kept) = (Vec::new(), BTreeSet::new());
+        let (mut homeless, mut kept) = (Vec::new(), Vec::new());
+        let own = self.stretches.iter().map(|s| self.own_at(s.spot));
+        let own: Vec<_> = own.collect();
         for first in groups(layout) {
             let end = first.0 + layout.tensor;
             let old = current.get(first.0 as usize..end as usize);
             let old = old.unwrap_or_default();
             let at = self.stretches.partition_point(|s| s.end <= first.0);
             // All of them are on the node of the first.
-            let stretch = self.stretches.get(at).filter(|s| s.end >= end);
-            let spot = stretch.map(|stretch| stretch.spot);
-            let room = spot.and_then(|spot| Some((spot, self.own.get_mut(&spot)?)));
+            let is_whole = self.stretches.get(at).is_some_and(|s| s.end >= end);
+            let at = own.get(at).copied().flatten().filter(|_| is_whole);
+            let room = at.and_then(|at| self.own.get_mut(at));
             let room = room.filter(|(_, room)| old.iter().all(|seat| room.contains(seat.slot)));
             let Some((spot, room)) = room.filter(|_| !old.is_empty()) else {
                 homeless.push(first);
@@ -205,9 +228,11 @@ impl Attempt<'_> {
             for seat in old {
                 room.remove(seat.slot);
             }
-            kept.insert(spot);
+            if kept.last() != Some(spot) {
+                kept.push(*spot);
+            }
         }
-        (homeless, kept)
+        (homeless, kept.into_iter().collect())
     }
 
     /// Chooses nodes for so many groups, the nearest to the rest of the gang.
@@ -253,7 +278,7 @@ impl Attempt<'_> {
             return 0;
         }
         let mut near: BTreeMap<u32, u32> = BTreeMap::new();
-        for spot in self.own.keys() {
+        for (spot, _) in &self.own {
             *near.entry(self.place(*spot).rack).or_default() += 1;
         }
         let mut near: Vec<_> = near.into_iter().collect();
@@ -314,7 +339,7 @@ impl Attempt<'_> {
         };
         let tensor = self.tensor;
         room.fill(tensor, groups, |spot, groups| {
-            if self.own.contains_key(&spot) {
+            if self.own_at(spot).is_some() {
                 0
             } else {
                 self.take(spot, groups)
