@@ -4,9 +4,11 @@
 //! fact. Slowness breaks no gang: it is recorded, and the next restart makes use of it. Where the next
 //! fault is too far off to wait for it, a restart is planned, at a step boundary and with a checkpoint.
 
+mod turn;
+
 use super::hang::Watch;
 use super::state::{Gang, Member, Run};
-use super::{Engine, Fact, RunState, Spend};
+use super::{Engine, Fact, RunState};
 use crate::cause::Cause;
 use crate::flight::{Page, Phase};
 use crate::hang::bisect::{Bisect, Outcome};
@@ -16,15 +18,10 @@ use crate::id::{NodeId, Rank, RunId};
 use crate::interval::Measured;
 use crate::spec::seconds;
 use crate::time::{Duration, Instant};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A pace that differs by less than this is the same.
 const SAME: f64 = 0.1;
-/// What a node that is known to be slow costs at least, as a share of every step: less is not noticed.
-const LEAST_SHARE: f64 = 0.04;
-/// What a planned restart is taken to cost at least, so that a machine that is slow for a moment moves nobody.
-const LEAST_TURN: Duration = Duration::from_secs(60);
-
 /// What one look at a page told beside where the rank is.
 #[derive(Debug, PartialEq)]
 pub(super) enum Seen {
@@ -172,80 +169,7 @@ impl Engine {
         nodes.map(|node| (node.clone(), busy(node))).collect()
     }
 
-    /// Plans a restart that leaves slow nodes, or suspects of a search, where waiting for the next fault would
-    /// cost more. The generation in force has lost as much by then, so that turns which lead to nothing
-    /// never cost more than the slowness itself.
-    fn plan_slow_turn(&mut self, id: &RunId) {
-        let run = self.state.runs.get(id);
-        let Some((run, gang)) = run.and_then(|run| Some((run, run.gang.as_ref()?))) else {
-            return;
-        };
-        if !run.may_turn() {
-            return;
-        }
-        let nodes = &gang.placement.nodes;
-        let known = || run.slow.iter().filter(|node| nodes.contains(*node));
-        let search = run.search.as_ref().filter(|search| !search.asks());
-        let (cause, suspects, share) = if let Some(search) = search {
-            let (before, now) = search.steps();
-            let suspects = search.suspects_in(nodes);
-            (Cause::Slower { before, now }, suspects, search.share())
-        } else if let Some(node) = known().next() {
-            let node = node.clone();
-            (Cause::NodeSlow { node }, known().count(), LEAST_SHARE)
-        } else {
-            return;
-        };
-        let turn = self.turn_cost(run).as_secs_f64();
-        let ran = self.now.since(gang.reached_at).as_secs_f64();
-        if ran * share < turn {
-            return;
-        }
-        let avoid = run.shuns(&[]);
-        let Some(placement) = self.find_place(id, run.spec.layout, &avoid, &BTreeSet::new()) else {
-            return;
-        };
-        let left = nodes.difference(&placement.nodes);
-        let left = left.filter(|node| avoid.contains(node)).count();
-        if left == 0 {
-            return;
-        }
-        // Where none stands out, half of the suspects are looked at on average before it is found.
-        let is_sharp = search.is_none_or(|search| search.busiest().is_some());
-        let turns = if is_sharp {
-            1.0
-        } else {
-            (suspects as f64 / left as f64).max(1.0).midpoint(1.0)
-        };
-        let rest = self.now_to_end(run).as_secs_f64();
-        let wait = self.measured(run, nodes.len()).between_failures();
-        if wait.as_secs_f64().min(rest) * share > turn * turns {
-            let run = id.clone();
-            self.tell(Fact::TurnAsked { run, cause });
-        }
-    }
-
-    /// What a planned restart costs: what starting, forming and loading took so far for each failure and the
-    /// first start.
-    fn turn_cost(&self, run: &Run) -> Duration {
-        let spent = run.book.at(self.now).spent;
-        let spends = [Spend::Starting, Spend::Reform, Spend::Restore];
-        let took: Duration = spends.iter().filter_map(|spend| spent.get(spend)).sum();
-        let starts = u32::try_from(run.failures).unwrap_or(u32::MAX - 1) + 1;
-        (took / starts).max(LEAST_TURN)
-    }
-
-    /// How long the steps that are left will take.
-    fn now_to_end(&self, run: &Run) -> Duration {
-        let left = run
-            .spec
-            .train
-            .steps
-            .saturating_sub(self.step(&run.spec.name).0);
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
-        run.step_time.unwrap_or_default().saturating_mul(left)
-    }
-
+    /// What was measured of a run on this many nodes.
     fn measured(&self, run: &Run, nodes: usize) -> Measured {
         Measured {
             nodes,
