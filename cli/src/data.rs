@@ -103,14 +103,17 @@ fn build_command(args: &BuildData, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The block of a run spec that blends datasets: by the weights of the sources file, or where it
-/// has none, by size.
+/// The block of a run spec that blends datasets: by the weights of the sources file, 1 where a source has
+/// none, or by size where it has none at all.
 fn blend(corpus: &Corpus, built: &[(&Path, u64)]) -> String {
     let mut text = "data:\n  blend:".to_owned();
+    let by_hand = corpus.sources.iter().any(|source| source.weight.is_some());
     for (source, (prefix, tokens)) in corpus.sources.iter().zip(built) {
-        let weight = source
-            .weight
-            .map_or_else(|| tokens.to_string(), |weight| weight.to_string());
+        let weight = match source.weight {
+            Some(weight) => weight.to_string(),
+            None if by_hand => "1".to_owned(),
+            None => tokens.to_string(),
+        };
         let prefix = std::path::absolute(prefix).unwrap_or_else(|_| prefix.to_path_buf());
         text += &format!(
             "\n    - {{prefix: '{}', weight: {weight}}}",
@@ -350,6 +353,34 @@ pub(crate) fn said(meta: &Meta) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_blend_takes_weights_from_one_place() {
+        let weights = |weights: [Option<f64>; 2]| {
+            let sources = weights.map(|weight| rebloom_data::corpus::Source {
+                name: "novels".to_owned(),
+                language: "fr".to_owned(),
+                licence: "CC0-1.0".to_owned(),
+                permission: "public domain".to_owned(),
+                contact: "us".to_owned(),
+                weight,
+                files: Vec::new(),
+                form: None,
+                field: "text".to_owned(),
+            });
+            let corpus = Corpus {
+                sources: sources.into(),
+                languages: Vec::new(),
+            };
+            let (one, other) = (Path::new("/one"), Path::new("/other"));
+            let text = blend(&corpus, &[(one, 70), (other, 30)]);
+            let weights = text.lines().filter_map(|line| line.split_once("weight: "));
+            let weights = weights.map(|(_, weight)| weight.trim_end_matches('}').to_owned());
+            weights.collect::<Vec<_>>()
+        };
+        assert_eq!(weights([None, None]), ["70", "30"]);
+        assert_eq!(weights([Some(2.5), None]), ["2.5", "1"]);
+    }
 
     #[test]
     fn what_takes_long_is_told_now_and_then_and_ends_at_100() {

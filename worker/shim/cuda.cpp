@@ -2,32 +2,17 @@
 //
 // It is compiled against the headers of CUDA and NCCL and links neither: libtorch_cuda brings both.
 #include "cuda.h"
+#include "guarded.h"
 
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
-#include <cstring>
-
 namespace {
-template <typename F>
-char* guarded(F&& body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return ::strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return ::strdup(error.what());
-  } catch (...) {
-    return ::strdup("an exception of an unknown type");
-  }
-}
-
 char* nccl(c10::intrusive_ptr<c10d::Store> store, int rank, int size, int device,
            c10::intrusive_ptr<c10d::Backend>* out) {
-  return guarded([&] {
+  return rb::guarded([&] {
     const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
     auto options = c10d::ProcessGroupNCCL::Options::create();
     options->timeout = rb::kForever;
@@ -39,14 +24,14 @@ char* nccl(c10::intrusive_ptr<c10d::Store> store, int rank, int size, int device
 }
 
 char* describe(int device, std::string* out) {
-  return guarded([&] {
+  return rb::guarded([&] {
     const auto* properties = at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(device));
     *out = std::string(properties->name) + ", " + std::to_string(properties->totalGlobalMem >> 20) + " MiB";
   });
 }
 
 char* peak(int device, int64_t* bytes) {
-  return guarded([&] {
+  return rb::guarded([&] {
     const auto stats =
         c10::cuda::CUDACachingAllocator::getDeviceStats(static_cast<c10::DeviceIndex>(device));
     *bytes = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;

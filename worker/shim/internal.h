@@ -1,35 +1,15 @@
-// Shared by the shim's sources: how exceptions become messages, and what a group is.
+// Shared by the shim's sources: what a group is.
 #pragma once
+#include "guarded.h"
 #include "shim.h"
 
-#include <c10/util/Exception.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <atomic>
-#include <cstring>
-#include <exception>
 #include <stdexcept>
 
 namespace rb {
-inline char* message(const char* text) {
-  return ::strdup(text);
-}
-
 // Begins the message of an error that a collective inside a forward or backward pass caused.
 constexpr const char* kLost = "lost peer: ";
-
-template <typename F>
-char* guarded(F&& body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return message(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return message(error.what());
-  } catch (...) {
-    return message("an exception of an unknown type");
-  }
-}
 
 // A group over whichever backend carries it: Gloo for what lies in the host's memory, NCCL for what lies on a device.
 class Group : public torch::CustomClassHolder {

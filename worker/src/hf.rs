@@ -35,12 +35,12 @@ const LARGEST_JSON: u64 = 100_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum HfError {
     /// The file system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// A file is not what it should be.
     #[error("{}: {problem}", path.display())]
@@ -61,9 +61,9 @@ impl HfError {
     }
 
     fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        |source| Self::Io {
+        |error| Self::Io {
             path: path.to_owned(),
-            source,
+            error,
         }
     }
 }

@@ -14,7 +14,12 @@ pub(crate) struct Permission {
     #[arg(long, value_name = "CODE", default_value = "und")]
     pub(crate) language: String,
     /// Its licence
-    #[arg(long, value_name = "SPDX", default_value = "see permission")]
+    #[arg(
+        alias = "license",
+        long,
+        value_name = "SPDX",
+        default_value = "see permission"
+    )]
     pub(crate) licence: String,
     /// Whom to ask about it
     #[arg(long, value_name = "WHO", default_value = "see permission")]

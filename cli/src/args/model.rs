@@ -65,7 +65,7 @@ pub(crate) enum ModelCommand {
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
         /// The licence that the model card names
-        #[arg(long, value_name = "NAME")]
+        #[arg(alias = "licence", long, value_name = "NAME")]
         license: String,
         /// How weights are written
         #[arg(long, value_enum, default_value_t = Dtype::Same)]

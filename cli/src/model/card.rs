@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The card, in Markdown with the head that Hugging Face reads.
 pub(super) fn text(made: &Made, run: Option<&RunView>, license: &str) -> String {
-    let meta = run.and_then(|run| Meta::read(Path::new(&run.spec.data.prefix)).ok()?);
+    let meta = run.and_then(data);
     let name = made.of.as_ref().map_or("BLOOM", |of| of.run.as_str());
     let mut text = head(license, meta.as_ref());
     let m = &made.model;
@@ -20,7 +20,10 @@ pub(super) fn text(made: &Made, run: Option<&RunView>, license: &str) -> String 
         text.push('\n');
     };
     say(&format!("# {name}\n"));
-    say("A BLOOM language model, trained with Rebloom.\n");
+    say(match made.of {
+        Some(_) => "A BLOOM language model, trained with Rebloom.\n",
+        None => "A BLOOM language model.\n",
+    });
     say("| | |\n|---|---|");
     say(&format!(
         "| parameters | {} |",
@@ -98,6 +101,19 @@ pub(super) fn text(made: &Made, run: Option<&RunView>, license: &str) -> String 
         }
     }
     text
+}
+
+/// What is written down of the data of a run; of a blend where it is known of every part.
+fn data(run: &RunView) -> Option<Meta> {
+    let metas = run.spec.data.prefixes();
+    let metas = metas.map(|prefix| Meta::read(Path::new(prefix)).ok()?);
+    let metas: Vec<Meta> = metas.collect::<Option<_>>()?;
+    metas.into_iter().reduce(|mut all, part| {
+        all.documents += part.documents;
+        all.tokens += part.tokens;
+        all.sources.extend(part.sources);
+        all
+    })
 }
 
 fn head(license: &str, meta: Option<&Meta>) -> String {

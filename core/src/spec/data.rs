@@ -37,6 +37,13 @@ const fn all_documents() -> [f64; 2] {
 const MOST_PARTS: usize = 254;
 
 impl Data {
+    /// The path of the dataset, or of each of the blend.
+    pub fn prefixes(&self) -> impl Iterator<Item = &str> {
+        let parts = self.blend.iter().map(|part| part.prefix.as_str());
+        let one = Some(self.prefix.as_str()).filter(|prefix| !prefix.is_empty());
+        one.into_iter().chain(parts)
+    }
+
     pub(super) fn check(&self, flaws: &mut Flaws) {
         if self.blend.is_empty() {
             return flaws.path("data.prefix", &self.prefix);
