@@ -6,14 +6,18 @@ use crate::shim::bytes;
 use rebloom_core::checkpoint::{MANIFEST_VERSION, Shard};
 use rebloom_core::id::{Digest, Rank};
 use rebloom_runtime::shard_hash::ShardHash;
+use rustix::fs::{Advice, fadvise};
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 const BUFFER: usize = 1 << 20;
+/// Bytes after which the disk is told to begin with them.
+const STRETCH: u64 = 16 << 20;
 
 /// What a shard is to hold, but for the numbers themselves.
 #[derive(Debug)]
@@ -39,17 +43,28 @@ pub(super) fn header(facts: String, names: Vec<(String, TensorInfo)>) -> Vec<u8>
     header
 }
 
-struct Hashing<W> {
-    inner: W,
+struct Hashing {
+    inner: File,
     hash: ShardHash,
     bytes: u64,
+    /// Up to where the disk was told to begin.
+    begun: u64,
 }
 
-impl<W: Write> Write for Hashing<W> {
+impl Write for Hashing {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(buffer)?;
         self.hash.update(&buffer[..written]);
         self.bytes += written as u64;
+        if let Some(length) = NonZeroU64::new(self.bytes - self.begun)
+            && length.get() >= STRETCH
+        {
+            // The disk writes while the rest is hashed. Only advice: what is not taken waits for the sync.
+            if let Err(error) = fadvise(&self.inner, self.begun, Some(length), Advice::DontNeed) {
+                tracing::debug!(%error, "the disk takes no advice");
+            }
+            self.begun = self.bytes;
+        }
         Ok(written)
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -100,6 +115,7 @@ fn write_aside<C: AsRef<[Tensor]>>(
         inner: file,
         hash: ShardHash::of_version(MANIFEST_VERSION),
         bytes: 0,
+        begun: 0,
     };
     let mut out = BufWriter::with_capacity(BUFFER, hashing);
     out.write_all(&outline.header)?;
