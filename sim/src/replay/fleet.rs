@@ -348,16 +348,16 @@ impl<'a> Fleet<'a> {
     }
 
     fn persisted(&mut self, record: Record) {
-        match &record.fact {
-            Fact::RunEnded { state, cause, .. } => self.ended(*state, cause.clone()),
-            Fact::IncidentOpened {
-                cause: Cause::NodeSlow { node },
-                ..
-            } => {
-                let at = self.machine_of(node);
-                self.queue_in("repair-gpu", Happening::Mended(at));
-            }
-            _ => {}
+        if let Fact::RunEnded { state, cause, .. } = &record.fact {
+            self.ended(*state, cause.clone());
+        }
+        if let Fact::IncidentOpened {
+            cause: Cause::NodeSlow { node },
+            ..
+        } = &record.fact
+        {
+            let at = self.machine_of(node);
+            self.queue_in("repair-gpu", Happening::Mended(at));
         }
         let is_detail = matches!(
             record.fact,
