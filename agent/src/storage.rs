@@ -8,18 +8,16 @@
 use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::id::{Digest, RunId};
+pub use rebloom_format::manifest::MANIFEST;
+use rebloom_format::{Error, manifest};
 use rebloom_runtime::files;
 use rebloom_runtime::shard_hash::ShardHash;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
-/// Name of the file that seals a checkpoint.
-pub const MANIFEST: &str = "manifest.json";
 /// Manifests that a join carries for each run.
 const MOST_LISTED: usize = 16;
-/// A longer manifest is not one.
-const MOST_MANIFEST: u64 = 64 << 20;
 
 /// Why a checkpoint could not be sealed, removed or looked at.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +43,9 @@ pub enum StorageError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A manifest that is none, or of a version that is not known.
+    #[error(transparent)]
+    Manifest(Error),
     /// The manifest does not describe a whole checkpoint, or a shard is not what it says.
     #[error("checkpoint {checkpoint} cannot be sealed: {problem}")]
     Unsealable {
@@ -146,36 +147,36 @@ pub fn sealed(directory: &str, run: &RunId) -> Vec<Manifest> {
         .filter_map(|entry| CheckpointId::parse(entry.ok()?.file_name().to_str()?))
         .collect();
     ids.sort_unstable_by(|a, b| b.cmp(a));
-    let manifests = ids.into_iter().filter_map(|id| {
-        let path = folder.join(id.directory()).join(MANIFEST);
-        match load(&path, run, id) {
-            Ok(manifest) => Some(manifest),
-            Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                None
-            }
-            Err(error) => {
-                tracing::warn!(%run, %error, "passed over a manifest");
-                None
-            }
-        }
-    });
+    let manifests =
+        ids.into_iter()
+            .filter_map(|id| match load(&folder.join(id.directory()), run, id) {
+                Ok(manifest) => Some(manifest),
+                Err(StorageError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound =>
+                {
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(%run, %error, "passed over a manifest");
+                    None
+                }
+            });
     manifests.take(MOST_LISTED).collect()
 }
 
-fn load(path: &Path, run: &RunId, id: CheckpointId) -> Result<Manifest, StorageError> {
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MOST_MANIFEST).read_to_end(&mut text))
-        .map_err(io_error("read", path))?;
-    let manifest: Manifest = serde_json::from_slice(&text)
-        .map_err(|error| io_error("understand", path)(error.into()))?;
-    let fits = manifest.is_known() && manifest.run == *run && manifest.id == id;
-    if fits && manifest.is_whole() {
+/// The manifest in a checkpoint's directory.
+fn load(place: &Path, run: &RunId, id: CheckpointId) -> Result<Manifest, StorageError> {
+    let path = || place.join(MANIFEST);
+    let manifest = manifest::read(place).map_err(|error| match error {
+        Error::Io { error, .. } => io_error("read", &path())(error),
+        odd @ Error::Odd { .. } => StorageError::Manifest(odd),
+    })?;
+    if manifest.run == *run && manifest.id == id {
         Ok(manifest)
     } else {
         let problem = "is not the manifest of the checkpoint it lies in";
         Err(StorageError::Odd {
-            path: path.to_owned(),
+            path: path(),
             problem,
         })
     }
@@ -200,7 +201,7 @@ pub fn verify(
 ) -> Result<Verification, StorageError> {
     let place = place(directory, run, checkpoint)?;
     let mut found = Verification::default();
-    let manifest = match load(&place.join(MANIFEST), run, checkpoint) {
+    let manifest = match load(&place, run, checkpoint) {
         Ok(manifest) => manifest,
         Err(StorageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             found.problems.push(Unsound::Missing {

@@ -4,14 +4,13 @@
 //! owns, by name and place in the parameter, so that any layout can load it. It is hashed while it is
 //! written and while it is read. Whether a checkpoint is sealed, and which one to load, is decided elsewhere.
 
-mod facts;
 mod load;
 mod read;
 mod save;
-pub mod slice;
 
 pub use load::{LoadError, begin_with, load};
 pub use read::{Common, Stored, Want};
+pub use rebloom_format::slice;
 pub use save::{Saver, save};
 
 use crate::shim::{bytes, cuda};

@@ -10,7 +10,6 @@ mod chance;
 mod embedding;
 mod init;
 mod linear;
-pub mod shape;
 
 use crate::comm::{Cut, Group, Parts, Watch};
 use crate::optim::Flat;
@@ -24,6 +23,7 @@ use embedding::Embedding;
 pub use init::values as initial_values;
 use linear::{Linear, Norm};
 use rebloom_core::spec::{Model, Train};
+pub use rebloom_format::shape;
 use shape::{EMBEDDING, Stage};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -208,6 +208,18 @@ impl StageModel {
             output: x,
             samples,
         })
+    }
+
+    /// What the stage makes of `input`, without dropout; nothing can be learned from it.
+    pub fn predict(&self, input: &Tensor) -> Result<Tensor, StepError> {
+        let chance = self.dropout.for_samples(None);
+        no_grad(|| self.run(0..self.blocks.len(), input, &chance))
+    }
+
+    /// Cross-entropy of each of `targets` by the last stage's output, in nats.
+    pub fn surprise(&self, output: &Tensor, targets: &Tensor) -> Result<Tensor, StepError> {
+        let embedding = self.output.as_ref().expect("only the last stage predicts");
+        no_grad(|| embedding.surprise(output, targets, &self.place))
     }
 
     /// Runs some of the blocks, and with the first and the last what comes before and behind them.

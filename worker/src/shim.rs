@@ -332,13 +332,13 @@ impl Drop for Work {
     }
 }
 
-/// The bytes of a contiguous fp32 or bf16 tensor in the host's memory.
+/// The bytes of a contiguous fp32, bf16 or int64 tensor in the host's memory.
 pub fn bytes(tensor: &Tensor) -> &[u8] {
     assert!(
         tensor.is_contiguous()
-            && matches!(tensor.kind(), Kind::Float | Kind::BFloat16)
+            && matches!(tensor.kind(), Kind::Float | Kind::BFloat16 | Kind::Int64)
             && tensor.device() == TchDevice::Cpu,
-        "only contiguous fp32 and bf16 tensors on the host are read as bytes"
+        "only contiguous fp32, bf16 and int64 tensors on the host are read as bytes"
     );
     let length = tensor.numel() * tensor.kind().elt_size_in_bytes();
     if length == 0 {

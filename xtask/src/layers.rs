@@ -42,6 +42,7 @@ const CORE: &str = "rebloom-core";
 const PROTO: &str = "rebloom-proto";
 const RUNTIME: &str = "rebloom-runtime";
 const DATA: &str = "rebloom-data";
+const FORMAT: &str = "rebloom-format";
 const RANK: &str = "rebloom-rank";
 
 /// Who may import whom.
@@ -54,14 +55,27 @@ const LAYERS: &[Layer] = &[
     ),
     layer(RUNTIME, &[CORE]),
     layer(DATA, &[]),
+    // Bytes in, values out: what of it takes files apart is all it may have.
+    strict(
+        FORMAT,
+        &[CORE],
+        &[
+            "safetensors",
+            "serde",
+            "serde_json",
+            "serde_norway",
+            "serde_path_to_error",
+            "thiserror",
+        ],
+    ),
     layer("rebloom-controller", &[CORE, PROTO, RUNTIME]),
-    layer("rebloom-agent", &[CORE, PROTO, RUNTIME]),
+    layer("rebloom-agent", &[CORE, PROTO, RUNTIME, FORMAT]),
     layer(RANK, &[CORE, PROTO, RUNTIME]),
-    layer("rebloom-worker", &[CORE, RUNTIME, DATA, RANK]),
-    layer("rebloom-cli", &[CORE, PROTO, RUNTIME, DATA]),
-    // Histories and durations that the simulator replays are TOML files.
-    strict("rebloom-sim", &[CORE], &["serde", "toml"]),
-    layer("rebloom-readers", &[CORE, PROTO, RUNTIME, DATA]),
+    layer("rebloom-worker", &[CORE, RUNTIME, DATA, FORMAT, RANK]),
+    layer("rebloom-cli", &[CORE, PROTO, RUNTIME, DATA, FORMAT]),
+    // Histories and durations that the simulator replays are TOML files; its report is JSON, if one likes.
+    strict("rebloom-sim", &[CORE], &["serde", "serde_json", "toml"]),
+    layer("rebloom-readers", &[CORE, PROTO, RUNTIME, DATA, FORMAT]),
     layer("xtask", &[]),
 ];
 
@@ -257,7 +271,7 @@ mod tests {
         assert_eq!(
             broken_by("rebloom-agent", "rebloom-controller"),
             [
-                "rebloom-agent imports rebloom-controller; it may import rebloom-core, rebloom-proto, rebloom-runtime"
+                "rebloom-agent imports rebloom-controller; it may import rebloom-core, rebloom-proto, rebloom-runtime, rebloom-format"
             ]
         );
         assert_eq!(

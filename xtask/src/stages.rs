@@ -99,7 +99,7 @@ fn target(checkout: &Checkout) -> Result<PathBuf> {
 
 /// Sets up and runs every check, the quick ones first; the first that fails ends it with its code.
 pub(crate) fn test(checkout: &Checkout) -> Result<ExitCode> {
-    let stages: [(&str, &dyn Fn() -> Result<ExitCode>); 7] = [
+    let stages: [(&str, &dyn Fn() -> Result<ExitCode>); 8] = [
         ("set-up", &|| setup::run(checkout)),
         ("format", &|| {
             run(checkout.cargo(["fmt", "--all", "--check"]))
@@ -107,6 +107,7 @@ pub(crate) fn test(checkout: &Checkout) -> Result<ExitCode> {
         ("layers", &|| layers::run(checkout)),
         ("tidy", &|| tidy::run(checkout)),
         ("clippy", &|| run(checkout.cargo(CLIPPY))),
+        ("fuzz targets", &|| run(fuzz_targets(checkout)?)),
         // The binaries that tests start, with the features that `cargo test` builds everything with.
         ("build", &|| {
             run(checkout.cargo(["build", "--workspace", "--all-targets"]))
@@ -133,6 +134,14 @@ pub(crate) fn test(checkout: &Checkout) -> Result<ExitCode> {
         times.join(", ")
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks the targets of `fuzz/`, a workspace of its own that nothing else builds. It shares the target folder,
+/// so that what clippy made of the readers serves here as well.
+fn fuzz_targets(checkout: &Checkout) -> Result<Command> {
+    let mut check = checkout.cargo(["check", "--locked", "--manifest-path", "fuzz/Cargo.toml"]);
+    check.arg("--target-dir").arg(target(checkout)?);
+    Ok(check)
 }
 
 const CLIPPY: [&str; 6] = [

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 /// Lines that one file may have. The list of exceptions is empty and stays so: find the seam.
@@ -115,6 +115,19 @@ fn targets(sources: &[Source]) -> Vec<PathBuf> {
     targets.map(|source| source.path.clone()).collect()
 }
 
+/// A path without `..` in it.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        if part == Component::ParentDir {
+            plain.pop();
+        } else {
+            plain.push(part);
+        }
+    }
+    plain
+}
+
 /// Files that no `mod` leads to: they look like code and are not.
 fn reachable(sources: &[Source], roots: &[PathBuf]) -> Vec<String> {
     let mut reached: BTreeSet<PathBuf> = BTreeSet::new();
@@ -131,7 +144,7 @@ fn reachable(sources: &[Source], roots: &[PathBuf]) -> Vec<String> {
         }
         for module in modules(source) {
             let at = match module.path {
-                Some(path) => parent(&source.path).join(path),
+                Some(path) => plain(&parent(&source.path).join(path)),
                 None => folder.join(format!("{}.rs", module.name)),
             };
             let inside = folder.join(&module.name);
@@ -271,11 +284,16 @@ mod tests {
                 "#[path = \"common/shared.rs\"]\nmod common;",
             ),
             source("a/tests/common/shared.rs", ""),
+            source(
+                "a/tests/u/main.rs",
+                "#[path = \"../common/other.rs\"]\nmod common;",
+            ),
+            source("a/tests/common/other.rs", ""),
         ];
         assert_eq!(
             reachable(
                 &sources,
-                &["a/src/lib.rs", "a/tests/t.rs"].map(PathBuf::from)
+                &["a/src/lib.rs", "a/tests/t.rs", "a/tests/u/main.rs"].map(PathBuf::from)
             ),
             ["a/src/three.rs is in no module tree"]
         );

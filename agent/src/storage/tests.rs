@@ -184,3 +184,41 @@ fn only_checkpoints_are_removed() {
     assert!(remove("relative", &old.run, new.id).is_err());
     assert!(remove("/a/../b", &old.run, new.id).is_err());
 }
+
+#[test]
+fn the_version_before_verifies_and_another_is_passed_over_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().to_str().unwrap();
+    let mut manifest = checkpoint(folder.path(), 5);
+    for shard in &mut manifest.shards {
+        let path = place(directory, &manifest.run, manifest.id).unwrap();
+        let mut hash = ShardHash::of_version(1);
+        hash.update(&fs::read(path.join(&shard.file)).unwrap());
+        shard.hash = hash.finish();
+    }
+    manifest.version = 1;
+    seal(directory, &manifest).unwrap();
+    let verified = || verify(directory, &manifest.run, manifest.id).unwrap();
+    assert_eq!((verified().shards, verified().problems), (2, Vec::new()));
+    assert_eq!(sealed(directory, &manifest.run).len(), 1);
+
+    for version in [0, MANIFEST_VERSION + 1] {
+        let other = Manifest {
+            version,
+            ..manifest.clone()
+        };
+        let path = place(directory, &manifest.run, manifest.id)
+            .unwrap()
+            .join(MANIFEST);
+        fs::write(path, serde_json::to_vec(&other).unwrap()).unwrap();
+        assert_eq!(sealed(directory, &manifest.run), []);
+        let found = verified();
+        assert_eq!((found.shards, found.bytes), (0, 0), "nothing is read");
+        let [Unsound::Unreadable { file, error }] = &found.problems[..] else {
+            panic!("{:?}", found.problems);
+        };
+        assert_eq!(file, MANIFEST);
+        let wanted = format!("version: {version} is not known; this build reads 1 to 2");
+        assert!(error.ends_with(&wanted), "{error}");
+    }
+}

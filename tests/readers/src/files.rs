@@ -1,14 +1,18 @@
 //! Readers of files: text that people write, and what others' programs wrote.
 
 use crate::Outcome;
-use rebloom_core::checkpoint::Manifest;
 use rebloom_core::engine::Record;
-use rebloom_core::spec::RunSpec;
+use rebloom_core::spec::Model;
 use rebloom_data::build::Meta;
 use rebloom_data::indexed::Indexed;
 use rebloom_data::order::{LAST_EPOCH, Order};
 use rebloom_data::sources::Sources;
 use rebloom_data::tokenizer::Tokenizer;
+use rebloom_format::hf::{Config, Index, places, width};
+use rebloom_format::shape::{EMBEDDING, parameters};
+use rebloom_format::slice::Slice;
+use rebloom_format::spec_file::SpecFile;
+use rebloom_format::{facts, head, manifest};
 use rebloom_runtime::flight::Tower;
 use std::fmt::Display;
 use std::io::Write;
@@ -24,17 +28,10 @@ fn naming(error: &impl Display) -> String {
     said
 }
 
-/// A run spec, and everything that is wrong with it.
+/// A run spec in YAML, as `rebloom run submit` reads it.
 pub(crate) fn run_spec(bytes: &[u8]) -> Outcome {
-    let text = str::from_utf8(bytes).map_err(|e| e.to_string())?;
-    let spec: RunSpec = serde_norway::from_str(text).map_err(|e| e.to_string())?;
-    let flaws = spec.flaws();
-    for flaw in &flaws {
-        assert!(!flaw.field.is_empty() && !flaw.remedy.is_empty(), "{flaw}");
-    }
-    if let Some(flaw) = flaws.first() {
-        return Err(flaw.to_string());
-    }
+    let file = SpecFile::of(Path::new(NAME), bytes.to_vec()).map_err(|e| naming(&e))?;
+    let spec = file.spec().map_err(|e| naming(&e))?;
     // What a sound spec is asked for next.
     assert!(spec.micro_batches(spec.train.batch(0)) > 0 && spec.layout.world() > 0);
     Ok(())
@@ -88,14 +85,72 @@ pub(crate) fn page(bytes: &[u8]) -> Outcome {
     Ok(())
 }
 
-/// The manifest of a checkpoint.
+/// The manifest of a checkpoint, as the worker and the agent read it.
 pub(crate) fn manifest(bytes: &[u8]) -> Outcome {
-    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if manifest.is_whole() {
-        Ok(())
-    } else {
-        Err("it is not whole".to_owned())
+    let manifest = manifest::parse(bytes)?;
+    assert!(manifest.is_known() && manifest.is_whole());
+    Ok(())
+}
+
+/// The head of a shard, with what it says of its checkpoint.
+pub(crate) fn shard(bytes: &[u8]) -> Outcome {
+    let (head, facts) = facts::read(&mut &bytes[..], bytes.len() as u64)?;
+    assert!(head.data + head.room == bytes.len() as u64);
+    // What a load asks of it: whether it has pieces of what this model has.
+    let known = parameters(&facts.model);
+    for (name, slice) in &facts.slices {
+        let wanted = known.get(name).map(Slice::whole);
+        let fits = wanted.is_some_and(|wanted| slice.fits(&wanted));
+        // A model is no larger than the bytes of its shards, and so are the pieces of it.
+        if fits && slice.len().unsigned_abs() <= head.room {
+            let parts = slice.stretches().into_iter();
+            assert_eq!(parts.map(|part| part.length).sum::<i64>(), slice.len());
+        }
     }
+    Ok(())
+}
+
+/// A `config.json` of Hugging Face.
+pub(crate) fn config(bytes: &[u8]) -> Outcome {
+    let config = Config::parse(Path::new(NAME), bytes).map_err(|e| naming(&e))?;
+    let model = config.model();
+    assert!(model.hidden.is_multiple_of(model.heads));
+    assert!(!parameters(&model).is_empty());
+    Ok(())
+}
+
+/// A `model.safetensors.index.json`; what it names must not lie elsewhere.
+pub(crate) fn index(bytes: &[u8]) -> Outcome {
+    let index = Index::parse(Path::new(NAME), bytes).map_err(|e| naming(&e))?;
+    let files = index.files();
+    let is_beside = |file: &&str| Path::new(NAME).join(file).parent() == Some(Path::new(NAME));
+    assert!(files.iter().all(is_beside));
+    assert!(index.parameters().all(|(_, file)| files.contains(file)));
+    Ok(())
+}
+
+/// The model that [`weights`] are of.
+const MODEL: Model = Model {
+    layers: 1,
+    hidden: 8,
+    heads: 2,
+    vocab: 16,
+    sequence: 8,
+    residual_after_layernorm: false,
+};
+
+/// A file of weights: places that were accepted lie inside of it.
+pub(crate) fn weights(bytes: &[u8]) -> Outcome {
+    let known = parameters(&MODEL);
+    let length = bytes.len() as u64;
+    let head = head::read(&mut &bytes[..], length)?;
+    for (name, place) in places(&head, &known)? {
+        let parameter = known.get(&name).unwrap_or(&known[EMBEDDING]);
+        let elements = parameter.shape.iter().product::<i64>().unsigned_abs();
+        let width = width(place.dtype).expect("others are refused") as u64;
+        assert!(place.offset >= 8 && place.offset + elements * width <= length);
+    }
+    Ok(())
 }
 
 /// A record of the journal.

@@ -31,13 +31,17 @@ pub const fn reader(name: &'static str, read: fn(&[u8]) -> Outcome, runs: u32) -
 }
 
 /// All of them. Those that read files are called less often.
-pub const READERS: [Reader; 9] = [
+pub const READERS: [Reader; 13] = [
     reader("run_spec", files::run_spec, 40_000),
     reader("sources", files::sources, 40_000),
     reader("tokenizer", files::tokenizer, 5_000),
     reader("indexed", files::indexed, 100_000),
     reader("page", files::page, 40_000),
     reader("manifest", files::manifest, 100_000),
+    reader("shard", files::shard, 40_000),
+    reader("config", files::config, 60_000),
+    reader("index", files::index, 60_000),
+    reader("weights", files::weights, 40_000),
     reader("journal", files::journal, 60_000),
     reader("flight", files::flight, 10_000),
     reader("wire", wire::message, 200_000),

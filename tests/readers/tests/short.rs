@@ -34,4 +34,4 @@ macro_rules! short_runs {
     };
 }
 
-short_runs!(run_spec sources tokenizer indexed page manifest journal flight wire);
+short_runs!(run_spec sources tokenizer indexed page manifest shard config index weights journal flight wire);

@@ -1,7 +1,6 @@
 //! Reading shards, whoever wrote them: what is wanted is taken from whichever shards hold it, by name and
 //! place in the parameter. Nothing is used before the length and the hash of its file are the manifest's.
 
-use super::facts::{FACTS, Facts, KINDS};
 use super::slice::{Move, Slice, Stretch, take};
 use crate::shim::bytes_mut;
 use rebloom_core::cause::Unsound;
@@ -9,8 +8,11 @@ use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::guard::Figures;
 use rebloom_core::id::{Digest, Rank};
 use rebloom_core::spec::Model;
+use rebloom_format::facts::{self, Facts, KINDS};
+use rebloom_format::manifest::{self, MANIFEST};
+use rebloom_format::{Error, shape};
 use rebloom_runtime::shard_hash::ShardHash;
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -18,11 +20,6 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 const PIECE: usize = 1 << 20;
-/// As safetensors bounds it.
-const LARGEST_HEADER: u64 = 100_000_000;
-/// A manifest of the largest gang has less.
-const LARGEST_MANIFEST: u64 = 64 << 20;
-const MANIFEST: &str = "manifest.json";
 /// Bytes of an element.
 const WIDTH: usize = size_of::<f32>();
 
@@ -88,7 +85,9 @@ impl Stored {
         let first = manifest.shards.first();
         let first = first.ok_or_else(|| unreadable(MANIFEST, "names no shard"))?;
         let mut input = Input::open(directory, first, manifest.version)?;
-        let (_, facts) = header(&mut input.reader).map_err(|e| unreadable(&first.file, e))?;
+        let (_, facts) = facts::read(&mut input.reader, first.bytes)
+            .map_err(|error| unreadable(&first.file, error))?;
+        check_size(&facts.model, &manifest)?;
         Ok(Self {
             directory: directory.to_owned(),
             common: Common {
@@ -151,7 +150,7 @@ impl Stored {
     /// Whether a shard holds something that is lacking; its header is believed for that.
     fn helps(&self, shard: &Shard, wants: &[Want]) -> Result<bool, Unsound> {
         let mut input = Input::open(&self.directory, shard, self.manifest.version)?;
-        let Ok((_, facts)) = header(&mut input.reader) else {
+        let Ok((_, facts)) = facts::read(&mut input.reader, shard.bytes) else {
             // Reading all of it finds out what is wrong with it.
             return Ok(true);
         };
@@ -181,7 +180,7 @@ impl Stored {
         input: &mut impl Read,
         wants: &mut [Want],
     ) -> Result<Vec<Figures>, String> {
-        let (metadata, facts) = header(input)?;
+        let (head, facts) = facts::read(input, shard.bytes)?;
         if !self.is_part(shard, &facts) {
             return Err(
                 "belongs to another run, rank, model or step than its manifest says".to_owned(),
@@ -201,7 +200,7 @@ impl Stored {
                 plan.insert(want.name.clone(), (want, length * WIDTH, moves));
             }
         }
-        let mut held: Vec<_> = metadata.tensors().into_iter().collect();
+        let mut held: Vec<_> = head.metadata.tensors().into_iter().collect();
         held.sort_by_key(|(_, info)| info.data_offsets.0);
         let mut scratch = vec![0; PIECE];
         let (mut at, mut taken) = (0, 0);
@@ -258,6 +257,23 @@ impl Stored {
     }
 }
 
+/// Memory is taken for a model only where its shards are large enough to hold it.
+fn check_size(model: &Model, manifest: &Manifest) -> Result<(), Unsound> {
+    let sizes = shape::parameters(model).into_values();
+    let elements: i64 = sizes
+        .map(|parameter| parameter.shape.iter().product::<i64>())
+        .sum();
+    let needed = (KINDS.len() * WIDTH) as u64 * elements.unsigned_abs();
+    let held = manifest.shards.iter().map(|shard| shard.bytes);
+    let held = held.fold(0, u64::saturating_add);
+    if needed <= held {
+        return Ok(());
+    }
+    let file = &manifest.shards[0].file;
+    let text = format!("model: it takes {needed} bytes, all shards have {held}");
+    Err(unreadable(file, text))
+}
+
 fn odd(name: &str) -> String {
     format!("it holds {name}, which is nothing that is known")
 }
@@ -295,20 +311,10 @@ fn trouble(file: &str, error: &io::Error) -> Unsound {
 }
 
 fn manifest(directory: &Path) -> Result<Manifest, Unsound> {
-    let mut text = Vec::new();
-    File::open(directory.join(MANIFEST))
-        .and_then(|file| file.take(LARGEST_MANIFEST).read_to_end(&mut text))
-        .map_err(|error| trouble(MANIFEST, &error))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| unreadable(MANIFEST, error))?;
-    let problem = if !manifest.is_known() {
-        format!("is of version {}, which is not known", manifest.version)
-    } else if !manifest.is_whole() {
-        "does not have one shard a rank".to_owned()
-    } else {
-        return Ok(manifest);
-    };
-    Err(unreadable(MANIFEST, problem))
+    manifest::read(directory).map_err(|error| match error {
+        Error::Io { error, .. } => trouble(MANIFEST, &error),
+        Error::Odd { problem, .. } => unreadable(MANIFEST, problem),
+    })
 }
 
 struct Hashing<R> {
@@ -364,24 +370,4 @@ impl<'a> Input<'a> {
         }
         Ok(self.reader.into_inner().hash.finish())
     }
-}
-
-/// The head of a safetensors file.
-fn header(input: &mut impl Read) -> Result<(Metadata, Facts), String> {
-    let mut length = [0; 8];
-    input.read_exact(&mut length).map_err(text)?;
-    let length = u64::from_le_bytes(length);
-    if length > LARGEST_HEADER {
-        return Err(format!("its header has {length} bytes"));
-    }
-    let mut header = Vec::new();
-    input.take(length).read_to_end(&mut header).map_err(text)?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| error.to_string())?;
-    let facts = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|facts| facts.get(FACTS));
-    let facts = facts.ok_or_else(|| format!("its header has no {FACTS:?}"))?;
-    let facts = Facts::parse(facts)?;
-    Ok((metadata, facts))
 }

@@ -7,7 +7,6 @@
 mod file;
 
 use super::directory;
-use super::facts::{Facts, KINDS, VERSION};
 use super::slice::Slice;
 use crate::optim::OwnSlice;
 use crate::shim::ShimError;
@@ -16,6 +15,7 @@ use crate::trainer::Trainer;
 use file::Outline;
 use rebloom_core::checkpoint::{CheckpointId, Shard};
 use rebloom_core::id::Rank;
+use rebloom_format::facts::{Facts, KINDS, VERSION};
 use rebloom_rank::Saved;
 use safetensors::tensor::{Dtype, TensorInfo};
 use std::collections::BTreeMap;

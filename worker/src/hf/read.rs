@@ -1,38 +1,27 @@
 //! Weights out of a model folder: any piece of any parameter, straight from where it lies in its file.
 
-use super::{CONFIG, Config, HEAD, HfError, INDEX, PREFIX, SINGLE, read_json};
+use super::{CONFIG, Config, HfError};
 use crate::checkpoint::Want;
-use crate::model::shape::{EMBEDDING, Parameter, Stage};
+use crate::model::shape::{EMBEDDING, Parameter, parameters};
 use rebloom_core::spec::Model;
-use safetensors::tensor::{Dtype, Metadata};
-use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use rebloom_format::head;
+use rebloom_format::hf::{HEAD, INDEX, Index, Place, SINGLE, places, plain, width};
+use safetensors::tensor::Dtype;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// Bytes that are read at once.
 const PIECE: usize = 1 << 20;
-
-/// A tensor in a file.
-#[derive(Debug)]
-struct Place {
-    file: usize,
-    offset: u64,
-    dtype: Dtype,
-}
 
 /// A model folder, checked.
 #[derive(Debug)]
 pub struct Folder {
     model: Model,
     files: Vec<(PathBuf, File)>,
-    tensors: BTreeMap<String, Place>,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+    /// In which of the files, and where.
+    tensors: BTreeMap<String, (usize, Place)>,
 }
 
 impl Folder {
@@ -45,8 +34,14 @@ impl Folder {
             tensors: BTreeMap::new(),
         };
         let parameters = parameters(&model);
-        let (named, listed) = names(folder)?;
-        for name in named {
+        let index = folder.join(INDEX);
+        let listed = if index.exists() {
+            Some(Index::read(folder)?)
+        } else {
+            None
+        };
+        let files = listed.as_ref().map_or([SINGLE].into(), Index::files);
+        for name in files {
             this.add(folder.join(name), &parameters)?;
         }
         let at = folder.join(CONFIG);
@@ -56,14 +51,12 @@ impl Folder {
                 return Err(HfError::odd(&at, problem));
             }
         }
-        for (name, file) in listed {
-            let holder = this
-                .tensors
-                .get(plain(&name))
-                .map(|place| &this.files[place.file].0);
-            if holder.is_none_or(|path| !path.ends_with(&file)) {
+        for (name, file) in listed.iter().flat_map(Index::parameters) {
+            let holder = this.tensors.get(plain(name));
+            let holder = holder.map(|(held, _)| &this.files[*held].0);
+            if holder.is_none_or(|path| !path.ends_with(file)) {
                 let problem = format!("weight_map: {name} is not in {file}");
-                return Err(HfError::odd(&folder.join(INDEX), problem));
+                return Err(HfError::odd(&index, problem));
             }
         }
         this.check_head()?;
@@ -79,60 +72,18 @@ impl Folder {
     pub fn is_bf16(&self) -> bool {
         self.tensors
             .values()
-            .all(|place| place.dtype == Dtype::BF16)
+            .all(|(_, place)| place.dtype == Dtype::BF16)
     }
 
     fn add(&mut self, path: PathBuf, known: &BTreeMap<String, Parameter>) -> Result<(), HfError> {
         let file = File::open(&path).map_err(HfError::io(&path))?;
         let length = file.metadata().map_err(HfError::io(&path))?.len();
-        let odd = |problem: String| HfError::odd(&path, problem);
-        let mut head = [0; 8];
-        file.read_exact_at(&mut head, 0)
-            .map_err(HfError::io(&path))?;
-        let head = u64::from_le_bytes(head);
-        if head > super::LARGEST_JSON || head > length - 8 {
-            return Err(odd(format!("its header has {head} bytes")));
-        }
-        let mut json = vec![0; usize::try_from(head).unwrap_or_default()];
-        file.read_exact_at(&mut json, 8)
-            .map_err(HfError::io(&path))?;
-        let metadata: Metadata =
-            serde_json::from_slice(&json).map_err(|error| odd(error.to_string()))?;
-        let data = 8 + head;
-        for (name, info) in metadata.tensors() {
-            let (begin, end) = info.data_offsets;
-            let parameter = match plain(&name) {
-                HEAD => &known[EMBEDDING],
-                plain => known
-                    .get(plain)
-                    .ok_or_else(|| odd(format!("{name} is nothing that BLOOM has")))?,
-            };
-            let Some(width) = width(info.dtype) else {
-                return Err(odd(format!("{name}: {:?} is not read", info.dtype)));
-            };
-            let shape: Vec<_> = info.shape.iter().map(|&n| i64::try_from(n).ok()).collect();
-            let wanted: Vec<_> = parameter.shape.iter().copied().map(Some).collect();
-            if shape != wanted {
-                let (found, wanted) = (&info.shape, &parameter.shape);
-                return Err(odd(format!(
-                    "{name} has shape {found:?} and not {wanted:?}"
-                )));
-            }
-            let bytes = info.shape.iter().product::<usize>() * width;
-            if end.checked_sub(begin) != Some(bytes) || data.saturating_add(end as u64) > length {
-                return Err(odd(format!("{name} has offsets {begin} to {end}")));
-            }
-            let place = Place {
-                file: self.files.len(),
-                offset: data + begin as u64,
-                dtype: info.dtype,
-            };
-            if self
-                .tensors
-                .insert(plain(&name).to_owned(), place)
-                .is_some()
-            {
-                return Err(odd(format!("{name} is there twice")));
+        let found = head::read(&mut &file, length).and_then(|head| places(&head, known));
+        for (name, place) in found.map_err(|problem| HfError::odd(&path, problem))? {
+            let problem = format!("{name} is there twice");
+            let other = self.tensors.insert(name, (self.files.len(), place));
+            if other.is_some() {
+                return Err(HfError::odd(&path, problem));
             }
         }
         self.files.push((path, file));
@@ -145,12 +96,12 @@ impl Folder {
             return Ok(());
         };
         let embedding = &self.tensors[EMBEDDING];
-        let (path, _) = &self.files[head.file];
+        let (path, _) = &self.files[head.0];
         let elements = u64::from(self.model.vocab) * u64::from(self.model.hidden);
         let mut at = 0;
         while at < elements {
             let count = (elements - at).min(PIECE as u64);
-            let [ours, theirs] = [embedding, &head].map(|place| self.floats(place, at, count));
+            let [ours, theirs] = [embedding, &head].map(|held| self.floats(held, at, count));
             if ours? != theirs? {
                 let problem = format!("{HEAD} is not the embedding; only tied models are BLOOM");
                 return Err(HfError::odd(path, problem));
@@ -162,9 +113,14 @@ impl Folder {
 
     /// `count` elements from element `from` on, as bytes of fp32. Nothing is lost: fp32 holds every bf16
     /// and fp16 exactly.
-    fn floats(&self, place: &Place, from: u64, count: u64) -> Result<Vec<u8>, HfError> {
+    fn floats(
+        &self,
+        (held, place): &(usize, Place),
+        from: u64,
+        count: u64,
+    ) -> Result<Vec<u8>, HfError> {
         let width = width(place.dtype).expect("others were refused") as u64;
-        let (path, file) = &self.files[place.file];
+        let (path, file) = &self.files[*held];
         let mut raw = vec![0; usize::try_from(count * width).unwrap_or_default()];
         file.read_exact_at(&mut raw, place.offset + from * width)
             .map_err(HfError::io(path))?;
@@ -199,49 +155,6 @@ impl Folder {
         }
         Ok(())
     }
-}
-
-/// Bytes of an element of a kind that is read.
-fn width(dtype: Dtype) -> Option<usize> {
-    if dtype == Dtype::F32 {
-        Some(4)
-    } else {
-        matches!(dtype, Dtype::BF16 | Dtype::F16).then_some(2)
-    }
-}
-
-/// Every parameter of a model by name, each once.
-pub(super) fn parameters(model: &Model) -> BTreeMap<String, Parameter> {
-    let all = Stage::of(model, 1, 0).parameters(model);
-    all.into_iter().map(|p| (p.name.clone(), p)).collect()
-}
-
-fn plain(name: &str) -> &str {
-    name.strip_prefix(PREFIX).unwrap_or(name)
-}
-
-/// The files of weights, and what the index says is where.
-fn names(folder: &Path) -> Result<(BTreeSet<String>, BTreeMap<String, String>), HfError> {
-    let path = folder.join(INDEX);
-    if !path.exists() {
-        return Ok((BTreeSet::from([SINGLE.to_owned()]), BTreeMap::new()));
-    }
-    let index: Index = serde_json::from_slice(&read_json(&path)?)
-        .map_err(|error| HfError::odd(&path, format!("weight_map: {error}")))?;
-    let files: BTreeSet<String> = index.weight_map.values().cloned().collect();
-    for file in &files {
-        let mut parts = Path::new(file).components();
-        if !matches!(
-            (parts.next(), parts.next()),
-            (Some(Component::Normal(_)), None)
-        ) {
-            let problem = format!("weight_map: {file:?} is not a file beside it");
-            return Err(HfError::odd(&path, problem));
-        }
-    }
-    let mut listed = index.weight_map;
-    listed.retain(|name, _| name != HEAD);
-    Ok((files, listed))
 }
 
 /// IEEE half precision, widened exactly.

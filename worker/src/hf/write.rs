@@ -1,13 +1,14 @@
 //! A model folder out of weights: safetensors, in several files with an index where one would be too large,
 //! and `config.json`. The folder takes its name when all of it is on the disk.
 
-use super::{CONFIG, Config, HfError, INDEX, PREFIX, SINGLE, TOKENIZER, TOKENIZER_ALONGSIDE};
-use crate::model::shape::Parameter;
+use super::{CONFIG, Config, HfError, TOKENIZER, TOKENIZER_ALONGSIDE};
+use crate::model::shape::{Parameter, parameters};
 use crate::shim::bytes;
 use crate::weights::{Weights, WeightsError};
+use rebloom_format::hf::{INDEX, PREFIX, SINGLE};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -94,7 +95,7 @@ fn write_aside(
 ) -> Result<Written, WeightsError> {
     fs::create_dir_all(folder).map_err(HfError::io(folder))?;
     let model = weights.model();
-    let parameters = super::read::parameters(&model);
+    let parameters = parameters(&model);
     let all: Vec<_> = parameters.values().collect();
     let size = |parameter: &Parameter| {
         u64::try_from(parameter.shape.iter().product::<i64>()).unwrap_or_default()
@@ -170,16 +171,9 @@ fn write_aside(
 fn config(weights: &Weights, kind: Kind) -> Result<String, HfError> {
     let path = weights.path().join(CONFIG);
     if weights.checkpoint().is_some() {
-        return Ok(Config::text(&weights.model(), kind));
+        return Ok(Config::text(&weights.model(), kind.torch()));
     }
-    let text = super::read_json(&path)?;
-    let mut config: Value =
-        serde_json::from_slice(&text).map_err(|error| HfError::odd(&path, error))?;
-    if let Some(fields) = config.as_object_mut() {
-        fields.remove("torch_dtype");
-        fields.insert("dtype".to_owned(), kind.torch().into());
-    }
-    Ok(format!("{config:#}\n"))
+    Config::converted(&path, kind.torch())
 }
 
 fn write_file(

@@ -1,10 +1,10 @@
 //! The file of a shard: written aside, to the disk, then under its name.
 
-use crate::checkpoint::facts::FACTS;
 use crate::checkpoint::file_name;
 use crate::shim::bytes;
 use rebloom_core::checkpoint::{MANIFEST_VERSION, Shard};
 use rebloom_core::id::{Digest, Rank};
+use rebloom_format::facts::FACTS;
 use rebloom_runtime::shard_hash::ShardHash;
 use rustix::fs::{Advice, fadvise};
 use safetensors::tensor::{Metadata, TensorInfo};

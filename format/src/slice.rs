@@ -4,7 +4,7 @@
 //! layout, and a rank finds what it needs in whatever pieces another layout wrote. Geometry only: nothing in
 //! here touches a file or a tensor.
 
-use crate::model::shape::Parameter;
+use crate::shape::Parameter;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -155,7 +155,7 @@ pub fn take(lacking: &mut Vec<Stretch>, source: &Slice) -> Vec<Move> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::shape::Stage;
+    use crate::shape::Stage;
     use rebloom_core::spec::Model;
 
     const MODEL: Model = Model {

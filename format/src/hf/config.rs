@@ -1,11 +1,15 @@
 //! `config.json`: what of it matters here, and the one that an export writes.
 
-use super::{CONFIG, HfError, Kind, read_json};
-use rebloom_core::spec::Model;
+use super::CONFIG;
+use crate::Error;
+use crate::json::from_json;
+use rebloom_core::spec::{Model, largest};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
+/// A config has a few dozen lines.
+const LARGEST: u64 = 1 << 20;
 /// BLOOM was trained on samples of this many tokens; a config does not always say.
 const SEQUENCE: u32 = 2048;
 
@@ -40,14 +44,17 @@ const fn yes() -> bool {
 
 impl Config {
     /// Reads the one in a model folder.
-    pub fn read(folder: &Path) -> Result<Self, HfError> {
+    pub fn read(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(CONFIG);
-        let text = read_json(&path)?;
-        let config: Self =
-            serde_json::from_slice(&text).map_err(|error| HfError::odd(&path, error))?;
+        Self::parse(&path, &crate::read(&path, LARGEST)?)
+    }
+
+    /// The config in the text of the file `path`.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Self, Error> {
+        let config: Self = from_json(text).map_err(|problem| Error::odd(path, problem))?;
         match config.flaw() {
             None => Ok(config),
-            Some(problem) => Err(HfError::odd(&path, problem)),
+            Some(problem) => Err(Error::odd(path, problem)),
         }
     }
 
@@ -63,12 +70,14 @@ impl Config {
             let found = self.layer_norm_epsilon;
             return Some(format!("layer_norm_epsilon: {found} is not 1e-5"));
         }
-        for (field, value, most) in [
-            ("hidden_size", self.hidden_size, 1 << 17),
-            ("n_layer", self.n_layer, 1024),
-            ("n_head", self.n_head, 1024),
-            ("vocab_size", self.vocab_size, 1 << 22),
+        for (field, value, size) in [
+            ("hidden_size", self.hidden_size, "model.hidden"),
+            ("n_layer", self.n_layer, "model.layers"),
+            ("n_head", self.n_head, "model.heads"),
+            ("vocab_size", self.vocab_size, "model.vocab"),
+            ("seq_length", self.model().sequence, "model.sequence"),
         ] {
+            let most = largest(size).unwrap_or(u32::MAX);
             if !(1..=most).contains(&value) {
                 return Some(format!("{field}: {value} is out of range; 1 to {most}"));
             }
@@ -94,8 +103,19 @@ impl Config {
         }
     }
 
-    /// The text of a `config.json` for a model.
-    pub fn text(model: &Model, kind: Kind) -> String {
+    /// The text of the `config.json` at `path`, for the same model with weights that torch calls `dtype`.
+    pub fn converted(path: &Path, dtype: &str) -> Result<String, Error> {
+        let text = crate::read(path, LARGEST)?;
+        let mut config: Value = from_json(&text).map_err(|problem| Error::odd(path, problem))?;
+        if let Some(fields) = config.as_object_mut() {
+            fields.remove("torch_dtype");
+            fields.insert("dtype".to_owned(), dtype.into());
+        }
+        Ok(format!("{config:#}\n"))
+    }
+
+    /// The text of a `config.json` for a model whose weights are of the kind that torch calls `dtype`.
+    pub fn text(model: &Model, dtype: &str) -> String {
         let config = json!({
             "architectures": ["BloomForCausalLM"],
             "model_type": "bloom",
@@ -116,7 +136,7 @@ impl Config {
             "slow_but_exact": false,
             "seq_length": model.sequence,
             "tie_word_embeddings": true,
-            "dtype": kind.torch(),
+            "dtype": dtype,
             "use_cache": true,
         });
         format!("{config:#}\n")
@@ -136,7 +156,7 @@ mod tests {
         residual_after_layernorm: false,
     };
 
-    fn read(text: &str) -> Result<Config, HfError> {
+    fn read(text: &str) -> Result<Config, Error> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(CONFIG), text).unwrap();
         Config::read(folder.path())
@@ -144,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_as_the_same_shape() {
-        for kind in [Kind::Float, Kind::BFloat16] {
+        for kind in ["float32", "bfloat16"] {
             for residual_after_layernorm in [false, true] {
                 let model = Model {
                     residual_after_layernorm,
@@ -161,12 +181,22 @@ mod tests {
 
     #[test]
     fn what_is_no_bloom_is_refused_by_field() {
-        let good = Config::text(&MODEL, Kind::Float);
+        let good = Config::text(&MODEL, "float32");
         for (from, to, field) in [
             ("\"bloom\"", "\"llama\"", "model_type"),
             ("\"n_head\": 6", "\"n_head\": 5", "n_head"),
             ("\"n_head\": 6", "\"n_head\": 0", "n_head"),
-            ("\"n_layer\": 2", "\"n_layer\": -2", "invalid value"),
+            (
+                "\"n_layer\": 2",
+                "\"n_layer\": -2",
+                "n_layer: invalid value",
+            ),
+            ("\"seq_length\": 64", "\"seq_length\": 0", "seq_length"),
+            (
+                "\"hidden_size\": 48",
+                "\"hidden_size\": \"48\"",
+                "hidden_size: invalid type",
+            ),
             ("\"n_layer\": 2", "\"n_layer\": 4000000000", "n_layer"),
             ("\"vocab_size\": 160", "\"x\": 160", "vocab_size"),
         ] {

@@ -2,6 +2,7 @@
 //! owns it and whether its weights decay. One table decides; every parameter matches it exactly once.
 
 use rebloom_core::spec::Model;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// How a parameter is cut over a tensor group.
@@ -190,6 +191,12 @@ impl Stage {
     }
 }
 
+/// Every parameter of a model by name, each once.
+pub fn parameters(model: &Model) -> BTreeMap<String, Parameter> {
+    let all = Stage::of(model, 1, 0).parameters(model);
+    all.into_iter().map(|p| (p.name.clone(), p)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,12 +239,26 @@ mod tests {
         }
     }
 
-    /// BLOOM's own checkpoint: fp32 weights and both moments, and bf16 weights; in binary gigabytes.
+    /// A size as `du -h` prints it: binary units, rounded up.
+    fn du(bytes: i64) -> String {
+        let (mut size, mut unit) = (bytes as f64, 0);
+        while size >= 1024.0 {
+            size /= 1024.0;
+            unit += 1;
+        }
+        let digits = if size < 10.0 { 10.0 } else { 1.0 };
+        let name = ["", "K", "M", "G", "T"][unit];
+        format!("{}{name}", (size * digits).ceil() / digits)
+    }
+
+    /// BLOOM's own checkpoint by `du` (train/tr11-176B-ml/README.md): fp32 weights and both moments with bf16
+    /// weights, and bf16 weights alone.
     #[test]
     fn bloom_takes_as_much_to_save_as_it_did() {
-        let gigabytes = |each: i64| (count(&BLOOM, 12) * each) as f64 / f64::from(1 << 30);
-        assert_eq!(format!("{:.1}", gigabytes(4 + 4 + 4 + 2) / 1e3), "2.3");
-        assert_eq!(format!("{:.0}", gigabytes(2)), "328");
+        let parameters = count(&BLOOM, 12);
+        assert_eq!(du(parameters * (4 + 4 + 4 + 2)), "2.3T");
+        assert_eq!(du(parameters * 2), "329G");
+        assert_eq!((du(1023), du(1 << 30)), ("1023".into(), "1G".into()));
     }
 
     #[test]
