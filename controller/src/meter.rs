@@ -178,11 +178,30 @@ impl Page {
              hardware does with what is computed again; 0 while it does not train",
             &["run", "kind"],
         )?;
+        let utilization = self.gauges(
+            "rebloom_run_flops_utilization",
+            "The same as a part of the peak of its devices, where that is known: MFU and HFU",
+            &["run", "kind"],
+        )?;
+        let held_out = self.gauges(
+            "rebloom_run_eval_loss",
+            "Loss of the newest evaluation on a set of held-out text",
+            &["run", "set"],
+        )?;
         for run in runs {
             let name = [run.spec.name.as_str()];
             let rate = rank_flops(run);
             for (kind, value) in [("model", rate.model), ("hardware", rate.hardware)] {
                 flops.with_label_values(&[name[0], kind]).set(value);
+            }
+            if let Some(part) = run.utilization(rate) {
+                for (kind, value) in [("model", part.model), ("hardware", part.hardware)] {
+                    utilization.with_label_values(&[name[0], kind]).set(value);
+                }
+            }
+            for score in run.evaluations.last().iter().flat_map(|(_, it)| &it.scores) {
+                let labels = [name[0], score.set.as_str()];
+                held_out.with_label_values(&labels).set(score.loss());
             }
             state.with_label_values(&[name[0], run.state.name()]).set(1);
             generation

@@ -82,7 +82,7 @@ impl fmt::Display for Unsound {
             } => {
                 write!(f, "{file} has {found} bytes, its manifest says {expected}")
             }
-            Self::Hash { file } => write!(f, "{file} does not match its SHA-256"),
+            Self::Hash { file } => write!(f, "{file} does not match the hash in its manifest"),
             Self::Unreadable { file, error } => write!(f, "{file} cannot be read: {error}"),
         }
     }

@@ -8,10 +8,11 @@ mod html;
 mod markdown;
 
 use crate::engine::{Incident, Ledger, Milepost, RunView, Spend};
+use crate::eval::Evaluation;
 use crate::time::{Duration, Instant};
 use std::fmt::Write;
 
-/// Mileposts that the diary names; the chart shows all.
+/// Mileposts and evaluations that the diary names; the chart shows all mileposts.
 const DIARY_POSTS: usize = 24;
 
 /// Everything that is told of a run.
@@ -170,14 +171,10 @@ fn diary(run: &RunView, end: Instant) -> Vec<Entry> {
         is_incident: false,
     };
     let mut diary = vec![plain(run.submitted, "Submitted".to_owned(), Vec::new())];
-    let every = run.mileposts.len().div_ceil(DIARY_POSTS).max(1);
-    let last = run.mileposts.len().saturating_sub(1);
-    let told = run
-        .mileposts
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| at % every == 0 || *at == last);
-    diary.extend(told.map(|(_, post)| plain(post.at, passed(post), Vec::new())));
+    let told = some_of(&run.mileposts);
+    diary.extend(told.map(|post| plain(post.at, passed(post), Vec::new())));
+    let scored = some_of(&run.evaluations);
+    diary.extend(scored.map(|(at, evaluation)| plain(*at, judged(evaluation), Vec::new())));
     diary.extend(run.incidents.iter().map(|incident| tell(run, incident)));
     let title = format!("{}: {}", run.state, run.why);
     let waits = (!run.waits_for.is_empty()).then(|| format!("It waits: {}.", run.waits_for));
@@ -186,10 +183,30 @@ fn diary(run: &RunView, end: Instant) -> Vec<Entry> {
     diary
 }
 
+/// As many as the diary names, evenly, and the last.
+fn some_of<T>(all: &[T]) -> impl Iterator<Item = &T> {
+    let every = all.len().div_ceil(DIARY_POSTS).max(1);
+    let last = all.len().saturating_sub(1);
+    let some = all.iter().enumerate();
+    some.filter(move |(at, _)| at % every == 0 || *at == last)
+        .map(|(_, one)| one)
+}
+
 fn passed(post: &Milepost) -> String {
     let mut text = format!("Step {}, loss {:.4}", post.step, post.loss);
     if let Some(norm) = post.grad_norm {
         write!(text, ", gradient norm {norm:.3}").expect("a string takes everything");
+    }
+    text
+}
+
+fn judged(evaluation: &Evaluation) -> String {
+    let mut text = format!("Evaluated after step {}", evaluation.step);
+    for (at, score) in evaluation.scores.iter().enumerate() {
+        let (sign, set) = (if at == 0 { ':' } else { ',' }, &score.set);
+        let perplexity = score.perplexity();
+        write!(text, "{sign} perplexity {perplexity:.2} on {set}")
+            .expect("a string takes everything");
     }
     text
 }

@@ -96,6 +96,23 @@ mod tests {
     fn blooms_log_is_reproduced() {
         let rate = Flops::of(&BLOOM, 2048, true).rate(105.22, 384);
         assert_eq!(format!("{:.2}", rate.hardware), "149.02");
+        // More of its rows. Seconds are printed to the hundredth, so that the last digit of TFLOPs is one of two.
+        for (samples, seconds, printed) in [
+            (16, 15.23, 8.04),
+            (2048, 104.70, 149.77),
+            (2048, 105.16, 149.10),
+            (2048, 105.17, 149.09),
+            (2048, 106.25, 147.58),
+            (2048, 110.17, 142.32),
+            (2048, 111.14, 141.09),
+        ] {
+            let at = |seconds| Flops::of(&BLOOM, samples, true).rate(seconds, 384).hardware;
+            let between = at(seconds + 0.005) - 0.005..=at(seconds - 0.005) + 0.005;
+            assert!(
+                between.contains(&printed),
+                "{printed} is not in {between:?}"
+            );
+        }
         let part = rate.part_of(peak("NVIDIA A100-SXM4-80GB", Precision::Bf16).unwrap());
         assert_eq!(
             format!("{:.3} {:.3}", part.hardware, part.model),

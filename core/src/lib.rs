@@ -27,6 +27,7 @@ pub mod cause;
 pub mod checkpoint;
 pub mod chronicle;
 pub mod engine;
+pub mod eval;
 pub mod flight;
 pub mod flops;
 pub mod footprint;

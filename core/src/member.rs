@@ -14,6 +14,7 @@ pub use command::Command;
 pub use event::{Event, LoadTrouble, Stepped, Trouble};
 
 use crate::checkpoint::CheckpointId;
+use crate::eval::Evaluation;
 use crate::flight::Phase;
 use crate::id::{Generation, Rank, RunId, Step};
 use crate::report::{Finish, Milestone};
@@ -47,6 +48,10 @@ enum State {
     Forming,
     Loading,
     Stepping,
+    /// Before it goes on, or ends.
+    Evaluating {
+        finish: Option<Finish>,
+    },
     /// Waits for the save before, since `next` is due already.
     Clearing {
         next: CheckpointId,
@@ -72,6 +77,8 @@ pub struct Member {
     go: Option<Box<Go>>,
     milestone: Milestone,
     step: Step,
+    /// The newest step after which the run was evaluated.
+    evaluated: Step,
     /// The save under way.
     saving: Option<CheckpointId>,
     /// The lowest generation that is not fenced.
@@ -81,6 +88,7 @@ pub struct Member {
     /// What an agent that comes back is told again: it may have died before passing it on.
     last_word: Option<FromWorker>,
     last_saved: Option<FromWorker>,
+    last_scored: Option<FromWorker>,
     has_agent: bool,
     /// Since when it has no agent; none before the first call.
     alone_since: Option<Instant>,
@@ -98,11 +106,13 @@ impl Member {
             go: None,
             milestone: Milestone::Going,
             step: Step(0),
+            evaluated: Step(0),
             saving: None,
             fence_below: Generation(0),
             pending: None,
             last_word: None,
             last_saved: None,
+            last_scored: None,
             has_agent: false,
             alone_since: None,
             heard: None,
@@ -124,6 +134,7 @@ impl Member {
             Event::Formed { outcome } => self.formed(now, outcome),
             Event::Loaded { outcome } => self.loaded(now, outcome),
             Event::Stepped { outcome } => self.stepped(now, outcome),
+            Event::Evaluated { outcome } => self.was_evaluated(now, outcome),
             Event::Saved {
                 checkpoint,
                 samples,
@@ -195,10 +206,8 @@ impl Member {
             generation: self.generation(),
             milestone: self.milestone,
         }));
-        for word in [self.last_saved.clone(), self.last_word.clone()]
-            .into_iter()
-            .flatten()
-        {
+        let again = [&self.last_saved, &self.last_scored, &self.last_word];
+        for word in again.map(Clone::clone).into_iter().flatten() {
             self.say(word);
         }
     }
@@ -228,8 +237,9 @@ impl Member {
             Some(ToWorker::Go(go)) => {
                 self.milestone = Milestone::Going;
                 self.step = Step(0);
+                self.evaluated = go.evaluated.unwrap_or_default();
                 self.saving = None;
-                self.last_word = None;
+                (self.last_word, self.last_scored) = (None, None);
                 self.state = State::Forming;
                 self.go = Some(go.clone());
                 self.enter(now, Phase::Init);
@@ -345,11 +355,8 @@ impl Member {
                 if !self.is_over(now) {
                     self.step = step;
                     self.reach(Milestone::Loaded);
-                    if self.is_last(step) {
-                        self.hash(Finish::Completed);
-                    } else {
-                        self.train(now);
-                    }
+                    let finish = self.is_last(step).then_some(Finish::Completed);
+                    self.go_on(now, finish);
                 }
             }
         }
@@ -388,7 +395,7 @@ impl Member {
             .as_ref()
             .map_or(1, |go| go.spec.checkpoint.every_steps);
         if finish.is_none() && !done.step.0.is_multiple_of(every) {
-            return self.train(now);
+            return self.go_on(now, None);
         }
         let next = CheckpointId {
             step: done.step,
@@ -402,10 +409,52 @@ impl Member {
         }
     }
 
-    fn train(&mut self, now: Instant) {
-        self.state = State::Stepping;
-        self.enter(now, Phase::Step);
-        self.commands.push_back(Command::Step);
+    /// Evaluates where that is due, and then ends or does the next step.
+    fn go_on(&mut self, now: Instant, finish: Option<Finish>) {
+        if self.is_to_evaluate(finish) {
+            self.state = State::Evaluating { finish };
+            self.enter(now, Phase::Eval);
+            self.commands.push_back(Command::Evaluate);
+        } else if let Some(why) = finish {
+            self.hash(why);
+        } else {
+            self.state = State::Stepping;
+            self.enter(now, Phase::Step);
+            self.commands.push_back(Command::Step);
+        }
+    }
+
+    /// Who stops is not held up: what it leaves out is done by the generation that goes on from there.
+    fn is_to_evaluate(&self, finish: Option<Finish>) -> bool {
+        let Some(go) = &self.go else {
+            return false;
+        };
+        let eval = go.spec.eval.as_ref();
+        let is_due = eval.is_some_and(|eval| eval.is_due(self.step, go.spec.train.steps));
+        is_due && self.evaluated < self.step && finish != Some(Finish::Stopped)
+    }
+
+    fn was_evaluated(&mut self, now: Instant, outcome: Result<Evaluation, Trouble>) {
+        let State::Evaluating { finish } = self.state else {
+            return;
+        };
+        let evaluation = match outcome {
+            Ok(evaluation) => evaluation,
+            Err(trouble) => return self.give_up(now, Phase::Eval, trouble),
+        };
+        if self.is_over(now) {
+            return;
+        }
+        self.evaluated = self.step;
+        // Every rank has the same figures and says so: any one of their nodes may be lost with its word.
+        let generation = self.generation();
+        let word = FromWorker::Evaluated {
+            generation,
+            evaluation,
+        };
+        self.last_scored = Some(word.clone());
+        self.say(word);
+        self.go_on(now, finish);
     }
 
     fn is_last(&self, step: Step) -> bool {

@@ -5,7 +5,7 @@
 
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
-use crate::id::{Generation, NodeId, Rank, RunId, Slot};
+use crate::id::{Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::spec::RunSpec;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub struct Start {
     pub store_address: String,
     /// The state to begin with; none means step 0 from the seed.
     pub resume: Option<CheckpointId>,
+    /// The newest step after which the run was evaluated.
+    pub evaluated: Option<Step>,
     /// Whether processes that already run are ended first (rung 2) or re-form in place (rung 1).
     pub fresh_processes: bool,
     /// Whether processes are started so that nothing is launched asynchronously; read by a process

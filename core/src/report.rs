@@ -5,6 +5,7 @@
 
 use crate::cause::{Blamed, Exit, Unsound};
 use crate::checkpoint::{CheckpointId, Manifest, Shard};
+use crate::eval::Evaluation;
 use crate::flight::{Phase, Sighting};
 use crate::guard::Spike;
 use crate::hang::rules::Match;
@@ -105,7 +106,7 @@ pub enum Finish {
 }
 
 /// What happened to one rank.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RankEvent {
     /// It reached a milestone short of `Finished`.
@@ -154,6 +155,8 @@ pub enum RankEvent {
         /// Whether it trains on.
         goes_on: bool,
     },
+    /// Its gang was evaluated.
+    Evaluated(Evaluation),
     /// A collective broke because a peer went away: a symptom, never a cause of its own.
     PeerLost {
         /// In which phase.
@@ -183,7 +186,7 @@ pub enum RankEvent {
 }
 
 /// What an agent tells the controller.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Report {
     /// Something happened to a rank.

@@ -9,6 +9,7 @@ pub(crate) use flaws::Flaws;
 pub use flaws::{Flaw, largest};
 pub use train::{Numerics, Optimizer, Precision, RampUp, Train};
 
+use crate::eval::Eval;
 use crate::flight::Phase;
 use crate::guard::LossGuard;
 use crate::hang::deadline::Learn;
@@ -54,6 +55,9 @@ pub struct RunSpec {
     /// What happens when the loss or the gradient norm runs away.
     #[serde(default)]
     pub guard: LossGuard,
+    /// When it is evaluated, and on what; none means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<Eval>,
     /// What its output should say, and when.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_rules: Vec<LogRule>,

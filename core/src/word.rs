@@ -4,6 +4,7 @@
 
 use crate::cause::{Blamed, Unsound};
 use crate::checkpoint::{CheckpointId, Shard};
+use crate::eval::Evaluation;
 use crate::flight::Phase;
 use crate::guard::Spike;
 use crate::id::{Digest, Generation, Rank, RunId, Slot, Step};
@@ -25,6 +26,8 @@ pub struct Go {
     pub slot: Slot,
     /// The state to begin with; none means step 0 from the seed.
     pub resume: Option<CheckpointId>,
+    /// The newest step after which the run was evaluated.
+    pub evaluated: Option<Step>,
 }
 
 /// What an agent says to a worker. Fences and safe stops also stand in the flight page, where the
@@ -57,7 +60,7 @@ pub struct Hello {
 }
 
 /// What a worker says to its agent. Each is said again after a reconnect until it is acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromWorker {
     /// It is there.
@@ -115,6 +118,13 @@ pub enum FromWorker {
         spike: Spike,
         /// Whether it trains on.
         goes_on: bool,
+    },
+    /// The gang was evaluated; each of its ranks says so.
+    Evaluated {
+        /// In which generation.
+        generation: Generation,
+        /// What it gave.
+        evaluation: Evaluation,
     },
     /// It did what it was told.
     Finished {

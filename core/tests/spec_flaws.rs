@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use rebloom_core::eval::{Eval, EvalSet};
 use rebloom_core::guard::LossGuard;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
@@ -11,6 +12,7 @@ use rebloom_core::spec::{
 
 fn small() -> RunSpec {
     RunSpec {
+        eval: None,
         name: RunId::new("bloom").unwrap(),
         priority: 0,
         model: Model {
@@ -54,6 +56,29 @@ fn small() -> RunSpec {
     }
 }
 
+fn eval(every_steps: u64, documents: [f64; 2]) -> Eval {
+    let (name, prefix) = ("fr".to_owned(), "/data/fr".to_owned());
+    Eval {
+        every_steps,
+        samples: 8,
+        sets: vec![EvalSet {
+            name,
+            prefix,
+            documents,
+        }],
+    }
+}
+
+#[test]
+fn a_set_is_named_once() {
+    let mut spec = small();
+    let sets = &mut spec.eval.insert(eval(5, [0.0, 1.0])).sets;
+    sets.extend_from_within(..);
+    let flaws = spec.flaws();
+    assert_eq!(flaws.len(), 1);
+    assert_eq!(flaws[0].field, "eval.sets[1].name");
+}
+
 #[test]
 fn a_sound_spec_has_no_flaw() {
     assert_eq!(small().flaws(), []);
@@ -63,7 +88,25 @@ fn a_sound_spec_has_no_flaw() {
 #[test]
 fn each_flaw_names_the_field_the_value_and_what_would_do() {
     type Spoil = fn(&mut RunSpec);
-    let table: [(Spoil, &str, &str, &str); 18] = [
+    let table: [(Spoil, &str, &str, &str); 21] = [
+        (
+            |s| s.eval = Some(eval(0, [0.0, 1.0])),
+            "eval.every_steps",
+            "0",
+            "1 to",
+        ),
+        (
+            |s| s.eval = Some(eval(5, [0.95, 0.9])),
+            "eval.sets[0].documents",
+            "[0.95, 0.9]",
+            "use such as",
+        ),
+        (
+            |s| s.eval.insert(eval(5, [0.0, 1.0])).sets.clear(),
+            "eval.sets",
+            "0",
+            "name 1 to 256",
+        ),
         (
             |s| s.init = Some("model".to_owned()),
             "init",

@@ -9,6 +9,7 @@ pub mod admin;
 mod cause;
 mod check;
 mod checkpoint;
+mod eval;
 mod flight;
 pub mod health;
 pub mod link;

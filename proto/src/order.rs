@@ -5,7 +5,7 @@ use crate::check::{
 };
 use crate::wire;
 use crate::wire::order as w;
-use rebloom_core::id::{Generation, Rank, Slot};
+use rebloom_core::id::{Generation, Rank, Slot, Step};
 use rebloom_core::order::{Order, Seat, Start, Stop};
 use std::sync::Arc;
 
@@ -42,6 +42,7 @@ impl From<Start> for w::Start {
             fresh_processes: start.fresh_processes,
             cause: Some(start.cause.into()),
             async_off: start.async_off,
+            evaluated: start.evaluated.map(|step| step.0),
         }
     }
 }
@@ -59,6 +60,7 @@ impl TryFrom<w::Start> for Start {
             fresh_processes: start.fresh_processes,
             cause: part(start.cause, "cause")?,
             async_off: start.async_off,
+            evaluated: start.evaluated.map(Step),
         })
     }
 }

@@ -8,7 +8,7 @@ use rebloom_core::time::Instant;
 use rebloom_core::word::{FromWorker, Go, Hello, ToWorker};
 
 /// A word of a worker and its number, which only grows within one life of the worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FromRank {
     /// Its number.
     pub sequence: u64,
@@ -33,6 +33,7 @@ impl From<Go> for wire::Go {
             rank,
             slot,
             resume,
+            evaluated,
         }: Go,
     ) -> Self {
         Self {
@@ -41,6 +42,7 @@ impl From<Go> for wire::Go {
             rank: rank.0,
             slot: slot.0,
             resume: resume.map(Into::into),
+            evaluated: evaluated.map(|step| step.0),
         }
     }
 }
@@ -54,6 +56,7 @@ impl TryFrom<wire::Go> for Go {
             rank: Rank(go.rank),
             slot: Slot(go.slot),
             resume: maybe(go.resume, "resume")?,
+            evaluated: go.evaluated.map(Step),
         })
     }
 }
@@ -173,6 +176,13 @@ impl From<FromWorker> for wire::WorkerWord {
                 spike: Some(spike.into()),
                 goes_on,
             }),
+            FromWorker::Evaluated {
+                generation,
+                evaluation,
+            } => w::What::Evaluated(w::Evaluated {
+                generation: generation.0,
+                evaluation: Some(evaluation.into()),
+            }),
             FromWorker::Finished {
                 generation,
                 why,
@@ -225,6 +235,10 @@ impl TryFrom<wire::WorkerWord> for FromWorker {
                 phase: code::<wire::Phase, _>(it.phase, "failed.phase")?,
                 error: text(it.error, "failed.error")?,
                 blamed: maybe_code::<wire::Blamed, _>(it.blamed, "failed.blamed")?,
+            },
+            What::Evaluated(it) => Self::Evaluated {
+                generation: Generation(it.generation),
+                evaluation: part(it.evaluation, "evaluated.evaluation")?,
             },
             What::Spiked(it) => Self::Spiked {
                 generation: Generation(it.generation),

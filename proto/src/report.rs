@@ -183,6 +183,7 @@ impl From<RankEvent> for wire::RankEvent {
                 checkpoint: Some(checkpoint.into()),
                 unsound: Some(unsound.into()),
             }),
+            RankEvent::Evaluated(evaluation) => w::What::Evaluated(evaluation.into()),
             RankEvent::Spiked { spike, goes_on } => w::What::Spiked(w::Spiked {
                 spike: Some(spike.into()),
                 goes_on,
@@ -232,6 +233,7 @@ impl TryFrom<wire::RankEvent> for RankEvent {
                     checkpoint: part(it.checkpoint, "load_refused.checkpoint")?,
                     unsound: part(it.unsound, "load_refused.unsound")?,
                 },
+                What::Evaluated(it) => Self::Evaluated(within(it, "evaluated")?),
                 What::Spiked(it) => Self::Spiked {
                     spike: part(it.spike, "spiked.spike")?,
                     goes_on: it.goes_on,

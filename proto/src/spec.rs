@@ -283,6 +283,7 @@ impl From<RunSpec> for wire::RunSpec {
             recovery,
             elastic,
             guard,
+            eval,
             log_rules,
         } = spec;
         Self {
@@ -298,6 +299,7 @@ impl From<RunSpec> for wire::RunSpec {
             recovery: Some(recovery.into()),
             elastic: elastic.map(Into::into),
             guard: Some(guard.into()),
+            eval: eval.map(Into::into),
             log_rules: log_rules.into_iter().map(Into::into).collect(),
         }
     }
@@ -319,6 +321,7 @@ impl TryFrom<wire::RunSpec> for RunSpec {
             recovery: part(spec.recovery, "recovery")?,
             elastic: maybe(spec.elastic, "elastic")?,
             guard: part(spec.guard, "guard")?,
+            eval: maybe(spec.eval, "eval")?,
             log_rules: list(spec.log_rules, "log_rules")?,
         })
     }

@@ -4,6 +4,7 @@ use crate::check::{
     Malformed, code, digest, list, list_by, maybe, maybe_code, nanos, node_id, part, run_id,
     same_names, text,
 };
+use crate::eval::evaluated;
 use crate::wire;
 use rebloom_core::engine::{
     CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, RunState, RunView,
@@ -234,7 +235,9 @@ impl From<RunView> for wire::RunView {
             submitted: run.submitted.as_nanos(),
             ettr_hour: run.ettr_hour,
             tariff: Some(run.tariff.into()),
+            device: run.device,
             mileposts: run.mileposts.into_iter().map(Into::into).collect(),
+            evaluations: run.evaluations.into_iter().map(Into::into).collect(),
             final_states: run
                 .final_states
                 .iter()
@@ -270,7 +273,9 @@ impl TryFrom<wire::RunView> for RunView {
             submitted: Instant::from_nanos(run.submitted),
             ettr_hour: run.ettr_hour,
             tariff: part(run.tariff, "tariff")?,
+            device: run.device.map(|name| text(name, "device")).transpose()?,
             mileposts: list(run.mileposts, "mileposts")?,
+            evaluations: list_by(run.evaluations, "evaluations", evaluated)?,
             final_states: list_by(run.final_states, "final_states", |it| digest(&it, ""))?,
         })
     }

@@ -130,6 +130,7 @@ impl Shared {
                 }
                 command @ (Command::Load(_)
                 | Command::Step
+                | Command::Evaluate
                 | Command::Save { .. }
                 | Command::Hash
                 | Command::Abandon) => self.pass_on(command),
@@ -273,6 +274,13 @@ fn carry_out(command: Command, shared: &Shared, work: &mut impl Work) {
                     });
                 }
             }
+        }
+        Command::Evaluate => {
+            let outcome = work.evaluate();
+            if let Err(trouble) = &outcome {
+                tracing::warn!(?trouble, "the evaluation came to nothing");
+            }
+            shared.handle(Event::Evaluated { outcome });
         }
         Command::Save { checkpoint, .. } => work.save(checkpoint),
         Command::Hash => {

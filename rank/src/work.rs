@@ -3,6 +3,7 @@
 use crate::driver::Shared;
 use crate::fence::Fence;
 use rebloom_core::checkpoint::{CheckpointId, Shard};
+use rebloom_core::eval::Evaluation;
 use rebloom_core::id::{Digest, Step};
 use rebloom_core::member::{Event, LoadTrouble, Stepped, Trouble};
 use rebloom_core::word::Go;
@@ -19,6 +20,8 @@ pub trait Work {
     fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadTrouble>;
     /// Does one optimizer step.
     fn step(&mut self) -> Result<Done, Trouble>;
+    /// Scores the held-out samples of the go with the weights as they are.
+    fn evaluate(&mut self) -> Result<Evaluation, Trouble>;
     /// Writes this rank's shard, now or beside the next steps; its [`Teller`] hears what came of it.
     fn save(&mut self, checkpoint: CheckpointId);
     /// Hashes everything that decides how training goes on.

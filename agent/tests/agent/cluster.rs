@@ -285,6 +285,7 @@ impl Cluster {
         };
         let seats = seats.iter().enumerate();
         Start {
+            evaluated: None,
             spec: spec(run, layout, &self.checkpoints()).into(),
             generation: Generation(generation),
             seats: seats

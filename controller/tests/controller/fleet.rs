@@ -342,6 +342,7 @@ pub(crate) fn stale() -> Report {
 /// Four ranks, two a node.
 pub(crate) fn spec(name: &str) -> RunSpec {
     RunSpec {
+        eval: None,
         name: RunId::new(name).unwrap(),
         priority: 0,
         model: Model {

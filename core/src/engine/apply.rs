@@ -119,6 +119,7 @@ impl State {
             | Fact::SamplesSkipped { run, .. }
             | Fact::CheckpointsPruned { run, .. }
             | Fact::MilepostPassed { run, .. }
+            | Fact::Evaluated { run, .. }
             | Fact::RunEnded { run, .. } => {
                 if let Some(run) = self.runs.get_mut(run) {
                     run.apply(at, fact);
@@ -195,6 +196,7 @@ impl Run {
             incidents_seen: 0,
             book: Book::open(at),
             mileposts: Vec::new(),
+            evaluations: Vec::new(),
             final_states: Vec::new(),
         }
     }
@@ -378,6 +380,7 @@ impl Run {
                 grad_norm,
                 ..
             } => self.passed(at, *step, *loss, *grad_norm),
+            Fact::Evaluated { evaluation, .. } => self.was_evaluated(at, evaluation),
             Fact::RunEnded { state, cause, .. } => self.ended(at, *state, cause),
             Fact::NodeEnrolled { .. }
             | Fact::NodeLost { .. }

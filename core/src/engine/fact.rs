@@ -8,6 +8,7 @@ mod about;
 use super::{Placement, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
+use crate::eval::Evaluation;
 use crate::flight::Phase;
 use crate::guard::Samples;
 use crate::hang::deadline::Timing;
@@ -417,6 +418,15 @@ pub enum Fact {
         loss: f32,
         /// Gradient norm of that step, where one is known.
         grad_norm: Option<f32>,
+    },
+    /// A run was evaluated.
+    Evaluated {
+        /// Which.
+        run: RunId,
+        /// In which generation.
+        generation: Generation,
+        /// What it gave.
+        evaluation: Evaluation,
     },
     /// A run is over, for now or for good.
     RunEnded {

@@ -130,8 +130,7 @@ impl Engine {
         let judged = chart.judge(self.now, &windows);
         let (was, was_lemon) = (chart.verdict, chart.lemon);
         let is_held = chart.held.is_some();
-        self.ward
-            .set_due(node, judged.until.filter(|until| *until > self.now));
+        self.ward.set_due(node, judged.until);
         let (mut verdict, mut lemon, mut finding) = (judged.verdict, was_lemon, judged.finding);
         if let Some(reason) = finding
             .clone()

@@ -392,6 +392,7 @@ fn start(run: &Run, gang: &Gang, sheet: &Sheet, seats: Vec<Seat>) -> Order {
         store_node: gang.placement.store_node.clone(),
         store_address: sheet.store_address.clone(),
         resume: gang.resume,
+        evaluated: run.evaluated(),
         fresh_processes: gang.fresh,
         async_off: run.async_off,
         cause: gang.cause.clone(),

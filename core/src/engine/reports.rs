@@ -8,6 +8,7 @@ use super::state::Run;
 use super::{CheckpointState, Engine, Fact, RunState};
 use crate::cause::{Cause, Exit, Unsound};
 use crate::checkpoint::CheckpointId;
+use crate::eval::Evaluation;
 use crate::flight::Phase;
 use crate::hang::rules::Breach;
 use crate::id::{Generation, NodeId, Rank, RunId, Session};
@@ -178,6 +179,7 @@ impl Engine {
             RankEvent::Spiked { spike, goes_on } if !is_over => {
                 self.spiked(&run, generation, spike, goes_on);
             }
+            RankEvent::Evaluated(evaluation) => self.evaluated(id, generation, evaluation),
             RankEvent::PeerLost { phase, error: _ } if !is_over => {
                 if gang.symptom.is_none() {
                     self.tell(Fact::RankBroke {
@@ -207,6 +209,23 @@ impl Engine {
         }
     }
 
+    /// What an evaluation gave counts in whichever generation and order it is heard of, unless it was trained on
+    /// samples that are skipped by now.
+    fn evaluated(&mut self, id: &RunId, generation: Generation, evaluation: Evaluation) {
+        let is_news = self.state.runs.get(id).is_some_and(|run| {
+            let mut known = run.evaluations.iter();
+            !known.any(|(_, known)| known.step == evaluation.step)
+                && !run.is_tainted(generation, evaluation.samples)
+        });
+        if is_news {
+            self.tell(Fact::Evaluated {
+                run: id.clone(),
+                generation,
+                evaluation,
+            });
+        }
+    }
+
     fn root_cause(&mut self, id: &RunId, node: &NodeId, rank: Rank, event: RankEvent) {
         let mut began = self.now;
         if let RankEvent::Exited {
@@ -232,6 +251,7 @@ impl Engine {
             | RankEvent::NotStarted { .. }
             | RankEvent::Failed { .. }
             | RankEvent::Spiked { .. }
+            | RankEvent::Evaluated(_)
             | RankEvent::PeerLost { .. }
             | RankEvent::RuleBroken { .. }
             | RankEvent::Overdue { .. } => cause,
@@ -282,6 +302,9 @@ impl Engine {
         rank: Rank,
         event: RankEvent,
     ) {
+        if let RankEvent::Evaluated(evaluation) = event {
+            return self.evaluated(id, generation, evaluation);
+        }
         self.count("stale_event");
         let Some(run) = self.state.runs.get(id) else {
             return;
@@ -384,6 +407,7 @@ fn cause_of(node: &NodeId, rank: Rank, event: &RankEvent) -> Option<Cause> {
         }
         RankEvent::Reached { .. }
         | RankEvent::Finished { .. }
+        | RankEvent::Evaluated(_)
         | RankEvent::PeerLost { .. }
         | RankEvent::Overdue { .. } => None,
     }

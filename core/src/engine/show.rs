@@ -106,7 +106,9 @@ impl Engine {
             ledger: run.book.at(now),
             ettr_hour: run.book.last_hour(now),
             tariff: self.tariff(run),
+            device: self.device(run).cloned(),
             mileposts: run.mileposts.clone(),
+            evaluations: run.evaluations.clone(),
             submitted: run.submitted,
             final_states: run.final_states.clone(),
         }
@@ -130,16 +132,21 @@ impl Engine {
         }
     }
 
-    /// What an hour of a device of a run costs: by the name of its first, the others being alike.
-    fn tariff(&self, run: &Run) -> Tariff {
+    /// The name of a run's first device, the others being alike.
+    fn device(&self, run: &Run) -> Option<&String> {
         let seats = run.gang.iter().flat_map(|gang| &gang.placement.seats);
         let mut names = seats
             .filter_map(|seat| self.state.nodes.get(&seat.node))
             .chain(self.state.nodes.values())
             .filter_map(|node| node.facts.gpus.first());
+        names.next()
+    }
+
+    /// What an hour of a device of a run costs.
+    fn tariff(&self, run: &Run) -> Tariff {
         let tariff = self.limits.tariff;
         Tariff {
-            watts: tariff.watts.or_else(|| watts(names.next()?)),
+            watts: tariff.watts.or_else(|| watts(self.device(run)?)),
             ..tariff
         }
     }

@@ -8,6 +8,7 @@ use super::ledger::Book;
 use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung, Seating, Spend};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
+use crate::eval::Evaluation;
 use crate::flight::Phase;
 use crate::guard::Samples;
 use crate::hang::bisect::Bisect;
@@ -114,6 +115,9 @@ pub(super) struct Run {
     pub(super) book: Book,
     /// How training stood at checkpoints, oldest first.
     pub(super) mileposts: Vec<Milepost>,
+    /// What its evaluations gave, oldest first.
+    #[serde(default)]
+    pub(super) evaluations: Vec<(Instant, Evaluation)>,
     pub(super) final_states: Vec<Digest>,
 }
 
@@ -387,11 +391,11 @@ impl Run {
             .map(|held| held.state)
     }
 
-    /// Whether a checkpoint was trained on samples that are skipped by now.
-    pub(super) fn is_tainted(&self, id: CheckpointId, samples: u64) -> bool {
+    /// Whether what a generation had after so many samples was trained on some that are skipped by now.
+    pub(super) fn is_tainted(&self, generation: Generation, samples: u64) -> bool {
         self.skipped
             .iter()
-            .any(|skipped| id.generation <= skipped.by && samples > skipped.consumed)
+            .any(|skipped| generation <= skipped.by && samples > skipped.consumed)
     }
 
     /// The spec as the workers of its gang get it; a copy only where that differs from the user's.
@@ -410,6 +414,11 @@ impl Run {
             Arc::make_mut(&mut spec).deadlines = deadlines;
         }
         Some(spec)
+    }
+
+    /// The newest step after which it was evaluated.
+    pub(super) fn evaluated(&self) -> Option<Step> {
+        self.evaluations.last().map(|(_, newest)| newest.step)
     }
 
     /// Since when its gang is asked to stop at a step boundary, so that it can go elsewhere or wait.

@@ -2,7 +2,9 @@
 
 use crate::cause::Cause;
 use crate::checkpoint::CheckpointId;
+use crate::eval::Evaluation;
 use crate::flight::Phase;
+use crate::flops::{self, Flops};
 use crate::footprint::Tariff;
 use crate::health::fleet::Tally;
 use crate::health::{Finding, Mode, Verdict};
@@ -338,12 +340,27 @@ pub struct RunView {
     pub ettr_hour: Option<f64>,
     /// What an hour of one of its devices costs.
     pub tariff: Tariff,
+    /// The name of the first of its devices, the others being alike; none where they have none.
+    #[serde(default)]
+    pub device: Option<String>,
     /// How training stood at its checkpoints, oldest first, thinned out where there are many.
     pub mileposts: Vec<Milepost>,
+    /// What its evaluations gave, oldest first, thinned out where there are many.
+    #[serde(default)]
+    pub evaluations: Vec<(Instant, Evaluation)>,
     /// When it was submitted.
     pub submitted: Instant,
     /// SHA-256 over the final state of each rank, once completed, in rank order.
     pub final_states: Vec<Digest>,
+}
+
+impl RunView {
+    /// What its ranks do as a part of what their devices could: MFU and HFU, where the device is known.
+    pub fn utilization(&self, rate: Flops) -> Option<Flops> {
+        let precision = self.spec.train.numerics.precision;
+        let peak = flops::peak(self.device.as_deref()?, precision)?;
+        Some(rate.part_of(peak))
+    }
 }
 
 /// One node, now.

@@ -6,7 +6,7 @@ use crate::time::Instant;
 use crate::word::{FromWorker, Go};
 use serde::{Deserialize, Serialize};
 
-/// What the member wants done, in order. `Form`, `Load`, `Step`, `Save` and `Hash` are answered with an
+/// What the member wants done, in order. `Form`, `Load`, `Step`, `Evaluate`, `Save` and `Hash` are answered with an
 /// event; `Say` and `Leave` are carried out at once, also while one of those is under way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -24,6 +24,8 @@ pub enum Command {
     Load(Box<Go>),
     /// Do one optimizer step; answer `Stepped`.
     Step,
+    /// Score the held-out samples with the weights as they are; answer `Evaluated`.
+    Evaluate,
     /// Write this rank's shard; answer `Saved`, at once or later.
     Save {
         /// Which checkpoint.

@@ -2,6 +2,7 @@
 
 use crate::cause::{Blamed, Unsound};
 use crate::checkpoint::{CheckpointId, Shard};
+use crate::eval::Evaluation;
 use crate::guard::Spike;
 use crate::id::{Digest, Generation, Step};
 use crate::word::ToWorker;
@@ -58,6 +59,11 @@ pub enum Event {
     Stepped {
         /// What it left, or why it did not come about.
         outcome: Result<Stepped, Trouble>,
+    },
+    /// The held-out samples are scored.
+    Evaluated {
+        /// What it gave, or why it did not come about.
+        outcome: Result<Evaluation, Trouble>,
     },
     /// A save is done, or failed; it does not end the generation.
     Saved {

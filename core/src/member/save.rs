@@ -25,7 +25,7 @@ impl Member {
                     why,
                 }
             }
-            None => self.train(now),
+            None => self.go_on(now, None),
         }
     }
 
@@ -53,7 +53,7 @@ impl Member {
         match (self.state, failure) {
             (State::Saving { last, why }, None) if last == checkpoint => {
                 if !self.is_over(now) {
-                    self.hash(why);
+                    self.go_on(now, Some(why));
                 }
             }
             (State::Saving { last, .. }, Some(error)) if last == checkpoint => {
@@ -69,6 +69,7 @@ impl Member {
                 | State::Forming
                 | State::Loading
                 | State::Stepping
+                | State::Evaluating { .. }
                 | State::Clearing { .. }
                 | State::Saving { .. }
                 | State::Hashing { .. }

@@ -71,17 +71,7 @@ impl Data {
             let field = |name: &str| format!("data.blend[{at}].{name}");
             flaws.path(&field("prefix"), &part.prefix);
             flaws.within(&field("weight"), part.weight, 1e-12, 1e18);
-            let [from, to] = part.documents;
-            if !(0.0 <= from && from < to && to <= 1.0) {
-                let value = format!("[{from}, {to}]");
-                let problem = "are not two shares of the documents";
-                flaws.add(
-                    &field("documents"),
-                    value,
-                    problem,
-                    "use such as [0.0, 0.95]",
-                );
-            }
+            flaws.shares(&field("documents"), part.documents);
         }
     }
 }

@@ -69,6 +69,7 @@ impl RunSpec {
             recovery,
             elastic,
             guard,
+            eval,
             log_rules,
         } = self;
         for (field, value, most) in SIZES {
@@ -97,6 +98,9 @@ impl RunSpec {
         );
         train.check(flaws);
         guard.check(flaws);
+        if let Some(eval) = eval {
+            eval.check(flaws);
+        }
         for (field, value, least, most) in [
             ("deadlines.init", deadlines.init, 0.1, 86_400.0),
             ("deadlines.load", deadlines.load, 0.1, 86_400.0),
@@ -225,7 +229,7 @@ fn check_rules(rules: &[LogRule], flaws: &mut Flaws) {
 pub(crate) struct Flaws(Vec<Flaw>);
 
 impl Flaws {
-    pub(super) fn path(&mut self, field: &str, value: &str) {
+    pub(crate) fn path(&mut self, field: &str, value: &str) {
         if !value.starts_with('/') || value.len() > 4000 || value.contains('\0') {
             self.add(
                 field,
@@ -259,6 +263,15 @@ impl Flaws {
     pub(crate) fn whole(&mut self, field: &str, value: u64, most: u64) {
         if !(1..=most).contains(&value) {
             self.add(field, value, "is out of range", &format!("use 1 to {most}"));
+        }
+    }
+
+    /// Two shares of the documents of a dataset between which it is used.
+    pub(crate) fn shares(&mut self, field: &str, [from, to]: [f64; 2]) {
+        if !(0.0 <= from && from < to && to <= 1.0) {
+            let value = format!("[{from}, {to}]");
+            let problem = "are not two shares of the documents";
+            self.add(field, value, problem, "use such as [0.0, 0.95]");
         }
     }
 

@@ -276,6 +276,18 @@ impl Run {
                 spike,
                 goes_on,
             } => (generation, RankEvent::Spiked { spike, goes_on }),
+            FromWorker::Evaluated {
+                generation,
+                evaluation,
+            } => {
+                let event = RankEvent::Evaluated(evaluation);
+                return (generation == current).then_some(Report::Rank {
+                    run,
+                    generation,
+                    rank,
+                    event,
+                });
+            }
             FromWorker::Failed {
                 generation,
                 phase,

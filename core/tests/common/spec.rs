@@ -7,6 +7,7 @@ use rebloom_core::spec::{Checkpoint, Data, Deadlines, Model, Recovery, RunSpec, 
 /// The spec of that run.
 pub(crate) fn spec() -> RunSpec {
     RunSpec {
+        eval: None,
         name: RunId::new("run").expect("a name"),
         priority: 0,
         model: Model {

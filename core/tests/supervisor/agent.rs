@@ -194,6 +194,7 @@ impl Agent {
 
 pub(crate) fn start(generation: u64, ranks: &[u32]) -> Start {
     Start {
+        evaluated: None,
         spec: spec().into(),
         generation: Generation(generation),
         seats: ranks
@@ -280,6 +281,7 @@ fn short_report(report: &Report) -> String {
                 RankEvent::Finished { .. } => "Finished".into(),
                 RankEvent::Exited { exit, .. } => exit.to_string(),
                 RankEvent::NotStarted { .. } => "NotStarted".into(),
+                RankEvent::Evaluated(evaluation) => format!("Evaluated {}", evaluation.step),
                 RankEvent::Spiked { goes_on, .. } => format!("Spiked {goes_on}"),
                 RankEvent::Failed { blamed, .. } => format!("Failed {blamed:?}"),
                 RankEvent::PeerLost { .. } => "PeerLost".into(),

@@ -2,6 +2,7 @@
 
 use crate::agent::*;
 use rebloom_core::cause::Blamed;
+use rebloom_core::eval::Evaluation;
 use rebloom_core::flight::Phase;
 use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::id::{Generation, Rank, Step};
@@ -42,6 +43,15 @@ fn words_become_reports_that_are_sent_until_acknowledged() {
         goes_on: true,
     };
     assert_eq!(agent.say(0, 10, warning), ["2: rank 0 g1 Spiked true"]);
+    let scored = FromWorker::Evaluated {
+        generation: Generation(1),
+        evaluation: Evaluation {
+            step: Step(3),
+            samples: 12,
+            scores: Vec::new(),
+        },
+    };
+    assert_eq!(agent.say(0, 10, scored), ["3: rank 0 g1 Evaluated 3"]);
     assert_eq!(agent.tell(Event::LinkDown), [""; 0]);
     let failed = |blamed| FromWorker::Failed {
         generation: Generation(1),
@@ -57,7 +67,8 @@ fn words_become_reports_that_are_sent_until_acknowledged() {
     assert_eq!(agent.say(1, 11, failed(None)), [""; 0]);
     agent.tell(Event::Acked { sequence: 1 });
     agent.tell(Event::Acked { sequence: 2 });
-    let again = ["3: rank 0 g1 Failed Run", "4: rank 1 g1 PeerLost"];
+    agent.tell(Event::Acked { sequence: 3 });
+    let again = ["4: rank 0 g1 Failed Run", "5: rank 1 g1 PeerLost"];
     assert_eq!(agent.tell(Event::LinkUp), again);
 }
 

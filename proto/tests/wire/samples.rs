@@ -13,6 +13,7 @@ pub(crate) use words::{from_rank, to_rank};
 
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
+use rebloom_core::eval::{Evaluation, Score};
 use rebloom_core::flight::{Counter, Page, Phase, Sighting};
 use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::hang::rules::Match;
@@ -86,6 +87,21 @@ fn spike() -> Spike {
     }
 }
 
+fn evaluation() -> Evaluation {
+    let score = |set: &str, bytes| Score {
+        set: set.to_owned(),
+        documents: 3,
+        bytes,
+        tokens: 40,
+        nats: 120.5,
+    };
+    Evaluation {
+        step: Step(20),
+        samples: 160,
+        scores: vec![score("fr", None), score("sw", Some(99))],
+    }
+}
+
 fn unsounds() -> Vec<Unsound> {
     let file = || "rank-00001.safetensors".to_owned();
     vec![
@@ -154,6 +170,7 @@ pub(crate) fn reports() -> Vec<Report> {
             },
         },
         RankEvent::Overdue { phase: Phase::Save },
+        RankEvent::Evaluated(evaluation()),
         RankEvent::Spiked {
             spike: spike(),
             goes_on: true,
@@ -285,6 +302,7 @@ fn orders() -> Vec<Order> {
     let start = Start {
         spec: spec().into(),
         generation,
+        evaluated: Some(Step(12)),
         seats: vec![
             Seat {
                 rank: Rank(2),
@@ -304,6 +322,7 @@ fn orders() -> Vec<Order> {
     };
     let first = Start {
         resume: None,
+        evaluated: None,
         fresh_processes: false,
         ..start.clone()
     };

@@ -4,6 +4,7 @@ use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::engine::state::{Broken, Held, Run, Save, Skipped};
 use crate::engine::{CheckpointState, Incident, Ledger, Milepost, RunState, Rung, Spend};
+use crate::eval::Evaluation;
 use crate::id::{IncidentId, NodeId, Step};
 use crate::ladder::evict;
 use crate::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 /// Incidents kept of one run; older ones stay in the ledger only.
 const INCIDENTS: usize = 2000;
-/// Mileposts kept of one run; odd, so that the newest stays when every other one goes.
+/// Mileposts and evaluations kept of one run; odd, so that the newest stays when every other one goes.
 const MILEPOSTS: usize = 510;
 /// Further causes kept of one incident.
 const EVIDENCE: usize = 64;
@@ -146,7 +147,7 @@ impl Run {
         let others = || self.misread.iter().filter(|(other, _)| *other != node);
         let alone = |id: &CheckpointId| others().all(|(_, theirs)| !theirs.refused.contains(id));
         let alone: BTreeSet<_> = mine.into_iter().filter(alone).collect();
-        let clean = |held: &&Held| !self.is_tainted(held.id, held.samples);
+        let clean = |held: &&Held| !self.is_tainted(held.id.generation, held.samples);
         let clean: Vec<_> = self.held.iter().filter(clean).map(|it| it.id).collect();
         let mut held = self.held.iter_mut();
         held.by_ref()
@@ -232,8 +233,7 @@ impl Run {
         }
     }
 
-    /// Notes how training stands. Of many, every other one is forgotten, so that the whole run stays in
-    /// sight.
+    /// Notes how training stands.
     pub(super) fn passed(&mut self, at: Instant, step: Step, loss: f32, grad_norm: Option<f32>) {
         self.mileposts.retain(|post| post.step < step);
         self.mileposts.push(Milepost {
@@ -243,13 +243,15 @@ impl Run {
             grad_norm,
         });
         self.came_to(step);
-        if self.mileposts.len() > MILEPOSTS {
-            let mut keep = false;
-            self.mileposts.retain(|_| {
-                keep = !keep;
-                keep
-            });
-        }
+        thin_out(&mut self.mileposts);
+    }
+
+    /// Notes what an evaluation gave, in the order of steps.
+    pub(super) fn was_evaluated(&mut self, at: Instant, evaluation: &Evaluation) {
+        let before = |(_, known): &(Instant, Evaluation)| known.step < evaluation.step;
+        let place = self.evaluations.partition_point(before);
+        self.evaluations.insert(place, (at, evaluation.clone()));
+        thin_out(&mut self.evaluations);
     }
 
     pub(super) fn shard_saved(&mut self, id: CheckpointId, samples: u64, shard: &Shard) {
@@ -274,10 +276,12 @@ impl Run {
             return;
         }
         self.skipped.push(skipped);
+        self.evaluations
+            .retain(|(_, evaluation)| evaluation.samples <= skipped.consumed);
         let tainted: Vec<_> = self
             .held
             .iter()
-            .filter(|held| self.is_tainted(held.id, held.samples))
+            .filter(|held| self.is_tainted(held.id.generation, held.samples))
             .map(|held| held.id)
             .collect();
         for held in self.held.iter_mut().filter(|h| tainted.contains(&h.id)) {
@@ -301,7 +305,7 @@ impl Run {
         self.saves.retain(|save| save.id != id);
         self.garbage.retain(|other| *other != id);
         if self.checkpoint_state(id).is_none() {
-            let state = if self.is_tainted(id, samples) {
+            let state = if self.is_tainted(id.generation, samples) {
                 CheckpointState::Rejected
             } else {
                 CheckpointState::Sealed
@@ -315,5 +319,16 @@ impl Run {
             self.progress();
         }
         self.came_to(id.step);
+    }
+}
+
+/// Forgets every other one where there are too many, so that the whole run stays in sight.
+fn thin_out<T>(kept: &mut Vec<T>) {
+    if kept.len() > MILEPOSTS {
+        let mut keep = false;
+        kept.retain(|_| {
+            keep = !keep;
+            keep
+        });
     }
 }

@@ -45,6 +45,7 @@ impl Fact {
             | Self::EvidenceAdded { run, .. }
             | Self::IncidentClosed { run, .. }
             | Self::MilepostPassed { run, .. }
+            | Self::Evaluated { run, .. }
             | Self::ShardSaved { run, .. }
             | Self::CheckpointFailed { run, .. }
             | Self::CheckpointSealed { run, .. }
@@ -88,6 +89,7 @@ impl Fact {
                 | Self::EvidenceAdded { .. }
                 | Self::IncidentClosed { .. }
                 | Self::MilepostPassed { .. }
+                | Self::Evaluated { .. }
                 | Self::ShardSaved { .. }
                 | Self::CheckpointFailed { .. }
                 | Self::CheckpointSealed { .. }

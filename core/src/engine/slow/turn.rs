@@ -74,7 +74,7 @@ impl Engine {
         let spent = run.book.at(self.now).spent;
         let spends = [Spend::Starting, Spend::Reform, Spend::Restore];
         let took: Duration = spends.iter().filter_map(|spend| spent.get(spend)).sum();
-        let starts = u32::try_from(run.failures).unwrap_or(u32::MAX - 1) + 1;
+        let starts = u32::try_from(run.failures + 1).unwrap_or(u32::MAX);
         (took / starts).max(LEAST_TURN)
     }
 

@@ -174,6 +174,7 @@ fn go(start: &Start, rank: Rank, slot: Slot) -> Go {
         spec,
         generation,
         resume,
+        evaluated,
         ..
     } = start;
     Go {
@@ -182,5 +183,6 @@ fn go(start: &Start, rank: Rank, slot: Slot) -> Go {
         rank,
         slot,
         resume: *resume,
+        evaluated: *evaluated,
     }
 }

@@ -67,13 +67,18 @@ impl World {
     }
 
     pub(crate) fn process(&mut self, run: &RunId, rank: u32) -> &mut Process {
+        self.living(run, rank).unwrap()
+    }
+
+    /// The process of a rank, if it lives.
+    fn living(&mut self, run: &RunId, rank: u32) -> Option<&mut Process> {
         let processes = self
             .agents
             .values_mut()
             .filter_map(|agent| agent.runs.get_mut(run));
         let mut processes = processes.flat_map(|local| local.ranks.iter_mut());
         let is_it = |found: &(&Rank, &mut Process)| found.0.0 == rank && found.1.alive;
-        processes.find(is_it).unwrap().1
+        processes.find(is_it).map(|(_, process)| process)
     }
 
     pub(crate) fn for_each_process(
@@ -142,8 +147,12 @@ impl World {
 
     pub(crate) fn finish(&mut self, run: &RunId, why: Finish, step: u64) {
         let world = self.view(run).spec.layout.world();
+        // What the first say may end the processes of the others.
         for rank in 0..world {
-            self.process(run, rank).milestone = Milestone::Finished;
+            let Some(process) = self.living(run, rank) else {
+                continue;
+            };
+            process.milestone = Milestone::Finished;
             let state = digest(u8::try_from(rank).unwrap());
             self.rank_event(
                 run,
@@ -156,7 +165,10 @@ impl World {
             );
         }
         for rank in 0..world {
-            self.process(run, rank).alive = false;
+            let Some(process) = self.living(run, rank) else {
+                continue;
+            };
+            process.alive = false;
             let event = RankEvent::Exited {
                 exit: Exit::Code(0),
                 noticed_after_nanos: None,

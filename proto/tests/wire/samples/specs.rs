@@ -1,6 +1,7 @@
 //! A run spec with every field set.
 
 use super::{run, samples, words};
+use rebloom_core::eval::{Eval, EvalSet};
 use rebloom_core::guard::{GuardAction, LossGuard};
 use rebloom_core::hang::deadline::Learn;
 use rebloom_core::hang::rules::{LogRule, Metric, Operator};
@@ -96,6 +97,15 @@ pub(crate) fn spec() -> RunSpec {
             skip: vec![samples()],
             ..LossGuard::default()
         },
+        eval: Some(Eval {
+            every_steps: 100,
+            samples: 64,
+            sets: vec![EvalSet {
+                name: "fr".to_owned(),
+                prefix: "/data/fr".to_owned(),
+                documents: [0.95, 1.0],
+            }],
+        }),
         log_rules: vec![LogRule {
             name: "iterations".to_owned(),
             pattern: "^ iteration".to_owned(),

@@ -1,6 +1,6 @@
 //! Runs and nodes as the engine shows them.
 
-use super::{causes, checkpoint, node, run, spec};
+use super::{causes, checkpoint, evaluation, node, run, spec};
 use rebloom_core::cause::Cause;
 use rebloom_core::engine::{
     CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, Refusal, RunState,
@@ -121,6 +121,8 @@ pub(crate) fn runs() -> Vec<RunView> {
                 grad_norm: None,
             },
         ],
+        device: Some("NVIDIA A100-SXM4-80GB".to_owned()),
+        evaluations: vec![(Instant::from_nanos(6), evaluation())],
         submitted: Instant::from_nanos(1),
         final_states: vec![Digest([3; 32])],
     };
@@ -131,6 +133,7 @@ pub(crate) fn runs() -> Vec<RunView> {
         step_time: None,
         ettr_hour: None,
         tariff: Tariff::default(),
+        device: None,
         mileposts: Vec::new(),
         ..view(RunState::Pending)
     });

@@ -1,6 +1,6 @@
 //! What an agent and a worker say to each other.
 
-use super::{checkpoint, run, shard, spec, spike, unsounds};
+use super::{checkpoint, evaluation, run, shard, spec, spike, unsounds};
 use rebloom_core::cause::Blamed;
 use rebloom_core::flight::Phase;
 use rebloom_core::id::{Digest, Generation, Rank, Slot, Step};
@@ -16,9 +16,11 @@ pub(crate) fn to_rank() -> Vec<ToRank> {
         rank: Rank(3),
         slot: Slot(1),
         resume: Some(checkpoint()),
+        evaluated: Some(Step(7)),
     };
     let first = Go {
         resume: None,
+        evaluated: None,
         ..go.clone()
     };
     vec![
@@ -65,6 +67,10 @@ pub(crate) fn from_rank() -> Vec<FromRank> {
             blamed,
         });
     }
+    words.push(FromWorker::Evaluated {
+        generation,
+        evaluation: evaluation(),
+    });
     for goes_on in [false, true] {
         let spike = spike();
         words.push(FromWorker::Spiked {

@@ -1,7 +1,8 @@
 //! The worker's machine, table by table: what it is told, and exactly what it then wants.
 
-#[path = "common/spec.rs"]
+#[path = "../common/spec.rs"]
 mod common;
+mod evaluate;
 
 use common::{digest, spec};
 use rebloom_core::cause::{Blamed, Unsound};
@@ -113,6 +114,7 @@ fn go(generation: u64) -> Go {
         rank,
         slot,
         resume,
+        evaluated: None,
     }
 }
 
@@ -144,6 +146,7 @@ fn short(command: &Command) -> String {
                 if *wait { " wait" } else { "" }
             )
         }
+        Command::Evaluate => "evaluate".into(),
         Command::Hash => "hash".into(),
         Command::Abandon => "abandon".into(),
         Command::Leave { code } => format!("leave {code}"),
@@ -162,6 +165,9 @@ fn short(command: &Command) -> String {
                 format!("say LoadRefused {}", checkpoint.step)
             }
             FromWorker::Failed { phase, blamed, .. } => format!("say Failed {phase} {blamed:?}"),
+            FromWorker::Evaluated { evaluation, .. } => {
+                format!("say Evaluated {}", evaluation.step)
+            }
             FromWorker::Spiked { goes_on, .. } => format!("say Spiked {goes_on}"),
             FromWorker::Finished { why, step, .. } => format!("say Finished {why:?} {step}"),
         },
