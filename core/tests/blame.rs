@@ -245,3 +245,17 @@ fn a_rank_that_does_not_come_to_form_its_groups_is_named() {
     }
     assert_eq!(gang.blamed(), named(culprit, Channel::Tensor));
 }
+
+#[test]
+fn the_channel_is_the_one_in_which_most_of_the_closest_wait() {
+    // One waits in its tensor group for the culprit alone, and two in a data group each for it alone.
+    let mut gang = Gang::new(2, 1, 3);
+    let culprit = gang.at(0, 0, 0);
+    let beside = gang.at(1, 0, 0);
+    gang.waits(beside, Channel::Tensor);
+    for data in [1, 2] {
+        let like = gang.at(0, 0, data);
+        gang.waits(like, Channel::Data);
+    }
+    assert_eq!(gang.blamed(), named(culprit, Channel::Data));
+}

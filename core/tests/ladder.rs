@@ -94,6 +94,9 @@ fn hangs_that_come_back_after_progress_turn_launches_off_and_unsealed_runs_are_p
     assert_eq!(rung(standing(2, 0)), Rung::Restart);
     assert_eq!(rung(standing(3, 0)), Rung::AsyncOff);
     assert_eq!(rung(standing(0, 24)), Rung::Park);
+    // A try that is counted as none is none.
+    let tries = BTreeMap::from([(Rung::Restart, 0)]);
+    assert_eq!(first(&hung(Some(Group::Data)), &tries), Rung::Restart);
     let drained = Cause::NodeDrained { node: node() };
     let exempt = climb(&drained, Rung::Reform, &recovery, &standing(9, 99));
     assert_eq!(exempt, Rung::Reform);
@@ -179,4 +182,14 @@ fn a_run_shrinks_to_copies_that_keep_its_batch_and_grows_back_to_what_it_had() {
     let now = Layout { data: 3, ..full };
     assert_eq!(copies(shape::larger(&spec, now, full)), [8, 6, 4]);
     assert_eq!(copies(shape::smaller(&spec, now)), [2]);
+}
+
+#[test]
+fn rungs_groups_and_versions_have_names() {
+    for rung in Rung::ALL {
+        assert_eq!(rung.name(), format!("{rung:?}"));
+    }
+    let groups = [Group::Tensor, Group::Pipeline, Group::Data].map(|group| group.to_string());
+    assert_eq!(groups, ["tensor group", "pipeline group", "data group"]);
+    assert_eq!(Nccl(2, 27, 5).to_string(), "2.27.5");
 }

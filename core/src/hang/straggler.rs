@@ -95,7 +95,7 @@ impl Stragglers {
     /// How long a rank is busy, by the median of its stage, on average over the last looks; 1 where nothing is
     /// known of it.
     pub fn relative(&self, rank: Rank) -> f64 {
-        let seen = self.seen.get(rank).filter(|seen| seen.looks > 0);
+        let seen = self.seen.get(rank);
         seen.map_or(1.0, |seen| f64::from(seen.relative))
     }
 

@@ -381,7 +381,7 @@ impl Gauge {
         }
         seen.push_back((now, total));
         // The oldest one that is kept is a minute old or a little more.
-        while seen.len() > 2 && seen.get(1).is_some_and(|(at, _)| now.since(*at) >= WINDOW) {
+        while seen.get(1).is_some_and(|(at, _)| now.since(*at) >= WINDOW) {
             seen.pop_front();
         }
         seen.front().map_or(0, |(_, first)| total - first)

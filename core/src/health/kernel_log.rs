@@ -26,7 +26,9 @@ pub fn xid(line: &str) -> Option<XidLine> {
     while !line.is_char_boundary(end) {
         end -= 1;
     }
-    let rest = message(line.get(..end)?).split_once("NVRM: Xid (")?.1;
+    // What follows in a record of /dev/kmsg are its properties, not its message.
+    let first = line.get(..end)?.lines().next()?;
+    let rest = first.split_once("NVRM: Xid (")?.1;
     let (place, rest) = rest.split_once("): ")?;
     let pci = pci(place.strip_prefix("PCI:").unwrap_or(place))?;
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -43,19 +45,6 @@ pub fn xid(line: &str) -> Option<XidLine> {
         code,
         detail: shortened(&printable),
     })
-}
-
-/// The message of a record of /dev/kmsg; the whole line where it is none.
-fn message(line: &str) -> &str {
-    let line = line.lines().next().unwrap_or_default();
-    match line.split_once(';') {
-        Some((head, message))
-            if head.starts_with(|c: char| c.is_ascii_digit()) && head.contains(',') =>
-        {
-            message
-        }
-        _ => line,
-    }
 }
 
 /// `00000000:3B:00.0` and `0000:3b:00` are the same device.

@@ -373,12 +373,6 @@ impl Floor {
             .unwrap_or_default()
     }
 
-    /// Whether a node can be used now.
-    pub fn is_usable(&self, node: &NodeId) -> bool {
-        let spot = self.ids.get(node);
-        spot.is_some_and(|spot| self.spots[*spot as usize].standing.usable)
-    }
-
     /// Usable slots and how many of them are free, over all kinds.
     pub fn room(&self) -> (u64, u64) {
         let kinds = self.kinds.iter();

@@ -57,10 +57,7 @@ impl Rack {
         let begin = wanted;
         for (free, spots) in self.by_free.iter().rev() {
             let groups = free / tensor;
-            if groups == 0 || wanted == 0 {
-                break;
-            }
-            if groups >= wanted {
+            if groups == 0 || groups >= wanted {
                 break;
             }
             for spot in spots {
@@ -73,7 +70,7 @@ impl Rack {
         // The rest fits on one node; the fullest that still holds it.
         for (free, spots) in &self.by_free {
             let groups = free / tensor;
-            if wanted == 0 || groups < wanted {
+            if groups < wanted {
                 continue;
             }
             for spot in spots {

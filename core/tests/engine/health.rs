@@ -13,11 +13,11 @@ use rebloom_core::report::Report;
 use rebloom_core::time::Duration;
 
 /// In this world a minute takes a second: hours of beats would take the tests seconds.
-const fn minutes(minutes: u64) -> Duration {
+pub(super) const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(minutes)
 }
 
-fn fleet(slots: &[u32]) -> World {
+pub(super) fn fleet(slots: &[u32]) -> World {
     let usual = Windows::default();
     let health = Windows {
         burst: usual.burst / 60,
@@ -38,39 +38,39 @@ fn fleet(slots: &[u32]) -> World {
     World::limited(slots, limits)
 }
 
-fn running(slots: &[u32]) -> (World, RunId) {
+pub(super) fn running(slots: &[u32]) -> (World, RunId) {
     fleet(slots).with_run(spec("a", 2, 1, 2))
 }
 
-fn xid(code: u32) -> Signal {
+pub(super) fn xid(code: u32) -> Signal {
     let detail = "a test".to_owned();
     Signal::raised(Some(Slot(0)), Sign::Xid { code, detail })
 }
 
-fn vote(action: Recovery) -> Signal {
+pub(super) fn vote(action: Recovery) -> Signal {
     Signal::raised(Some(Slot(0)), Sign::RecoveryAction { action })
 }
 
-fn boot(boot: u64) -> Signal {
+pub(super) fn boot(boot: u64) -> Signal {
     Signal::raised(None, Sign::ProbesStarted { boot })
 }
 
-fn say(world: &mut World, name: &str, signal: &Signal) {
+pub(super) fn say(world: &mut World, name: &str, signal: &Signal) {
     let signal = signal.clone();
     world.report(&node(name), Report::Signal { signal });
 }
 
-fn health(world: &World, name: &str) -> NodeHealth {
+pub(super) fn health(world: &World, name: &str) -> NodeHealth {
     let nodes = world.engine.nodes();
     let found = nodes.into_iter().find(|view| view.facts.node == node(name));
     found.unwrap().health
 }
 
-fn verdict(world: &World, name: &str) -> Verdict {
+pub(super) fn verdict(world: &World, name: &str) -> Verdict {
     health(world, name).verdict
 }
 
-fn seats(world: &World, run: &RunId) -> Vec<NodeId> {
+pub(super) fn seats(world: &World, run: &RunId) -> Vec<NodeId> {
     let ranks = world.view(run).ranks;
     let mut nodes: Vec<_> = ranks.into_iter().map(|rank| rank.seating.node).collect();
     nodes.dedup();

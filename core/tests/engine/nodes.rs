@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use rebloom_core::cause::Cause;
-use rebloom_core::engine::{Event, NodeState, Refusal, RunState, Rung};
+use rebloom_core::engine::{Ask, Event, Fact, NodeState, Refusal, RunState, Rung};
 use rebloom_core::id::{Generation, Session};
 use rebloom_core::order::{Order, Stop};
 use rebloom_core::time::Duration;
@@ -328,4 +328,38 @@ fn a_lost_node_is_told_once_while_its_run_waits_for_another() {
         world.beat();
     }
     assert_eq!(world.journal.len(), records, "nothing new, nothing written");
+}
+
+#[test]
+fn a_lost_node_is_told_of_once_while_its_recovery_waits_for_another() {
+    let (mut world, _) = World::running(&[2, 2, 2, 2], spec("bloom", 2, 1, 3));
+    world.cut(&node("n1"));
+    world.pass(millis(2000));
+    world.cut(&node("n2"));
+    world.pass(millis(2500));
+    assert_eq!(state_of(&world, "n1"), NodeState::Lost);
+    assert_eq!(state_of(&world, "n2"), NodeState::Unreachable);
+    let lost = world.journal.iter().filter(|record| {
+        matches!(&record.fact, Fact::IncidentOpened { cause: Cause::NodeLost { node: lost, .. }, .. }
+            if *lost == node("n1"))
+    });
+    assert_eq!(lost.count(), 1);
+}
+
+#[test]
+fn a_gang_that_may_still_step_is_not_doubled_elsewhere() {
+    let (mut world, run) = World::running(&[2, 2, 2, 2], spec("bloom", 2, 1, 2));
+    world.ask(Ask::Cordon { node: node("n0") });
+    world.obedient = false;
+    world.cut(&node("n1"));
+    world.pass(millis(3500));
+    assert_eq!(state_of(&world, "n1"), NodeState::Lost);
+    // The only places are off both nodes of a gang of which nobody has said that it ended (S1).
+    assert_eq!(world.generation(&run), Generation(1));
+    world.obedient = true;
+    world.cut(&node("n0"));
+    world.join(&node("n0"));
+    world.pass(Duration::from_secs(600));
+    assert_eq!(world.state(&run), RunState::Running);
+    assert_eq!(world.generation(&run), Generation(2));
 }

@@ -229,3 +229,69 @@ fn a_run_that_waits_says_what_is_against_each_node() {
     });
     assert!(matches!(dry, Answer::WouldPlace { seating, .. } if seating.is_empty()));
 }
+
+#[test]
+fn a_run_that_waited_for_just_too_long_is_left_alone_as_well() {
+    let mut world = World::new(&[2]);
+    world.submit(urgent("first", 9, 1));
+    world.submit(urgent("poor", 0, 1));
+    world.wait(world.engine.limits().starve_after);
+    world.ask(Ask::Stop {
+        run: run_id("first"),
+        how: Stop::Now,
+    });
+    assert_eq!(world.state(&run_id("poor")), RunState::Running);
+    let mark = world.orders.len();
+    world.submit(urgent("urgent", 9, 1));
+    assert_eq!(world.orders.len(), mark, "it has its turn");
+}
+
+/// Nobody's silence wakes the engine here.
+fn patient() -> Limits {
+    Limits {
+        silent_after: Duration::from_secs(30 * 86_400),
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn a_turn_ends_by_itself_when_nobody_says_anything() {
+    let mut world = World::limited(&[2], patient());
+    let limit = world.engine.limits().starve_after;
+    world.submit(urgent("first", 9, 1));
+    world.submit(urgent("poor", 0, 1));
+    world.wait(limit);
+    world.ask(Ask::Stop {
+        run: run_id("first"),
+        how: Stop::Now,
+    });
+    world.submit(urgent("urgent", 9, 1));
+    let mark = world.orders.len();
+    world.pass_in_silence(limit - millis(1));
+    assert_eq!(world.orders.len(), mark);
+    world.pass_in_silence(millis(1));
+    let asked = |(_, order): &(_, Order)| matches!(order, Order::Stop { run, how: Stop::Safely, .. } if *run == run_id("poor"));
+    assert!(world.orders[mark..].iter().any(asked));
+}
+
+#[test]
+fn nothing_is_held_for_a_gang_whose_nodes_are_back_or_held_back() {
+    let broken = |slots: &[u32]| {
+        let (mut world, broken) = World::running(slots, spec("broken", 2, 1, 2));
+        world.submit(spec("filler", 2, 1, 1));
+        world.destroy(&node("n1"));
+        world.pass(millis(4000));
+        assert_eq!(world.state(&broken), RunState::Pending);
+        assert_eq!(world.state(&run_id("filler")), RunState::Pending);
+        world
+    };
+    // It is back, and too small by now.
+    let mut world = broken(&[2, 2]);
+    world.agents.get_mut(&node("n1")).unwrap().slots = 1;
+    world.join(&node("n1"));
+    assert_eq!(world.state(&run_id("filler")), RunState::Running);
+    // An admin does not want it back.
+    let mut world = broken(&[2, 2]);
+    world.ask(Ask::Cordon { node: node("n1") });
+    assert_eq!(world.state(&run_id("filler")), RunState::Running);
+}

@@ -1,8 +1,8 @@
 //! The upper rungs: over-eviction, launches that block, shrinking and growing back, a bad mount.
 
 use crate::world::*;
-use rebloom_core::cause::{Cause, Unsound};
-use rebloom_core::engine::{Ask, CheckpointState, RunState, Rung};
+use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
+use rebloom_core::engine::{Ask, CheckpointState, Engine, Fact, RunState, Rung};
 use rebloom_core::flight::{Channel, Phase};
 use rebloom_core::id::{Generation, Rank, RunId};
 use rebloom_core::ladder::evict::Group;
@@ -90,6 +90,13 @@ fn hangs_that_come_back_turn_asynchronous_launches_off_until_a_clean_spell() {
             .all(|(_, start)| start.async_off)
     );
     train(&mut world);
+    hang_a_group(&mut world, &run);
+    assert_eq!(
+        last_rung(&world, &run),
+        Some(Rung::Restart),
+        "they are off already"
+    );
+    train(&mut world);
     let before = world.generation(&run);
     world.pass(Duration::from_secs(590));
     assert_eq!(world.generation(&run), before);
@@ -146,7 +153,14 @@ fn a_run_without_room_shrinks_after_a_while_and_grows_back() {
     world.train(&run, 20);
     let small = world.save(&run, 20);
     world.join(&node("n3"));
-    world.pass(Duration::from_secs(31));
+    world.pass(Duration::from_secs(10));
+    let asked = |world: &World| {
+        let mut journal = world.journal.iter();
+        journal.any(|record| matches!(record.fact, Fact::TurnAsked { .. }))
+    };
+    assert!(!asked(&world), "it has only just begun");
+    world.pass(Duration::from_secs(21));
+    assert!(asked(&world));
     world.finish_turn(&run, 20);
     let view = world.view(&run);
     assert_eq!(view.spec.layout.data, 4);
@@ -242,4 +256,66 @@ fn a_node_that_refuses_two_checkpoints_in_a_row_is_at_fault_itself() {
     assert_eq!(view.generation, Generation(4));
     let labels: Vec<_> = view.incidents.iter().map(|i| i.cause.label()).collect();
     assert!(labels.contains(&"StorageMisread") && labels.contains(&"CheckpointUnsound"));
+}
+
+#[test]
+fn what_else_is_seen_of_a_generation_that_broke_is_evidence_once() {
+    let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 10);
+    world.kill(&run, &[0]);
+    let failed = |error: &str| RankEvent::Failed {
+        phase: Phase::Step,
+        error: error.to_owned(),
+        blamed: Blamed::Infrastructure,
+    };
+    let evidence = |world: &World| -> Vec<_> {
+        let incidents = world.view(&run).incidents;
+        incidents.iter().map(|i| i.evidence.len()).collect()
+    };
+    world.event_of(&run, 1, Generation(1), failed("a cable"));
+    assert_eq!(evidence(&world), [1]);
+    let exited = RankEvent::Exited {
+        exit: Exit::Signal(9),
+        noticed_after_nanos: None,
+    };
+    world.event_of(&run, 0, Generation(1), exited);
+    assert_eq!(evidence(&world), [1], "that is what it was opened for");
+    world.train(&run, 20);
+    world.kill(&run, &[0]);
+    assert_eq!(evidence(&world), [1, 0]);
+    world.event_of(&run, 1, Generation(1), failed("another cable"));
+    assert_eq!(evidence(&world), [1, 0], "that incident is over");
+}
+
+#[test]
+fn in_doubt_a_generation_gets_a_number_that_nobody_can_have_heard_of() {
+    let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
+    let journal = world.journal.clone();
+    world.go_down(journal);
+    let engine = Engine::replay(world.engine.limits().clone(), world.journal.clone());
+    world.engine = engine.in_doubt();
+    world.engine.handle_timeout(world.now);
+    // What the third node was told last nobody knows.
+    world.join(&node("n0"));
+    world.join(&node("n1"));
+    world.submit(spec("new", 1, 1, 1));
+    world.ask(Ask::Stop {
+        run: run.clone(),
+        how: Stop::Now,
+    });
+    assert_eq!(world.state(&run_id("new")), RunState::Pending);
+    world.pass(Duration::from_secs(600));
+    assert_eq!(world.state(&run_id("new")), RunState::Running);
+    world.ask(Ask::Stop {
+        run: run_id("new"),
+        how: Stop::Now,
+    });
+    world.ask(Ask::Resume {
+        run: run.clone(),
+        layout: None,
+    });
+    assert_eq!(world.generation(&run), Generation(1 + 16));
+    world.join(&node("n2"));
+    world.kill(&run, &[0]);
+    assert_eq!(world.generation(&run), Generation(1 + 16 + 1));
 }

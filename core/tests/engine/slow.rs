@@ -13,7 +13,7 @@ use rebloom_core::spec::{Auto, RampUp};
 use rebloom_core::time::Duration;
 
 /// Every rank does these steps, one a beat, each of which takes as long as the clock says.
-fn steps(world: &mut World, run: &RunId, steps: std::ops::Range<u64>, nanos: u64) {
+pub(super) fn steps(world: &mut World, run: &RunId, steps: std::ops::Range<u64>, nanos: u64) {
     for step in steps {
         world.for_each_process(run, |_, process| {
             process.page.step = Step(step);
@@ -233,7 +233,7 @@ fn a_slow_node_is_found_over_the_restarts_that_come_anyway() {
 }
 
 /// Whether a restart was asked for since `mark`.
-fn turns(world: &World, mark: usize) -> bool {
+pub(super) fn turns(world: &World, mark: usize) -> bool {
     let mut orders = world.orders[mark..].iter();
     orders.any(|(_, order)| {
         matches!(

@@ -65,3 +65,23 @@ fn xids() {
     };
     same("XIDs", catalogue().entries.iter().map(row));
 }
+
+#[test]
+fn what_each_rule_asks_for() {
+    let mut left: BTreeSet<&str> = RULES.iter().map(|rule| rule.name).collect();
+    for row in rows("What each rule asks for") {
+        let mut cells = row.trim_matches('|').split(" | ");
+        let (rules, action) = (cells.next().unwrap(), cells.next().unwrap());
+        let words = |cell: &'static str| cell.split('`').skip(1).step_by(2);
+        for rule in words(rules) {
+            assert!(left.remove(rule), "`{rule}` is no rule, or there twice");
+        }
+        for action in words(action) {
+            assert!(Action::from_name(action).is_some(), "`{action}`: {row}");
+        }
+    }
+    assert!(
+        left.is_empty(),
+        "docs/health.md lacks the actions of {left:?}"
+    );
+}

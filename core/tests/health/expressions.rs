@@ -107,6 +107,33 @@ fn what_is_refused() {
 }
 
 #[test]
+fn what_is_just_accepted() {
+    let accepted = |text: &str| Expression::new(text).map(|_| ());
+    let comment = |bytes: usize| format!("true //{}", "x".repeat(bytes - 7));
+    assert_eq!(accepted(&comment(512)), Ok(()));
+    assert_eq!(accepted(&comment(513)), Err(BadExpression::Long(513)));
+    let deep = |depth: usize| format!("{}true{}", "(".repeat(depth), ")".repeat(depth));
+    assert_eq!(accepted(&deep(8)), Ok(()));
+    assert_eq!(accepted(&deep(9)), Err(BadExpression::Complex));
+    let row = ["(true)"; 20].join(" && ");
+    assert_eq!(accepted(&row), Ok(()), "brackets that are closed again");
+    let choices = |many: usize| format!("{}true", "true ? true : ".repeat(many));
+    assert_eq!(accepted(&choices(4)), Ok(()));
+    assert_eq!(accepted(&choices(5)), Err(BadExpression::Complex));
+    let ands = |many: usize| format!("true{}", "&&true".repeat(many));
+    assert_eq!(accepted(&ands(48)), Ok(()));
+    assert_eq!(accepted(&ands(49)), Err(BadExpression::Complex));
+}
+
+#[test]
+fn what_is_a_share_of_nothing_is_whole() {
+    assert!(fires(
+        "signal.share == 1.0 && signal.total == 0.0",
+        &xid(3, 79, "")
+    ));
+}
+
+#[test]
 fn the_deepest_that_is_accepted_fits_a_small_stack() {
     let deep = format!("{}true{}", "(".repeat(8), ")".repeat(8));
     let nots = format!("{}true", "!(".repeat(8)) + &")".repeat(8);
@@ -147,6 +174,8 @@ fn rules_have_names_and_the_built_in_ones_keep_theirs() {
         rule("mine", None).check(),
         Err(BadRule::Unknown(_))
     ));
+    let longest = "x".repeat(63);
+    assert!(rule(&longest, Some("true")).check().is_ok());
     for name in ["", "Mine", "a b", "a\n", &"x".repeat(64)] {
         assert!(
             matches!(rule(name, Some("true")).check(), Err(BadRule::Name(_))),

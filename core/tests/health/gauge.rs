@@ -8,13 +8,13 @@ use rebloom_core::health::signal::{Headroom, Kind, Probe, Recovery, Sign, Signal
 use rebloom_core::id::Slot;
 use rebloom_core::time::{Duration, Instant};
 
-struct Bench {
-    gauge: Gauge,
-    now: Instant,
+pub(super) struct Bench {
+    pub(super) gauge: Gauge,
+    pub(super) now: Instant,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut gauge = Gauge::default();
         let first = gauge.begin(99);
         assert_eq!(first.sign, Sign::ProbesStarted { boot: 99 });
@@ -23,7 +23,7 @@ impl Bench {
     }
 
     /// Reads every 15 seconds.
-    fn read(&mut self, reading: Reading) -> Vec<Signal> {
+    pub(super) fn read(&mut self, reading: Reading) -> Vec<Signal> {
         self.now = self.now + Duration::from_secs(15);
         let signals = self.gauge.read(self.now, reading);
         for signal in &signals {
@@ -33,7 +33,7 @@ impl Bench {
     }
 
     /// What is told, as kinds and whether it is over.
-    fn kinds(&mut self, reading: Reading) -> Vec<(Kind, bool)> {
+    pub(super) fn kinds(&mut self, reading: Reading) -> Vec<(Kind, bool)> {
         let signals = self.read(reading);
         signals
             .iter()
@@ -42,15 +42,15 @@ impl Bench {
     }
 }
 
-fn gpu(reading: GpuReading) -> Reading {
+pub(super) fn gpu(reading: GpuReading) -> Reading {
     Reading::Gpu {
         device: Slot(3),
         reading,
     }
 }
 
-const RAISED: bool = false;
-const OVER: bool = true;
+pub(super) const RAISED: bool = false;
+pub(super) const OVER: bool = true;
 
 #[test]
 fn a_gap_lies_between_the_edges_and_one_reading_alone_is_none() {

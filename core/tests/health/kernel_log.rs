@@ -99,6 +99,26 @@ fn long_and_strange_text_is_cut_at_a_character() {
 }
 
 #[test]
+fn the_text_of_an_xid_may_hold_semicolons() {
+    let place = "NVRM: Xid (PCI:0000:3b:00)";
+    let read = |line: &str| xid(line).map(|xid| xid.detail);
+    assert_eq!(read(&format!("{place}: 31, a; b")), Some("a; b".to_owned()));
+    let record = format!("3,1,2,-;{place}: 31, a; b");
+    assert_eq!(read(&record), Some("a; b".to_owned()));
+    let dated = format!("12:00:00,5 host kernel: {place}: 31, a; b");
+    assert_eq!(read(&dated), Some("a; b".to_owned()));
+}
+
+#[test]
+fn a_line_is_looked_at_up_to_a_character_s_edge() {
+    let head = "NVRM: Xid (PCI:0000:3b:00): 79,";
+    // Control characters are left out, so that only what the cut leaves can be seen.
+    let line = |bytes: usize| format!("{head}{}\u{fc}", "\u{7}".repeat(bytes - head.len()));
+    assert_eq!(xid(&line(4094)).unwrap().detail, "\u{fc}");
+    assert_eq!(xid(&line(4095)).unwrap().detail, "");
+}
+
+#[test]
 fn places_are_compared_by_what_they_mean() {
     assert_eq!(pci("00000000:3B:00.0"), pci("0000:3b:00"));
     assert_eq!(pci("0009:01:00"), Some("0009:01:00".to_owned()));

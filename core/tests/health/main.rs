@@ -7,8 +7,10 @@
 )]
 
 mod docs;
+mod edges;
 mod expressions;
 mod gauge;
+mod history;
 mod kernel_log;
 mod rules;
 mod signals;

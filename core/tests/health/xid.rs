@@ -140,3 +140,18 @@ fn the_registers_of_an_nvlink_error() {
         "RLW_REMAP Nonfatal XC1 i0 Link 05 (0x00000001 0x0)"
     ));
 }
+
+#[test]
+fn which_buckets_say_that_a_unit_cannot_go_on() {
+    let fatal = [
+        Bucket::ResetGpu,
+        Bucket::RebootNode,
+        Bucket::RestartVm,
+        Bucket::DoubleBit,
+        Bucket::CheckMechanicals,
+        Bucket::Support,
+    ];
+    for (bucket, _) in PUBLISHED {
+        assert_eq!(bucket.is_fatal(), fatal.contains(&bucket), "{bucket:?}");
+    }
+}

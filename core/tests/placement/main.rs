@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+mod seats;
+mod slots;
+
 use proptest::prelude::*;
 use rebloom_core::engine::Placement;
 use rebloom_core::id::{NodeId, Rank, RunId, Slot};

@@ -2,18 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+mod bisect;
+mod straggler;
+
 use rebloom_core::flight::{Page, Phase};
-use rebloom_core::hang::bisect::{Bisect, Outcome};
 use rebloom_core::hang::deadline::{self, Clock, Learn, Timing};
 use rebloom_core::hang::pace::Pace;
 use rebloom_core::hang::rules::{self, Breach, Heard, LogRule, Match, Metric, Operator};
 use rebloom_core::hang::stacks::{StackGroup, odd_ones_out};
-use rebloom_core::hang::straggler::{Straggler, Stragglers};
-use rebloom_core::id::{Generation, NodeId, Rank, Step};
-use rebloom_core::layout::Layout;
+use rebloom_core::id::{Generation, Rank, Step};
 use rebloom_core::spec::Deadlines;
 use rebloom_core::time::{Duration, Instant};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A group of the evidence: `many` ranks of a node in one frame, named `node/first` and so on.
 fn group(node: &str, (first, many): (u32, u32), frame: &str) -> StackGroup<String> {
@@ -236,121 +236,4 @@ fn what_chance_does_to_a_pace_is_no_slowdown() {
     }
     (0..24).for_each(|_| pace.step(Duration::from_millis(230)));
     assert!(pace.slowdown().is_some());
-}
-
-#[test]
-fn a_straggler_is_slower_than_its_like_for_a_while() {
-    let layout = Layout {
-        tensor: 2,
-        pipeline: 2,
-        data: 2,
-    };
-    let mut stragglers = Stragglers::default();
-    let mut found = Vec::new();
-    for step in 1..40 {
-        for rank in layout.ranks() {
-            // The last stage works longer, and rank 1 becomes slow.
-            let like = if layout.coordinates(rank).stage == 1 {
-                900
-            } else {
-                600
-            };
-            let busy = if rank == Rank(1) && step > 20 {
-                900
-            } else {
-                like
-            };
-            let look = (rank, Step(step), Duration::from_millis(busy));
-            found.extend(stragglers.look(layout, look).map(|found| (step, found)));
-        }
-    }
-    let expected = Straggler {
-        rank: Rank(1),
-        relative_percent: 150,
-        own_percent: 150,
-    };
-    assert_eq!(found, [(36, expected)]);
-}
-
-/// A gang is slow while `culprit` is in it; each restart leaves out what the search asks for, as far as
-/// there are spares.
-fn search(nodes: usize, culprit: usize, spares: usize) -> (Option<NodeId>, usize) {
-    let name = |at: usize| NodeId::new(&format!("n{at:02}")).unwrap();
-    let all: BTreeSet<_> = (0..nodes).map(name).collect();
-    let (fast, slow) = (
-        Duration::from_millis(105_200),
-        Duration::from_millis(111_100),
-    );
-    let busy = all.iter().map(|node| (node.clone(), 1.0)).collect();
-    let mut search = Bisect::new(fast, slow, &busy);
-    for restart in 1..100 {
-        let out: BTreeSet<_> = search.next_out().take(spares).cloned().collect();
-        let stays: BTreeSet<_> = all.difference(&out).cloned().collect();
-        search.placed(&stays);
-        let is_slow = stays.contains(&name(culprit));
-        let step = if is_slow { slow } else { fast };
-        match search.judge(step) {
-            Outcome::GoesOn => {}
-            Outcome::Found(node) => return (Some(node), restart),
-            Outcome::Gone => return (None, restart),
-        }
-    }
-    (None, 100)
-}
-
-/// A search among nodes that are busy for so long; a step took 10 s and takes 11 s.
-fn search_among(busy: &[(&str, f64)]) -> Bisect {
-    let name = |name: &str| NodeId::new(name).unwrap();
-    let busy = busy.iter().map(|(node, busy)| (name(node), *busy));
-    let secs = Duration::from_secs;
-    Bisect::new(secs(10), secs(11), &busy.collect())
-}
-
-/// The pace of a generation on these nodes.
-fn judged(search: &mut Bisect, nodes: &[&str], seconds: u64) -> Outcome {
-    let name = |name: &&str| NodeId::new(name).unwrap();
-    search.placed(&nodes.iter().map(name).collect());
-    search.judge(Duration::from_secs(seconds))
-}
-
-fn next_out(search: &Bisect) -> Vec<&str> {
-    search.next_out().map(NodeId::as_str).collect()
-}
-
-#[test]
-fn a_search_names_nobody_before_the_gang_was_fast_without_it() {
-    let mut search = search_among(&[("a", 1.03), ("b", 1.0), ("c", 1.04)]);
-    assert_eq!(next_out(&search), ["c", "a"], "the likeliest first");
-    assert_eq!(judged(&mut search, &["b"], 11), Outcome::GoesOn);
-    assert_eq!(next_out(&search), ["b"]);
-    let mut other = search.clone();
-    let b = NodeId::new("b").unwrap();
-    assert_eq!(judged(&mut search, &["a", "c"], 10), Outcome::Found(b));
-    assert_eq!(judged(&mut other, &["a", "c"], 11), Outcome::Gone);
-}
-
-#[test]
-fn a_node_that_stands_out_is_tried_alone() {
-    let mut search = search_among(&[("a", 1.0), ("b", 1.0), ("c", 1.07), ("d", 1.01)]);
-    assert_eq!(next_out(&search), ["c"]);
-    let mut other = search.clone();
-    let c = NodeId::new("c").unwrap();
-    // What else is left out does not matter.
-    assert_eq!(judged(&mut search, &["a", "b"], 10), Outcome::Found(c));
-    assert_eq!(judged(&mut other, &["a", "b", "d"], 11), Outcome::GoesOn);
-    assert_eq!(next_out(&other), ["d", "a"]);
-    let two = search_among(&[("a", 1.07), ("b", 1.05), ("c", 1.0), ("d", 1.0)]);
-    assert_eq!(next_out(&two), ["a", "b"], "two stand out");
-}
-
-#[test]
-fn bisecting_finds_any_slow_node_of_bloom_s_gang() {
-    for culprit in 0..48 {
-        let (found, restarts) = search(48, culprit, 48);
-        assert_eq!(found.unwrap().as_str(), format!("n{culprit:02}"));
-        assert!(restarts <= 7, "{restarts}");
-        let (found, restarts) = search(48, culprit, 4);
-        assert_eq!(found.unwrap().as_str(), format!("n{culprit:02}"));
-        assert!(restarts <= 14, "four spares: {restarts}");
-    }
 }
