@@ -19,6 +19,8 @@ use std::sync::Arc;
 /// What the checks remember.
 #[derive(Debug)]
 pub(crate) struct Checks {
+    /// Whether the last moments of a journal were ever lost.
+    pub(crate) forgot: bool,
     pub(crate) violation: Option<String>,
     pub(crate) runs: BTreeMap<RunId, Seen>,
     /// The newest generation of each run that reached each node.
@@ -72,6 +74,7 @@ impl Checks {
             placement: None,
         };
         Self {
+            forgot: false,
             violation: None,
             runs: options
                 .runs

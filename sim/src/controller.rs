@@ -124,6 +124,7 @@ impl World {
                 .retain(|(at, _)| now.since(*at) > kept);
         }
         let lost = before - self.controller.journal.len();
+        self.checks.forgot |= lost > 0;
         self.controller.lost_power = power || engine.is_in_doubt();
         let how = if power {
             "loses its power"

@@ -27,6 +27,7 @@ struct Arrival {
     action: u64,
     saved: Saved,
     stop: bool,
+    evaluates: bool,
 }
 
 /// Every formed gang.
@@ -164,6 +165,7 @@ impl World {
             action,
             saved: process.saved,
             stop: process.stop_generation == process.generation(),
+            evaluates: process.doing == Doing::Evaluating,
         };
         let rank = process.rank;
         let Some(id) = process.gang else {
@@ -209,30 +211,36 @@ impl World {
         let arrived = std::mem::take(&mut gang.arrived);
         let reduced = training::reduce(arrived.values().map(|arrival| arrival.saved));
         let stop = arrived.values().any(|arrival| arrival.stop);
-        let mut steps = arrived.values().map(|arrival| arrival.saved.step);
-        let first = steps.next();
+        let mut doings = arrived.values().map(|it| (it.saved.step, it.evaluates));
+        let first = doings.next();
         let pids: Vec<u32> = arrived.values().map(|arrival| arrival.pid).collect();
-        if steps.any(|step| Some(step) != first) {
+        if doings.any(|doing| Some(doing) != first) {
             self.checks
                 .violated("T1: ranks of one gang are at different steps".to_owned());
         }
         let process = pids.first().and_then(|pid| self.processes.get(pid));
-        if let Some((run, generation)) = process.map(|p| (p.run.clone(), p.generation())) {
-            self.check_gang_step(&run, generation, Step(first.map_or(0, |step| step.0 + 1)));
+        if let Some((step, false)) = first
+            && let Some((run, generation)) = process.map(|p| (p.run.clone(), p.generation()))
+        {
+            self.check_gang_step(&run, generation, Step(step.0 + 1));
         }
         for Arrival {
             pid,
             action,
             saved,
             stop: _,
+            evaluates,
         } in arrived.into_values()
         {
-            let Some(spec) = self.processes.get(&pid).and_then(|p| p.go.as_ref()) else {
+            let Some(go) = self.processes.get(&pid).and_then(|p| p.go.as_ref()) else {
                 continue;
             };
-            let after = training::step(&spec.spec, reduced, saved);
+            let outcome = if evaluates {
+                Outcome::Evaluated(training::evaluation(reduced, saved))
+            } else {
+                Outcome::Stepped(training::step(&go.spec, reduced, saved), stop)
+            };
             let takes = self.random.micros(100, 4000);
-            let outcome = Outcome::Stepped(after, stop);
             self.after(
                 takes,
                 Happening::ActionDone {

@@ -2,25 +2,28 @@
 
 use rebloom_sim::{Options, Planted, World};
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::process::ExitCode;
 
 const HELP: &str = "\
 Plays made-up worlds, each from its seed, with the real machines in them.
 
-Usage: rebloom-sim [--seed N | --seeds A..B] [--plain] [--verbose] [--plant BUG]
+Usage: rebloom-sim [--seed N | --seeds N|A..B] [--plain] [--verbose] [--plant BUG]
        rebloom-sim replay bloom|llama3|fleet|FILE ...   a recorded history; see replay --help
 
   --seed N      one world: its options, one line a transition, the verdict [default: 1]
-  --seeds A..B  many worlds, A up to but without B: a line for each that is not sound
+  --seeds A..B  many worlds, A up to but without B, N for 0..N: a line for each that is not sound
   --plain       milder worlds: fewer parameters come from the seed, and faults strike at random
   --verbose     with --seeds, a line for each world
-  --plant BUG   put a bug in: fence-ignored, shard-unverified, samples-repeated,
-                lease-forgotten
+  --plant BUG   put a bug in, to see it found: fence-ignored, shard-unverified, samples-repeated,
+                lease-forgotten; --plain --seeds 200 finds each of them
+  --version     which version this is
   --help        this
 
-Exit code: 0 sound, 1 something was violated, 2 bad arguments.";
+The same seed and options give the same world, to the last line. docs/replay.md says more.
+
+Exit code: 0 sound, 1 something was violated, 2 bad input.";
 
 #[derive(Debug)]
 struct Arguments {
@@ -29,16 +32,20 @@ struct Arguments {
     verbose: bool,
     plain: bool,
     planted: Option<Planted>,
+    /// What else was said, to play one of the worlds again.
+    again: String,
 }
 
-fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
+fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
         seeds: 1..2,
         many: false,
         verbose: false,
         plain: false,
         planted: None,
+        again: String::new(),
     };
+    let mut is_one = false;
     while let Some(name) = given.next() {
         let mut value = || {
             given
@@ -46,23 +53,24 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, S
                 .ok_or(format!("{name} needs a value; see --help"))
         };
         match name.as_str() {
-            "--help" | "-h" => return Ok(None),
-            "--plain" => arguments.plain = true,
+            "--plain" => {
+                arguments.plain = true;
+                arguments.again.push_str(" --plain");
+            }
             "--verbose" | "-v" => arguments.verbose = true,
             "--seed" => {
-                let seed = number(&value()?)?;
+                let seed = number(&name, &value()?)?;
                 arguments.seeds = seed..seed.saturating_add(1);
+                is_one = true;
             }
             "--seeds" => {
-                let range = value()?;
-                let (from, to) = range
-                    .split_once("..")
-                    .ok_or(format!("--seeds: `{range}` is not a range; write 0..200"))?;
-                arguments.seeds = number(from)?..number(to)?;
+                arguments.seeds = range(&value()?)?;
                 arguments.many = true;
             }
             "--plant" => {
-                arguments.planted = Some(match value()?.as_str() {
+                let bug = value()?;
+                arguments.again.push_str(&format!(" --plant {bug}"));
+                arguments.planted = Some(match bug.as_str() {
                     "fence-ignored" => Planted::FenceIgnored,
                     "shard-unverified" => Planted::ShardUnverified,
                     "samples-repeated" => Planted::SamplesRepeated,
@@ -73,7 +81,20 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, S
             other => return Err(format!("`{other}` is no option; see --help")),
         }
     }
-    Ok(Some(arguments))
+    if is_one && arguments.many {
+        return Err("--seed and --seeds do not go together; give one".to_owned());
+    }
+    Ok(arguments)
+}
+
+/// Seeds as `A..B`, or as their number.
+fn range(text: &str) -> Result<Range<u64>, String> {
+    let (from, to) = text.split_once("..").unwrap_or(("0", text));
+    let seeds = number("--seeds", from)?..number("--seeds", to)?;
+    if seeds.is_empty() {
+        return Err(format!("--seeds: `{text}` holds no seed; write 0..200"));
+    }
+    Ok(seeds)
 }
 
 /// Prints a line; whoever closed the other end has seen enough.
@@ -83,9 +104,19 @@ fn say(line: impl Display) {
     }
 }
 
-fn number(text: &str) -> Result<u64, String> {
+fn number(option: &str, text: &str) -> Result<u64, String> {
     text.parse()
-        .map_err(|_| format!("`{text}` is not a number; write 0 or more"))
+        .map_err(|_| format!("{option}: `{text}` is not a number; write 0 or more"))
+}
+
+/// How far it is, on standard error, where the next line of the terminal takes its place.
+fn progress(played: u64, all: u64) {
+    let line = format!("\r{played} of {all} worlds played\r");
+    let mut out = std::io::stderr();
+    // Nobody has to see it.
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .ok();
 }
 
 /// `rebloom-sim replay ...`: a history instead of made-up worlds.
@@ -105,18 +136,26 @@ fn main() -> ExitCode {
     if given.next_if(|name| name == "replay").is_some() {
         return replay(given);
     }
-    let arguments = match parse(given) {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            say(HELP);
-            return ExitCode::SUCCESS;
-        }
+    let given: Vec<String> = given.collect();
+    let asks = |names: [&str; 3]| given.iter().any(|name| names.contains(&name.as_str()));
+    if asks(["--help", "-h", "help"]) {
+        say(HELP);
+        return ExitCode::SUCCESS;
+    }
+    if asks(["--version", "-V", "version"]) {
+        say(concat!("rebloom-sim ", env!("CARGO_PKG_VERSION")));
+        return ExitCode::SUCCESS;
+    }
+    let arguments = match parse(given.into_iter()) {
+        Ok(arguments) => arguments,
         Err(error) => {
             eprintln!("rebloom-sim: {error}");
             return ExitCode::from(2);
         }
     };
-    let mut unsound = 0_u64;
+    let (mut unsound, mut first) = (0_u64, None);
+    let (all, mut played) = (arguments.seeds.end - arguments.seeds.start, 0_u64);
+    let is_seen = arguments.many && std::io::stderr().is_terminal();
     for seed in arguments.seeds.clone() {
         let mut options = if arguments.plain {
             Options::draw(seed)
@@ -129,6 +168,10 @@ fn main() -> ExitCode {
         if !arguments.many {
             say(format_args!("{options}\n"));
         }
+        if is_seen {
+            progress(played, all);
+        }
+        played += 1;
         match World::new(options, !arguments.many).run() {
             Ok(verdict) if !arguments.many => say(format_args!("\n{verdict}")),
             Ok(verdict) if arguments.verbose => {
@@ -141,6 +184,7 @@ fn main() -> ExitCode {
             Ok(_) => {}
             Err(failure) => {
                 unsound += 1;
+                first = first.or(Some(seed));
                 if arguments.verbose {
                     say(failure);
                 } else {
@@ -153,12 +197,48 @@ fn main() -> ExitCode {
         }
     }
     if arguments.many {
-        let all = arguments.seeds.end.saturating_sub(arguments.seeds.start);
         say(format_args!("{} of {all} worlds are sound", all - unsound));
+        if let Some(seed) = first {
+            let again = &arguments.again;
+            say(format_args!(
+                "the first that is not, with all that happens in it: rebloom-sim --seed {seed}{again}"
+            ));
+        }
     }
     if unsound == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Arguments, String> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn seeds_are_a_range_or_a_number_and_never_none() {
+        assert_eq!(parsed("--seeds 3..7").unwrap().seeds, 3..7);
+        assert_eq!(parsed("--seeds 20").unwrap().seeds, 0..20);
+        assert_eq!(parsed("--seed 5").unwrap().seeds, 5..6);
+        for line in ["--seeds 0", "--seeds 5..5", "--seeds 5..3"] {
+            assert!(parsed(line).unwrap_err().contains("no seed"), "{line}");
+        }
+        assert!(
+            parsed("--seed 1 --seeds 1..4")
+                .unwrap_err()
+                .contains("give one")
+        );
+        assert!(parsed("--seeds a..3").unwrap_err().contains("`a`"));
+    }
+
+    #[test]
+    fn what_was_found_can_be_played_again() {
+        let given = parsed("--plain --seeds 200 --plant fence-ignored").unwrap();
+        assert_eq!(given.again, " --plain --plant fence-ignored");
     }
 }

@@ -7,6 +7,7 @@ pub(crate) use hard::{Bias, fits};
 
 use crate::random::Random;
 use rebloom_core::engine::Limits;
+use rebloom_core::eval::{Eval, EvalSet};
 use rebloom_core::guard::LossGuard;
 use rebloom_core::health::Windows;
 use rebloom_core::id::RunId;
@@ -241,6 +242,20 @@ fn draw_windows(r: &mut Random) -> Windows {
     }
 }
 
+/// Whether and how often a run is evaluated.
+fn draw_eval(seed: u64) -> Option<Eval> {
+    let r = &mut Random::new(seed);
+    r.once_in(2).then(|| Eval {
+        every_steps: r.within(2, 40),
+        samples: 1,
+        sets: vec![EvalSet {
+            name: "held out".to_owned(),
+            prefix: "/data/held-out".to_owned(),
+            documents: [0.0, 1.0],
+        }],
+    })
+}
+
 fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
     let layout = loop {
         let (tensor, pipeline, data) = (r.small(1, 2), r.small(1, 2), r.small(1, 2));
@@ -257,7 +272,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
     let within = |r: &mut Random, most: u64| {
         f64::from(r.small(20, 20 * u32::try_from(most).unwrap_or(1))) / 10.0
     };
-    RunSpec {
+    let mut run = RunSpec {
         name: RunId::new(&format!("run-{at}")).expect("a name"),
         priority: 0,
         model: Model {
@@ -306,8 +321,11 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
         },
         elastic: None,
         guard: LossGuard::default(),
+        eval: None,
         log_rules: Vec::new(),
-    }
+    };
+    run.eval = draw_eval(run.train.seed);
+    run
 }
 
 impl fmt::Display for Options {

@@ -22,6 +22,7 @@ use draw::{Fault, faults};
 use durations::Durations;
 use fleet::Fleet;
 use outcome::Outcome;
+use rebloom_core::cause::Cause;
 use rebloom_core::engine::{RunView, Spend};
 use rebloom_core::spec::RunSpec;
 use rebloom_core::time::Instant;
@@ -54,16 +55,28 @@ impl Replay {
         let scenario = Scenario::parse(scenario)?;
         let durations =
             Durations::parse(durations.unwrap_or(durations::BUILT_IN), scenario.gpus())?;
-        Ok(Self {
+        let replay = Self {
             scenario,
             durations,
             save_factor: 1.0,
-        })
+        };
+        // What is left is a layout that no run may have; what follows from it is not the scenario's.
+        let mut flaws = replay.spec(&[]).flaws();
+        if flaws.iter().any(|flaw| flaw.field.starts_with("layout")) {
+            flaws.retain(|flaw| flaw.field.starts_with("layout"));
+        }
+        scenario::told(flaws)?;
+        Ok(replay)
     }
 
     /// Plays seeds `0 .. seeds`, side by side.
     pub fn play(&self, seeds: u64) -> Vec<Pair> {
-        let next = AtomicU64::new(0);
+        self.play_watched(seeds, &|_| {})
+    }
+
+    /// The same; `watch` hears how many are done, from any thread.
+    pub fn play_watched(&self, seeds: u64, watch: &(dyn Fn(u64) + Sync)) -> Vec<Pair> {
+        let (next, played) = (AtomicU64::new(0), AtomicU64::new(0));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut pairs: Vec<(u64, Pair)> = std::thread::scope(|scope| {
             let work = || {
@@ -74,6 +87,7 @@ impl Replay {
                         return done;
                     }
                     done.push((seed, self.pair(seed)));
+                    watch(played.fetch_add(1, Ordering::Relaxed) + 1);
                 }
             };
             let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -101,7 +115,7 @@ impl Replay {
         let spec = self.spec(&faults);
         let mut fleet = Fleet::new(&self.scenario, &self.durations, (&faults, seed), spec, true);
         let view = fleet.live();
-        explain::story(&fleet, &view)
+        explain::story(&fleet, seed, &view)
     }
 
     fn rebloom(&self, faults: &[Fault], seed: u64) -> Outcome {
@@ -135,13 +149,15 @@ impl Replay {
         );
         let best = (2.0 * stall * mean_time).sqrt() * self.save_factor;
         let step = self.scenario.work.step_seconds;
-        let every = (best.max(write) / step).ceil().max(1.0);
+        let every = (best.max(write) / step).ceil().clamp(1.0, 1e9);
         let layout = self.scenario.layout;
         let factor = self.durations.median("deadline-factor");
-        let layers = layout.pipeline;
+        let (layers, heads) = (layout.pipeline, layout.tensor);
+        let (hidden, vocab) = (16 * heads, 64 * heads);
+        // The sizes of the model do not matter here, but the layout has to divide them.
         let text = format!(
             "name = 'replay'\n\
-             model = {{ layers = {layers}, hidden = 64, heads = 4, vocab = 256, sequence = 32 }}\n\
+             model = {{ layers = {layers}, hidden = {hidden}, heads = {heads}, vocab = {vocab}, sequence = 32 }}\n\
              layout = {{ tensor = {}, pipeline = {}, data = {} }}\n\
              train = {{ steps = 1000000000, global_batch = {}, micro_batch = 1 }}\n\
              data = {{ prefix = '/data/text' }}\n\
@@ -152,7 +168,8 @@ impl Replay {
             layout.pipeline,
             layout.data,
             layout.data,
-            step * factor,
+            // The histories are judged by `deadline-factor`; this one only has to be one that a run may have.
+            (step * factor).clamp(0.1, 86_400.0),
         );
         toml::from_str(&text).expect("a run spec")
     }
@@ -163,7 +180,6 @@ fn account(fleet: &Fleet<'_>, view: &RunView) -> Outcome {
     let mut outcome = Outcome {
         events: fleet.told.events,
         humans: fleet.told.humans.len() as u32,
-        avoidable: fleet.told.humans.len() as u32,
         ..Outcome::default()
     };
     for (spend, time) in &view.ledger.spent {
@@ -180,7 +196,7 @@ fn account(fleet: &Fleet<'_>, view: &RunView) -> Outcome {
     {
         outcome.incidents += 1;
         outcome.lost_steps += incident.lost_steps;
-        let name = name_of(fleet, incident.opened);
+        let name = name_of(fleet, &incident.cause, incident.opened);
         let lost: f64 = incident
             .spent
             .spent
@@ -192,13 +208,39 @@ fn account(fleet: &Fleet<'_>, view: &RunView) -> Outcome {
     outcome
 }
 
-/// The fault that an incident came from: the last that struck before it was opened.
-fn name_of(fleet: &Fleet<'_>, opened: Instant) -> String {
-    let opened = opened.as_nanos() as f64 / 1e9;
-    let before = fleet.told.struck.partition_point(|(at, _)| *at <= opened);
-    let fault = before.checked_sub(1).map(|at| fleet.told.struck[at].1);
-    fault.map_or_else(
-        || "start".to_owned(),
-        |fault| fleet.faults[fault].name.clone(),
-    )
+/// The fault that an incident came from, by what people call it.
+fn name_of(fleet: &Fleet<'_>, cause: &Cause, opened: Instant) -> String {
+    let fault = struck_before(fleet, cause, opened);
+    fault.map_or_else(|| "start".to_owned(), |fault| fault.name.clone())
+}
+
+/// The last fault that struck by then and can show as this cause; the last of all where none can.
+fn struck_before<'a>(fleet: &Fleet<'a>, cause: &Cause, by: Instant) -> Option<&'a Fault> {
+    let by = by.as_nanos() as f64 / 1e9;
+    let before = fleet.told.struck.partition_point(|(at, _)| *at <= by);
+    let struck = &fleet.told.struck[..before];
+    let faults = struck.iter().rev().map(|(_, fault)| &fleet.faults[*fault]);
+    let mut likely = faults.clone().filter(|fault| shows_as(fault.kind, cause));
+    likely.next().or_else(|| faults.clone().next())
+}
+
+/// Whether a fault of this kind can be what the engine calls so.
+const fn shows_as(kind: Kind, cause: &Cause) -> bool {
+    if matches!(cause, Cause::SaveFailed { .. }) {
+        matches!(kind, Kind::Storage)
+    } else if cause.is_hang() {
+        matches!(kind, Kind::Hang | Kind::EvalHang)
+    } else if matches!(cause, Cause::StopRequested | Cause::ResumeRequested) {
+        matches!(kind, Kind::Planned)
+    } else if matches!(
+        cause,
+        Cause::Slower { .. }
+            | Cause::NodeSlow { .. }
+            | Cause::Straggler { .. }
+            | Cause::NodeDrained { .. }
+    ) {
+        matches!(kind, Kind::Slow)
+    } else {
+        matches!(kind, Kind::Process | Kind::Gpu | Kind::Node | Kind::Site)
+    }
 }

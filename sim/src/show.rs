@@ -10,10 +10,11 @@ use std::fmt::{Debug, Write};
 /// Debug output, cut to a line.
 fn cut(value: &impl Debug) -> String {
     let mut line = Line(String::new());
-    match write!(line, "{value:?}") {
+    if write!(line, "{value:?}").is_err() {
         // A full line ends the writing with an error.
-        Ok(()) | Err(std::fmt::Error) => line.0,
+        line.0.push('…');
     }
+    line.0
 }
 
 struct Line(String);

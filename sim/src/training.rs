@@ -6,6 +6,7 @@
 
 use crate::random::mix;
 use crate::storage::Saved;
+use rebloom_core::eval::{Evaluation, Score};
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::spec::RunSpec;
 
@@ -35,6 +36,21 @@ pub(crate) fn step(spec: &RunSpec, reduced: u64, before: Saved) -> Saved {
         step: Step(before.step.0 + 1),
         samples: samples.end,
         state: mix(before.state ^ gradient),
+    }
+}
+
+/// What an evaluation gives, from what the collectives carry then.
+pub(crate) fn evaluation(reduced: u64, at: Saved) -> Evaluation {
+    Evaluation {
+        step: at.step,
+        samples: at.samples,
+        scores: vec![Score {
+            set: "held out".to_owned(),
+            documents: 1,
+            bytes: None,
+            tokens: 1000,
+            nats: (reduced >> 32) as f64 / 1e6,
+        }],
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::agent::Node;
 use crate::storage::digest;
+use crate::training;
 use crate::world::World;
 use rebloom_core::engine::{Ledger, NodeState, NodeView, RunState, RunView};
 use rebloom_core::id::{RunId, Step};
@@ -221,6 +222,7 @@ impl World {
             if view.step != Step(view.spec.train.steps) {
                 return Err(format!("T1: {run} says it ended at step {}", view.step));
             }
+            self.judge_evaluations(view)?;
             let spent: Duration = view.ledger.spent.values().sum();
             let known = view
                 .incidents
@@ -250,6 +252,36 @@ impl World {
             lasted: self.now.since(Instant::ZERO),
             runs: runs.collect(),
         })
+    }
+
+    /// A run is evaluated after every step that is due, and comes to what it would have come to. What a journal
+    /// forgot is not done again.
+    fn judge_evaluations(&self, view: &RunView) -> Result<(), String> {
+        let run = &view.spec.name;
+        let seen = self.checks.runs.get(run);
+        let truth = seen.map_or(&[][..], |seen| &seen.truth);
+        let eval = view.spec.eval.as_ref();
+        let due = truth.iter().filter_map(|ranks| {
+            let first = ranks.first()?;
+            let is_due = eval?.is_due(first.step, view.spec.train.steps);
+            let reduced = || training::reduce(ranks.iter().copied());
+            is_due.then(|| training::evaluation(reduced(), *first))
+        });
+        let due: Vec<_> = due.collect();
+        let found: Vec<_> = view.evaluations.iter().map(|(_, found)| found).collect();
+        let is_true =
+            found.is_sorted_by_key(|it| it.step) && found.iter().all(|it| due.contains(it));
+        if is_true && (found.len() == due.len() || self.checks.forgot) {
+            return Ok(());
+        }
+        let missing = due.iter().filter(|due| !found.contains(due));
+        let missing: Vec<_> = missing.map(|it| it.step.0).collect();
+        Err(format!(
+            "T1: {run} has {} evaluations and not the {} that it would have had; missing are those after steps \
+             {missing:?}",
+            found.len(),
+            due.len()
+        ))
     }
 
     /// How long recovery from everything at once may take: T of L1.

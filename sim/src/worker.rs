@@ -8,6 +8,7 @@ use crate::storage::Saved;
 use crate::world::{Happening, World};
 use rebloom_core::cause::{Blamed, Exit};
 use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::eval::Evaluation;
 use rebloom_core::flight::{Channel, Counter, Page};
 use rebloom_core::id::{Generation, Rank, RunId, Slot};
 use rebloom_core::member::{Config, Event, Member, Trouble};
@@ -22,6 +23,7 @@ pub(crate) enum Doing {
     Forming,
     Loading,
     Stepping,
+    Evaluating,
     Hashing,
 }
 
@@ -32,6 +34,7 @@ pub(crate) enum Outcome {
     LoadEnds,
     /// The state after the step, and whether the gang agreed to stop.
     Stepped(Saved, bool),
+    Evaluated(Evaluation),
     HashEnds,
     Trouble(Trouble),
 }
@@ -212,7 +215,10 @@ impl World {
             return;
         }
         let below = process.fence_below;
-        let waits = matches!(process.doing, Doing::Forming | Doing::Stepping);
+        let waits = matches!(
+            process.doing,
+            Doing::Forming | Doing::Stepping | Doing::Evaluating
+        );
         let (action, ends) = (process.action, waits && process.is_fenced());
         // Two threads of the worker see it, in any order.
         let first = self.random.once_in(2);

@@ -51,6 +51,7 @@ pub(crate) struct Out {
 
 pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
     RunSpec {
+        eval: None,
         name: RunId::new(name).expect("the bench gives sound names"),
         priority: 0,
         model: Model {

@@ -46,10 +46,10 @@ impl World {
     }
 
     /// What the engine did about a stale report, with nothing else to do: at most take it for
-    /// evidence.
+    /// evidence, or write down the figures of an evaluation.
     pub(crate) fn check_unmoved<'a>(&mut self, done: impl Iterator<Item = &'a Command<Record>>) {
-        let is_evidence = |command: &Command<Record>| matches!(command, Command::Persist(record) if matches!(record.fact, Fact::EvidenceAdded { .. }));
-        if let Some(command) = done.into_iter().find(|command| !is_evidence(command)) {
+        let is_record = |command: &Command<Record>| matches!(command, Command::Persist(record) if matches!(record.fact, Fact::EvidenceAdded { .. } | Fact::Evaluated { .. }));
+        if let Some(command) = done.into_iter().find(|command| !is_record(command)) {
             self.checks
                 .violated(format!("S10: a stale report leads to {command:?}"));
         }

@@ -18,7 +18,7 @@ const UNLOGGED_PIECES: u32 = 20;
 #[derive(Debug, Clone, Copy)]
 enum Stop<'a> {
     Fault(&'a Fault),
-    SlowFound,
+    SlowFound(&'a Fault),
     Unlogged(f64),
 }
 
@@ -60,7 +60,7 @@ pub(super) fn live(
         stops.insert(key(fault.at.as_secs_f64(), at), Stop::Fault(fault));
         if fault.kind == Kind::Slow {
             let found = fault.at.as_secs_f64() + fault.then_hours * 3600.0;
-            stops.insert(key(found, at), Stop::SlowFound);
+            stops.insert(key(found, at), Stop::SlowFound(fault));
         }
     }
     if scenario.then.unlogged_hours > 0.0 {
@@ -123,10 +123,10 @@ impl Job<'_> {
     fn stop(&mut self, stop: Stop<'_>) {
         let fault = match stop {
             Stop::Fault(fault) => fault,
-            Stop::SlowFound => {
+            Stop::SlowFound(slow) => {
                 self.pace.slowdown = 0.0;
                 self.outcome.humans += 1;
-                return self.restart("slow node excluded");
+                return self.restart(&slow.name);
             }
             Stop::Unlogged(seconds) => return self.lose("not recorded", "not recorded", seconds),
         };

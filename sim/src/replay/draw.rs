@@ -1,6 +1,6 @@
 //! Chance in real numbers, and from it what breaks when in one replay of a history.
 
-use super::scenario::{Kind, Scenario};
+use super::scenario::{Kind, Moment, Scenario};
 use crate::random::{Random, mix};
 use std::time::Duration;
 
@@ -54,8 +54,12 @@ pub(super) struct Fault {
     pub whom: f64,
     /// Whether it hits a lemon.
     pub lemon: bool,
-    /// For a site that is down.
+    /// The moment it waits for.
+    pub during: Option<Moment>,
+    /// For a site that is down; for storage, how long saves go on failing.
     pub hours: f64,
+    /// For a GPU: the XID that the kernel log shows.
+    pub xid: u32,
     /// For a slow node.
     pub slowdown: f64,
     /// Hours it cost the operators of then, where known.
@@ -91,7 +95,9 @@ pub(super) fn faults(scenario: &Scenario, seed: u64) -> Vec<Fault> {
                 name: cause.name.clone(),
                 whom: draw.unit(),
                 lemon: scenario.lemons > 0 && draw.unit() < scenario.lemon_share,
-                hours: 0.0,
+                during: None,
+                hours: cause.hours,
+                xid: cause.xid,
                 slowdown: cause.slowdown,
                 then_lost_hours: None,
                 then_hours: cause.then_hours,
@@ -106,7 +112,9 @@ pub(super) fn faults(scenario: &Scenario, seed: u64) -> Vec<Fault> {
                 name: event.name.clone(),
                 whom: draw.unit(),
                 lemon: false,
+                during: event.during,
                 hours: event.hours,
+                xid: event.xid,
                 slowdown: event.slowdown,
                 then_lost_hours: event
                     .then_lost_hours

@@ -55,28 +55,37 @@ const NAMES: [&str; 14] = [
     "deadline-factor",
 ];
 
+/// The longest that a duration may be: a year.
+const MOST: f64 = 31_536_000.0;
+
 /// 99th percentile of the standard normal distribution.
 const Z99: f64 = 2.326_347_874;
 
 impl Durations {
     /// Reads the file for a gang of this many GPUs: of each name the first entry that is large enough.
     pub fn parse(text: &str, gpus: u32) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: File = toml::from_str(text)
+            .map_err(|error| format!("durations: {}", error.to_string().trim_end()))?;
         let mut entries = Vec::new();
         for name in NAMES {
             let fits = |entry: &&Entry| {
                 entry.name == name && entry.up_to_gpus.is_none_or(|most| gpus <= most)
             };
-            let entry = file
-                .duration
-                .iter()
-                .find(fits)
-                .ok_or_else(|| format!("no duration `{name}` for {gpus} GPUs"))?;
-            if !(entry.median > 0.0 && entry.p99 >= entry.median) {
-                return Err(format!("duration `{name}`: use 0 < median <= p99"));
+            let entry = file.duration.iter().find(fits).ok_or_else(|| {
+                format!(
+                    "duration `{name}`: there is none for {gpus} GPUs; add one, or raise up_to_gpus"
+                )
+            })?;
+            let (median, p99) = (entry.median, entry.p99);
+            if !(median > 0.0 && p99 >= median && p99 <= MOST) {
+                return Err(format!(
+                    "duration `{name}`: median {median} and p99 {p99} do not do; use 0 < median <= p99 <= {MOST}"
+                ));
             }
             if entry.source.is_empty() {
-                return Err(format!("duration `{name}`: say where it is from"));
+                return Err(format!(
+                    "duration `{name}`: source is empty; say where it is from"
+                ));
             }
             entries.push(entry.clone());
         }
@@ -86,8 +95,9 @@ impl Durations {
             .find(|entry| !NAMES.contains(&entry.name.as_str()))
         {
             return Err(format!(
-                "duration `{}` is not one that the replay knows",
-                entry.name
+                "duration `{}` is not one that the replay knows; it knows {}",
+                entry.name,
+                NAMES.join(", ")
             ));
         }
         Ok(Self { entries })

@@ -7,6 +7,7 @@
 
 mod answers;
 mod harm;
+mod saves;
 
 use super::draw::{Draw, Fault};
 use super::durations::Durations;
@@ -34,6 +35,12 @@ const PACE_STEPS: u32 = 48;
 pub(super) enum Happening {
     /// A fault of the history, by its place in the list.
     Fault(usize),
+    /// A fault that waited for a save in this generation, which is half written now.
+    DuringSave(usize, Generation),
+    /// The storage is full, for the next save or until then: by the place of the fault in the list.
+    StorageFull(usize, Option<f64>),
+    /// A save of this generation begins, and fails.
+    SaveFails(usize, Option<f64>, Generation),
     /// The rank stops in an evaluation, if one is under way.
     EvalHang(usize),
     /// An agent reports.
@@ -115,6 +122,8 @@ pub(super) struct Told {
     pub(super) struck: Vec<(f64, usize)>,
     /// Times that a human had to act, and why.
     pub(super) humans: Vec<(f64, String)>,
+    /// What was against each node when the run had lost its place, where it is asked for.
+    pub(super) waits: Vec<(Instant, String)>,
     /// Events that the engine was told.
     pub(super) events: u64,
     /// What was decided, where it is asked for.
@@ -199,6 +208,7 @@ impl<'a> Fleet<'a> {
             }
         }
         self.pass_to((end * 1e9) as u64);
+        self.note_why_it_waits();
         self.settle_progress();
         self.engine
             .run(&self.run, self.instant())
@@ -235,8 +245,23 @@ impl<'a> Fleet<'a> {
         self.tell_all(vec![event]);
     }
 
+    /// What is against each node, once those that the run had to leave have been cleared.
+    fn note_why_it_waits(&mut self) {
+        let now = self.instant();
+        let newest = self.told.waits.last_mut();
+        let settled = |(at, why): &&mut (Instant, String)| {
+            why.is_empty() && now.since(*at) >= Duration::from_secs(1)
+        };
+        if let Some((_, why)) = newest.filter(settled)
+            && let Some(view) = self.engine.run(&self.run, now)
+        {
+            *why = view.waits_for;
+        }
+    }
+
     /// What comes from many nodes at the same moment.
     pub(super) fn tell_all(&mut self, events: Vec<Event>) {
+        self.note_why_it_waits();
         self.told.events += events.len() as u64;
         let now = self.instant();
         self.engine.handle_all(now, events);
@@ -366,6 +391,9 @@ impl<'a> Fleet<'a> {
                 | Fact::RankFinished { .. }
                 | Fact::RankGone { .. }
         );
+        if self.told.journal.is_some() && matches!(record.fact, Fact::Unplaced { .. }) {
+            self.told.waits.push((record.at, String::new()));
+        }
         if let Some(journal) = self.told.journal.as_mut().filter(|_| !is_detail) {
             journal.push(record);
         }

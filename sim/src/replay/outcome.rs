@@ -18,8 +18,6 @@ pub struct Outcome {
     pub by_cause: BTreeMap<String, (u32, f64)>,
     /// Times that a human had to act.
     pub humans: u32,
-    /// Of these, times that an automatic rung could have acted instead.
-    pub avoidable: u32,
     /// Incidents that stopped the run.
     pub incidents: u32,
     /// Steps done twice.

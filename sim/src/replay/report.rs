@@ -1,22 +1,24 @@
 //! The tables and charts of a replay. Pure: figures in, text out.
 
-use super::chart::{Bar, Line, bars, lines};
+mod json;
+mod sensitivity;
+
+pub use sensitivity::Sensitivity;
+
+use super::Pair;
+use super::chart::{Bar, bars};
 use super::outcome::{Outcome, Spread, spread};
 use super::scenario::Scenario;
-use super::{Pair, Replay};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// How often durations are made longer for the sensitivity.
-const FACTORS: [f64; 5] = [1.0, 3.0, 10.0, 30.0, 100.0];
 /// Causes that the table names; the rest is one line.
 const CAUSES: usize = 12;
+/// The narrowest and the widest column of names.
+const NAMES: (usize, usize) = (44, 72);
 
 /// One figure of a played history.
 type Figure = fn(&Outcome) -> f64;
-
-/// A history with one of its durations scaled.
-type Variant = fn(&Replay, f64) -> Replay;
 
 /// The replays of a history and what they show.
 #[derive(Debug)]
@@ -89,13 +91,20 @@ impl<'a> Report<'a> {
             .is_none_or(|goal| self.ettr().mean >= goal)
     }
 
+    /// The seed with the least ETTR under the engine, and that.
+    pub fn worst(&self) -> (usize, f64) {
+        let ettr = self.rebloom.iter().map(|outcome| outcome.ettr);
+        let worst = ettr.enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        worst.unwrap_or_default()
+    }
+
     /// The tables.
     pub fn text(&self) -> String {
-        let mut text = format!(
-            "{}\n{} seeds; mean (least to most)\n\n",
-            self.scenario.title,
-            self.rebloom.len()
-        );
+        let seeds = match self.rebloom.len() {
+            1 => "seed 0".to_owned(),
+            many => format!("seeds 0 to {}; mean (least to most)", many - 1),
+        };
+        let mut text = format!("{}\n{seeds}\n\n", self.scenario.title);
         let rows: [(&str, Figure); 3] = [
             ("productive time / wall time (ETTR)", |outcome| outcome.ettr),
             ("  steps and evaluations, at nominal speed", |outcome| {
@@ -114,11 +123,8 @@ impl<'a> Report<'a> {
                 format_args!("{name:<44}{:<30}{}", percent(ours), percent(theirs)),
             );
         }
-        let counts: [(&str, Figure); 4] = [
+        let counts: [(&str, Figure); 3] = [
             ("human interventions", |outcome| f64::from(outcome.humans)),
-            ("  that an automatic rung could have taken", |outcome| {
-                f64::from(outcome.avoidable)
-            }),
             ("incidents that stopped the run", |outcome| {
                 f64::from(outcome.incidents)
             }),
@@ -160,20 +166,54 @@ impl<'a> Report<'a> {
                 format_args!("  {name:<44}{:>10}{:>12}", hours(&ours), hours(&theirs)),
             );
         }
-        text.push_str(
-            "\nlost by cause, a run                             times   rebloom, h   then, h\n",
-        );
+        self.causes_table(&mut text);
+        text
+    }
+
+    /// What was lost by cause, what cost the operators of then most first.
+    fn causes_table(&self, text: &mut String) {
         let (ours, theirs) = (causes(&self.rebloom), causes(&self.then));
-        let mut order: Vec<_> = theirs.iter().collect();
-        order.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
-        for (name, (times, lost)) in order.into_iter().take(CAUSES) {
-            let mine = ours.get(name).map_or(0.0, |(_, lost)| *lost);
+        let names: std::collections::BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        let of = |side: &BTreeMap<String, (f64, f64)>, name: &str| {
+            side.get(name).copied().unwrap_or_default()
+        };
+        let mut rows: Vec<(String, f64, f64, f64)> = names
+            .into_iter()
+            .map(|name| {
+                let ((my_times, mine), (times, theirs)) = (of(&ours, name), of(&theirs, name));
+                (name.clone(), times.max(my_times), mine, theirs)
+            })
+            .collect();
+        rows.sort_by(|a, b| b.3.total_cmp(&a.3).then(b.2.total_cmp(&a.2)));
+        // One more is named rather than called the rest.
+        let named = if rows.len() == CAUSES + 1 {
+            CAUSES + 1
+        } else {
+            CAUSES
+        };
+        let rest = rows.split_off(rows.len().min(named));
+        if !rest.is_empty() {
+            let sum = |figure: fn(&(String, f64, f64, f64)) -> f64| rest.iter().map(figure).sum();
+            let name = format!("{} others", rest.len());
+            rows.push((name, sum(|row| row.1), sum(|row| row.2), sum(|row| row.3)));
+        }
+        let longest = rows.iter().map(|(name, ..)| name.chars().count()).max();
+        let width = longest
+            .map_or(0, |longest| longest + 1)
+            .clamp(NAMES.0, NAMES.1);
+        let head = "lost by cause, a run";
+        let (times, mine, theirs) = ("times", "rebloom, h", "then, h");
+        line(
+            text,
+            format_args!("\n{head:<width$}  {times:>8}{mine:>13}{theirs:>10}"),
+        );
+        for (name, times, mine, theirs) in rows {
+            let name = cut(&name, width - 1);
             line(
-                &mut text,
-                format_args!("  {:<44}{times:>8.1}{mine:>13.2}{lost:>10.2}", cut(name)),
+                text,
+                format_args!("  {name:<width$}{times:>8.1}{mine:>13.2}{theirs:>10.2}"),
             );
         }
-        text
     }
 
     fn verdict(&self, text: &mut String) {
@@ -188,7 +228,7 @@ impl<'a> Report<'a> {
                     if self.is_calibrated() {
                         "the model of the history holds"
                     } else {
-                        "THE MODEL IS WRONG"
+                        "THE MODEL IS OFF; check [then], the causes and the durations"
                     }
                 ),
             );
@@ -272,73 +312,16 @@ impl<'a> Report<'a> {
     }
 }
 
-/// How ETTR falls when detection, restore or snapshots get worse.
-pub fn sensitivity(replay: &Replay, seeds: u64) -> (String, String) {
-    let mut text = String::from("\nETTR when something is so many times as long\n");
-    let heads: Vec<String> = FACTORS
-        .iter()
-        .map(|factor| format!("{:>10}", format!("x {factor}")))
-        .collect();
-    line(&mut text, format_args!("  {:<34}{}", "", heads.concat()));
-    let mut drawn = Vec::new();
-    let variants: [(&str, Variant); 4] = [
-        ("detection", |replay, factor| {
-            ["notice-exit", "notice-silence", "deadline-factor"]
-                .iter()
-                .fold(replay.clone(), |replay, name| scaled(&replay, name, factor))
-        }),
-        ("re-forming", |replay, factor| {
-            scaled(&scaled(replay, "form", factor), "spawn", factor)
-        }),
-        ("restore", |replay, factor| {
-            scaled(replay, "restore", factor)
-        }),
-        ("interval between saves", |replay, factor| {
-            let mut replay = replay.clone();
-            replay.save_factor = factor;
-            replay
-        }),
-    ];
-    for (name, change) in variants {
-        let ettr = |factor: f64| {
-            let outcomes: Vec<_> = change(replay, factor)
-                .play(seeds)
-                .into_iter()
-                .map(|pair| pair.rebloom)
-                .collect();
-            spread(&outcomes, |outcome| outcome.ettr).mean
-        };
-        let points: Vec<(f64, f64)> = FACTORS
-            .iter()
-            .map(|factor| (*factor, ettr(*factor)))
-            .collect();
-        let row: Vec<String> = points
-            .iter()
-            .map(|(_, ettr)| format!("{:>8.2} %", ettr * 100.0))
-            .collect();
-        line(&mut text, format_args!("  {name:<34}{}", row.concat()));
-        drawn.push(Line {
-            label: name.to_owned(),
-            points,
-        });
-    }
-    let title = format!("{}: ETTR when something takes longer", replay.scenario.name);
-    (text, lines(&title, "how many times as long", &drawn))
-}
-
-fn scaled(replay: &Replay, name: &str, factor: f64) -> Replay {
-    Replay {
-        durations: replay.durations.clone().scaled(name, factor),
-        ..replay.clone()
-    }
-}
-
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     writeln!(text, "{arguments}").expect("a string takes everything");
 }
 
-fn cut(name: &str) -> String {
-    name.chars().take(43).collect()
+/// A name that fits into a column.
+fn cut(name: &str, width: usize) -> String {
+    if name.chars().count() <= width {
+        return name.to_owned();
+    }
+    name.chars().take(width - 1).chain(['…']).collect()
 }
 
 /// Mean hours of a run by phase.

@@ -1,8 +1,12 @@
 //! A history as a scenario file: the cluster, the work, what broke and what was published.
 //!
-//! It says nothing about how long things take (`durations.rs`) and decides nothing.
+//! It says nothing about how long things take (`durations.rs`) and decides nothing. What cannot be is
+//! refused in `check.rs`.
+
+mod check;
 
 use rebloom_core::layout::Layout;
+use rebloom_core::spec::Flaw;
 use serde::Deserialize;
 
 /// A history that can be replayed; `docs/replay.md` explains every field.
@@ -159,6 +163,20 @@ pub struct CauseOfFault {
     /// For a slow node: hours until the operators of then had found it.
     #[serde(default)]
     pub then_hours: f64,
+    /// For a site that is down; for storage, how long saves go on failing.
+    #[serde(default)]
+    pub hours: f64,
+    /// For a GPU: the XID that the kernel log shows.
+    #[serde(default = "off_the_bus")]
+    pub xid: u32,
+}
+
+/// What a run is doing when something is to strike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// The next save after the given time is half written.
+    Save,
 }
 
 /// Something that happened on a known day.
@@ -174,9 +192,14 @@ pub struct DatedEvent {
     /// How many times in a row, an hour apart.
     #[serde(default = "once")]
     pub times: u32,
-    /// For a site that is down.
+    /// The moment to wait for from that day on; none is the very day.
+    pub during: Option<Moment>,
+    /// For a site that is down; for storage, how long saves go on failing.
     #[serde(default)]
     pub hours: f64,
+    /// For a GPU: the XID that the kernel log shows.
+    #[serde(default = "off_the_bus")]
+    pub xid: u32,
     /// For a slow node: how much longer a step takes, as a share.
     #[serde(default)]
     pub slowdown: f64,
@@ -191,6 +214,13 @@ const fn once() -> u32 {
     1
 }
 
+const fn off_the_bus() -> u32 {
+    OFF_THE_BUS
+}
+
+/// The XID of a GPU that has fallen off the bus.
+pub(super) const OFF_THE_BUS: u32 = 79;
+
 /// The histories that come with the simulator, by name.
 pub const BUILT_IN: [(&str, &str); 3] = [
     ("bloom", include_str!("../../histories/bloom.toml")),
@@ -199,43 +229,15 @@ pub const BUILT_IN: [(&str, &str); 3] = [
 ];
 
 impl Scenario {
-    /// Reads a scenario and checks it; the message names the field.
+    /// Reads a scenario and checks it; the message names every field that is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let scenario: Self = toml::from_str(text).map_err(|error| error.to_string())?;
-        let room = scenario.cluster.nodes
-            * (scenario.cluster.ranks_per_node / scenario.layout.tensor.max(1));
-        let groups = scenario.layout.pipeline * scenario.layout.data;
-        if !(scenario.days > 0.0 && scenario.days <= 3650.0) {
-            return Err("days: use more than 0 and at most 3650".to_owned());
-        }
-        if scenario.work.step_seconds <= 0.0 || scenario.then.save_every_steps == 0 {
-            return Err("work.step_seconds and then.save_every_steps: use more than 0".to_owned());
-        }
-        if scenario.cluster.gpus_per_node < scenario.cluster.ranks_per_node || room < groups {
-            return Err(format!(
-                "cluster: {} nodes of {} ranks have no room for {groups} groups of {} ranks",
-                scenario.cluster.nodes, scenario.cluster.ranks_per_node, scenario.layout.tensor
-            ));
-        }
-        for cause in &scenario.causes {
-            let given = [
-                cause.count.is_some(),
-                cause.per_week.is_some(),
-                cause.weight.is_some(),
-            ];
-            if given.iter().filter(|given| **given).count() != 1 {
-                return Err(format!(
-                    "cause `{}`: give one of count, per_week, weight",
-                    cause.name
-                ));
-            }
-            if cause.weight.is_some() && scenario.rate.is_none() {
-                return Err(format!(
-                    "cause `{}` has a weight, so [rate] is needed",
-                    cause.name
-                ));
-            }
-        }
+        let scenario: Self = toml::from_str(text).map_err(|error| {
+            format!(
+                "{}\ndocs/replay.md has a whole scenario",
+                error.to_string().trim_end()
+            )
+        })?;
+        told(scenario.flaws())?;
         Ok(scenario)
     }
 
@@ -247,5 +249,21 @@ impl Scenario {
     /// Nodes of the gang.
     pub const fn gang_nodes(&self) -> u32 {
         self.layout.world().div_ceil(self.cluster.ranks_per_node)
+    }
+}
+
+/// Nothing where nothing is wrong; else what is, a line each.
+pub(super) fn told(flaws: Vec<Flaw>) -> Result<(), String> {
+    match flaws.as_slice() {
+        [] => Ok(()),
+        [flaw] => Err(flaw.to_string()),
+        flaws => {
+            let lines: Vec<_> = flaws.iter().map(|flaw| format!("\n  {flaw}")).collect();
+            Err(format!(
+                "{} things are wrong{}",
+                flaws.len(),
+                lines.concat()
+            ))
+        }
     }
 }

@@ -68,7 +68,8 @@ impl World {
                     },
                 );
             }
-            Command::Step => self.step(pid),
+            Command::Step => self.step(pid, Doing::Stepping),
+            Command::Evaluate => self.step(pid, Doing::Evaluating),
             Command::Save {
                 checkpoint,
                 wait: _,
@@ -149,13 +150,18 @@ impl World {
         self.give_up_after(pid, action, deadline);
     }
 
-    fn step(&mut self, pid: u32) {
+    /// Computes its part of what the gang does together, and meets the others.
+    fn step(&mut self, pid: u32, doing: Doing) {
         let most = micros(self.options.step_time);
         let Some(process) = self.processes.get_mut(&pid) else {
             return;
         };
-        let deadline = process.go.as_ref().map_or(1.0, |go| go.spec.deadlines.step);
-        let action = begin(process, Doing::Stepping);
+        let phase = process.page.phase;
+        let deadline = process
+            .go
+            .as_ref()
+            .map_or(1.0, |go| go.spec.deadlines.of(phase));
+        let action = begin(process, doing);
         let takes = self.random.micros(most / 2, most) * process.slowness;
         self.after(takes, Happening::StepEntered { pid, action });
         self.give_up_after(pid, action, seconds(deadline));
@@ -209,10 +215,22 @@ impl World {
                     }),
                 }
             }
+            Outcome::Evaluated(_) if is_fenced => Event::Evaluated {
+                outcome: Err(Trouble::Fenced),
+            },
+            Outcome::Evaluated(evaluation) => {
+                process.count(|counter| counter.done += 1);
+                Event::Evaluated {
+                    outcome: Ok(evaluation),
+                }
+            }
             Outcome::HashEnds => Event::Hashed {
                 state: digest(process.saved),
             },
             Outcome::Trouble(trouble) if doing == Doing::Forming => Event::Formed {
+                outcome: Err(trouble),
+            },
+            Outcome::Trouble(trouble) if doing == Doing::Evaluating => Event::Evaluated {
                 outcome: Err(trouble),
             },
             Outcome::Trouble(trouble) => Event::Stepped {

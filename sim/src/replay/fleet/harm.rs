@@ -1,18 +1,18 @@
 //! What a fault of the history does to machines and ranks, and how that comes to be noticed.
 
 use super::{Fleet, Happening};
-use crate::replay::scenario::Kind;
+use crate::replay::scenario::{Kind, Moment};
 use rebloom_core::cause::Exit;
-use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::engine::{Ask, Event};
 use rebloom_core::flight::{Channel, Counter, Phase, Sighting};
 use rebloom_core::health::signal::{Sign, Signal};
-use rebloom_core::id::{Generation, Rank, Slot, Step};
+use rebloom_core::health::xid;
+use rebloom_core::id::{Generation, Rank, Slot};
 use rebloom_core::report::{RankEvent, Report};
 use std::collections::BTreeMap;
 
 /// A fault that needs a gang and finds none comes so much later.
-const LATER: f64 = 300.0;
+pub(super) const LATER: f64 = 300.0;
 /// Of how many steps every rank shows one where the gang is slow.
 const BUSY_EVERY: u32 = 8;
 /// Part of a step in which a rank of a sound node is busy.
@@ -22,6 +22,11 @@ impl Fleet<'_> {
     pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Fault(fault) => self.fault(fault),
+            Happening::DuringSave(fault, generation) => self.strike_save(fault, generation),
+            Happening::StorageFull(fault, until) => self.storage_full(fault, until),
+            Happening::SaveFails(fault, until, generation) => {
+                self.save_fails(fault, until, generation);
+            }
             Happening::EvalHang(fault) => self.hang_in_evaluation(fault),
             Happening::Report(at, session, report) => self.deliver(at, session, report),
             Happening::LinkBroken(at, session) => {
@@ -53,6 +58,13 @@ impl Fleet<'_> {
     }
 
     fn fault(&mut self, number: usize) {
+        if self.faults[number].during == Some(Moment::Save) {
+            return self.wait_for_save(number);
+        }
+        self.strike(number);
+    }
+
+    pub(super) fn strike(&mut self, number: usize) {
         let faults = self.faults;
         let fault = &faults[number];
         if fault.kind == Kind::Site {
@@ -79,8 +91,8 @@ impl Fleet<'_> {
                     self.machines[at].broken.insert(process.slot);
                     self.queue_in("repair-gpu", Happening::Replaced(at, process.slot));
                     // The kernel says so before the process has ended.
-                    let detail = "the GPU has fallen off the bus".to_owned();
-                    let sign = Sign::Xid { code: 79, detail };
+                    let (code, detail) = (fault.xid, meaning(fault.xid));
+                    let sign = Sign::Xid { code, detail };
                     let signal = Signal::raised(Some(process.slot), sign);
                     self.say_now(at, Report::Signal { signal });
                 }
@@ -100,7 +112,11 @@ impl Fleet<'_> {
                 let found = self.now + fault.then_hours * 3600.0;
                 self.queue_at(found, Happening::SlowFound(at, number));
             }
-            Kind::Storage => self.save_fails(number, rank, at),
+            Kind::Storage => {
+                let until = fault.at.as_secs_f64() + fault.hours * 3600.0;
+                let until = (fault.hours > 0.0).then_some(until);
+                self.storage_full(number, until);
+            }
             Kind::Planned => {
                 self.told.struck.push((self.now, number));
                 self.settle_progress();
@@ -118,14 +134,14 @@ impl Fleet<'_> {
         self.tell_all(beats);
     }
 
-    fn generation(&self) -> Generation {
+    pub(super) fn generation(&self) -> Generation {
         self.gang
             .as_ref()
             .map_or(Generation(0), |gang| gang.generation)
     }
 
     /// The rank that a fault hits, and where it is.
-    fn victim(&self, number: usize) -> Option<(Rank, usize)> {
+    pub(super) fn victim(&self, number: usize) -> Option<(Rank, usize)> {
         let fault = &self.faults[number];
         let gang = self.gang.as_ref()?;
         let seats: Vec<(Rank, usize)> = gang
@@ -304,29 +320,6 @@ impl Fleet<'_> {
         self.tell_all(beats);
     }
 
-    fn save_fails(&mut self, number: usize, rank: Rank, at: usize) {
-        self.told.struck.push((self.now, number));
-        self.settle_progress();
-        self.tell_saves();
-        let every = self.pace.save_every;
-        let step = (self.whole_steps().0 / every + 1) * every;
-        let generation = self.generation();
-        if let Some(gang) = &mut self.gang {
-            gang.failed_saves.insert(step);
-        }
-        let report = Report::ShardFailed {
-            run: self.run.clone(),
-            checkpoint: CheckpointId {
-                step: Step(step),
-                generation,
-            },
-            rank,
-            error: "no space left on device".to_owned(),
-        };
-        let event = self.reported(at, report);
-        self.tell_all(event.into_iter().collect());
-    }
-
     /// The first rank shows its page, now and then every rank; it does so after each of the next steps.
     fn show_pace(&mut self, generation: Generation, left: u32) {
         self.settle_progress();
@@ -398,4 +391,12 @@ impl Fleet<'_> {
 /// Whether a fault strikes also where nothing trains.
 const fn hits_anything(kind: Kind) -> bool {
     matches!(kind, Kind::Process | Kind::Gpu | Kind::Node)
+}
+
+/// What the kernel log says of an XID, by the catalogue.
+fn meaning(code: u32) -> String {
+    match xid::look_up(code).meaning {
+        "" => "which the catalogue has no words for".to_owned(),
+        meaning => meaning.to_owned(),
+    }
 }

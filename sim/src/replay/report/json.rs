@@ -1,0 +1,75 @@
+//! The report as a program reads it: every span of time in seconds, every ratio from 0 to 1.
+
+use super::{Report, Sensitivity, causes, phases};
+use crate::replay::outcome::{Outcome, Spread, spread};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+impl Report<'_> {
+    /// Everything that the tables show, and each seed by itself.
+    pub fn json(&self, sensitivity: Option<&Sensitivity>) -> Value {
+        let scenario = self.scenario;
+        let published = scenario
+            .published
+            .zip(self.baseline())
+            .map(|(published, baseline)| {
+                json!({
+                    "ettr": published.ettr,
+                    "at_least": published.at_least,
+                    "baseline": shown(baseline),
+                    "baseline_holds": self.is_calibrated(),
+                })
+            });
+        let each = self.rebloom.iter().zip(&self.then).enumerate();
+        let each = each.map(|(seed, (ours, then))| {
+            json!({ "seed": seed, "ettr": ours.ettr, "humans": ours.humans, "then": then.ettr })
+        });
+        let sensitivity = sensitivity.map(|sensitivity| {
+            let lines = sensitivity.lines.iter().map(|line| {
+                let points = line.points.iter();
+                let points = points.map(|(times, ettr)| json!({ "times": times, "ettr": ettr }));
+                json!({ "longer": line.label, "points": points.collect::<Vec<_>>() })
+            });
+            lines.collect::<Vec<_>>()
+        });
+        json!({
+            "name": scenario.name,
+            "title": scenario.title,
+            "seeds": self.rebloom.len(),
+            "goal": scenario.goal,
+            "goal_reached": self.reaches_goal(),
+            "published": published,
+            "rebloom": side(&self.rebloom),
+            "then": side(&self.then),
+            "each": each.collect::<Vec<_>>(),
+            "sensitivity": sensitivity,
+        })
+    }
+}
+
+/// One side of the comparison.
+fn side(outcomes: &[Outcome]) -> Value {
+    let of = |figure: fn(&Outcome) -> f64| shown(spread(outcomes, figure));
+    let spent: BTreeMap<_, _> = phases(outcomes)
+        .into_iter()
+        .map(|(phase, hours)| (phase, hours * 3600.0))
+        .collect();
+    let causes: BTreeMap<_, _> = causes(outcomes)
+        .into_iter()
+        .map(|(name, (times, hours))| (name, json!({ "times": times, "lost": hours * 3600.0 })))
+        .collect();
+    json!({
+        "ettr": of(|outcome| outcome.ettr),
+        "steps_and_evaluations": of(|outcome| outcome.work),
+        "steps": of(|outcome| outcome.steps),
+        "humans": of(|outcome| f64::from(outcome.humans)),
+        "incidents": of(|outcome| f64::from(outcome.incidents)),
+        "steps_twice": of(|outcome| outcome.lost_steps as f64),
+        "spent": spent,
+        "causes": causes,
+    })
+}
+
+fn shown(spread: Spread) -> Value {
+    json!({ "mean": spread.mean, "min": spread.min, "max": spread.max })
+}
