@@ -10,7 +10,7 @@ mod schedule;
 pub use flat::{Flat, LARGEST, Plan, Run, Slot, TooLarge, overlap};
 pub use schedule::learning_rate;
 
-use crate::comm::{CommError, Group};
+use crate::comm::{CommError, Group, Pending};
 use crate::shim::{self, AdamW, Moments, ShimError, cuda};
 use rebloom_core::flight::Channel;
 use std::ops::Range;
@@ -121,10 +121,17 @@ impl Optimizer {
     /// what this rank counts.
     pub fn reduce(&mut self) -> Result<f64, CommError> {
         let mut squares = 0.0;
+        let mut arriving = Vec::new();
         for buffer in &self.buffers {
             if let (Some(group), Some(arrived)) = (&self.data, &buffer.arrived) {
-                group.all_to_all(Channel::Data, arrived, &buffer.grads)?;
-                let rows = arrived.view([i64::from(group.size), -1]);
+                arriving.push(group.begin_all_to_all(Channel::Data, arrived, &buffer.grads)?);
+            }
+        }
+        let mut arriving = arriving.into_iter();
+        for buffer in &self.buffers {
+            if let (Some(arrived), Some(pending)) = (&buffer.arrived, arriving.next()) {
+                pending.wait()?;
+                let rows = arrived.view([-1, buffer.own_grads.numel() as i64]);
                 drop(rows.sum_intlist_out(&buffer.own_grads, 0_i64, false, Kind::Float));
             }
             for run in buffer.runs.iter().filter(|run| run.counts) {
@@ -141,8 +148,10 @@ impl Optimizer {
         if let Some(buffer) = self.buffers.first() {
             cuda::copies_first(buffer.own_weights.device())?;
         }
-        no_grad(|| {
-            for buffer in &mut self.buffers {
+        let mut leaving = Vec::new();
+        for at in 0..self.buffers.len() {
+            let buffer = &mut self.buffers[at];
+            no_grad(|| {
                 if scale != 1.0 {
                     drop(buffer.own_grads.g_mul_scalar_(scale));
                 }
@@ -150,28 +159,32 @@ impl Optimizer {
                     let decay = if run.decays { decay } else { 0.0 };
                     shim::adamw(&run.moments, AdamW { decay, ..how })?;
                 }
-            }
-            Ok::<_, UpdateError>(())
-        })?;
-        Ok(self.gather()?)
+                Ok::<_, UpdateError>(())
+            })?;
+            // It travels while the next buffer is updated.
+            leaving.extend(self.begin_gather(at)?);
+        }
+        leaving.into_iter().try_for_each(Pending::wait)?;
+        Ok(())
     }
 
     /// Gathers every member's own weights, so that each has all of them.
     pub fn gather(&self) -> Result<(), CommError> {
-        for (buffer, own) in self.buffers.iter().zip(&self.own) {
-            if buffer.weights.kind() != Kind::Float {
-                let mut part = buffer.weights.narrow(0, own.start, own.end - own.start);
-                no_grad(|| part.copy_(&buffer.own_weights));
-            }
+        let all = 0..self.buffers.len();
+        let leaving: Vec<_> = all
+            .map(|at| self.begin_gather(at))
+            .collect::<Result<_, _>>()?;
+        leaving.into_iter().flatten().try_for_each(Pending::wait)
+    }
+
+    fn begin_gather(&self, at: usize) -> Result<Option<Pending>, CommError> {
+        let (buffer, own) = (&self.buffers[at], &self.own[at]);
+        let mut part = buffer.weights.narrow(0, own.start, own.end - own.start);
+        if buffer.weights.kind() != Kind::Float {
+            no_grad(|| part.copy_(&buffer.own_weights));
         }
-        if let Some(group) = &self.data {
-            for buffer in &self.buffers {
-                let own = buffer.weights.chunk(i64::from(group.size), 0);
-                let own = &own[usize::try_from(group.rank).unwrap_or_default()];
-                group.all_gather(Channel::Data, &buffer.weights, own)?;
-            }
-        }
-        Ok(())
+        let gather = |group: &Group| group.begin_all_gather(Channel::Data, &buffer.weights, &part);
+        self.data.as_ref().map(gather).transpose()
     }
 
     /// Sets what this rank owns of a parameter, of which it holds `part`.

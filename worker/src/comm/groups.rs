@@ -145,17 +145,16 @@ impl Group {
         self.begin(Some(channel), tensor, |group| group.sum(tensor))
     }
 
-    /// Sends the n-th part of `input` to member n, and gathers what they send, in order.
-    pub fn all_to_all(
+    /// Begins to send the n-th part of `input` to member n, and to gather what they send, in order.
+    pub fn begin_all_to_all(
         &self,
         channel: Channel,
         output: &Tensor,
         input: &Tensor,
-    ) -> Result<(), CommError> {
+    ) -> Result<Pending, CommError> {
         self.begin(Some(channel), input, |group| {
             group.all_to_all(output, input)
-        })?
-        .wait()
+        })
     }
 
     /// Gathers every member's `input`, in order.
@@ -165,10 +164,19 @@ impl Group {
         output: &Tensor,
         input: &Tensor,
     ) -> Result<(), CommError> {
+        self.begin_all_gather(channel, output, input)?.wait()
+    }
+
+    /// Begins to gather every member's `input`, in order.
+    pub fn begin_all_gather(
+        &self,
+        channel: Channel,
+        output: &Tensor,
+        input: &Tensor,
+    ) -> Result<Pending, CommError> {
         self.begin(Some(channel), input, |group| {
             group.all_gather(output, input)
-        })?
-        .wait()
+        })
     }
 
     /// Begins to send `tensor` to member `to`.
