@@ -6,14 +6,15 @@ use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::engine::{CheckpointState, RunState, RunView, Rung};
 use rebloom_core::id::{Generation, Rank, RunId};
 use rebloom_tests::cluster::{Cluster, PATIENCE, pid_of};
+use rebloom_tests::night::{ends_as_if_nothing_had_happened, night, undisturbed};
 use rebloom_tests::process::signal;
 use rebloom_tests::training::{EVERY, STEPS};
 use rebloom_tests::wait;
-use rebloom_tests::weights::{self, Weights};
+use rebloom_tests::weights;
 use rustix::process::Signal;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard};
 
 /// Eight ranks fill this machine: one cluster at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -23,64 +24,13 @@ fn alone() -> MutexGuard<'static, ()> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Final weights of a run that nothing happens to; trained once.
-fn undisturbed() -> &'static Weights {
-    static UNDISTURBED: OnceLock<Weights> = OnceLock::new();
-    UNDISTURBED.get_or_init(|| {
-        let cluster = Cluster::start(4).expect("a cluster");
-        let run = cluster
-            .submit(&cluster.spec("night").expect("a spec"))
-            .expect("submitted");
-        let end = cluster.until_completed(&run).expect("completed");
-        assert!(
-            end.incidents.is_empty(),
-            "nothing happened: {:#?}",
-            end.incidents
-        );
-        assert_eq!(end.generation, Generation(1));
-        final_weights(&cluster, &run).expect("weights")
-    })
-}
-
-fn final_weights(cluster: &Cluster, run: &RunId) -> Result<Weights> {
-    let (weights, manifest) = weights::of(&cluster.checkpoints(), run, STEPS)?;
-    // No sample was skipped or repeated: the order is a function of this count alone.
-    ensure!(
-        manifest.samples == STEPS * 8,
-        "{} samples were consumed",
-        manifest.samples
-    );
-    Ok(weights)
-}
-
 /// A cluster of five nodes, one of them spare, with the run at step 7: past its first checkpoint.
 fn training() -> Result<(Cluster, RunId, RunView)> {
     undisturbed();
     let cluster = Cluster::start(5)?;
-    let run = cluster.submit(&cluster.spec("night")?)?;
+    let run = cluster.submit(&night(&cluster)?)?;
     let view = cluster.until_step(&run, EVERY + 2)?;
     Ok((cluster, run, view))
-}
-
-/// The run ends by itself, with the weights of the undisturbed run.
-fn ends_as_if_nothing_had_happened(cluster: &Cluster, run: &RunId) -> Result<RunView> {
-    let end = cluster.until_completed(run)?;
-    let weights = final_weights(cluster, run)?;
-    let reference = undisturbed();
-    ensure!(
-        weights.keys().eq(reference.keys()),
-        "other tensors than in the undisturbed run"
-    );
-    let differing: Vec<_> = weights
-        .iter()
-        .filter(|(key, hash)| reference.get(*key) != Some(hash))
-        .collect();
-    ensure!(
-        differing.is_empty(),
-        "{} tensors differ: {differing:?}",
-        differing.len()
-    );
-    Ok(end)
 }
 
 fn causes(view: &RunView) -> Vec<&'static str> {
@@ -340,7 +290,7 @@ fn damaged(damage: impl Fn(&mut Vec<u8>)) -> Result<()> {
     let _alone = alone();
     undisturbed();
     let cluster = Cluster::start(4)?;
-    let run = cluster.submit(&cluster.spec("night")?)?;
+    let run = cluster.submit(&night(&cluster)?)?;
     let two_sealed = |view: &RunView| view.checkpoints.len() >= 2;
     let before = cluster.until(&run, "two checkpoints are sealed", two_sealed)?;
     // Stopped, no newer checkpoint comes in between.
@@ -398,7 +348,7 @@ fn a_full_disk_costs_a_checkpoint_and_not_the_run() -> Result<()> {
     undisturbed();
     let mut cluster = Cluster::start(4)?;
     let disk = cluster.small_disk("4m")?;
-    let mut spec = cluster.spec("night")?;
+    let mut spec = night(&cluster)?;
     spec.checkpoint.directory = disk.display().to_string();
     spec.checkpoint.keep = 2;
     let run = cluster.submit(&spec)?;
@@ -417,7 +367,7 @@ fn a_full_disk_costs_a_checkpoint_and_not_the_run() -> Result<()> {
     ensure!(end.generation == Generation(1), "{:#?}", end.incidents);
     let (weights, _) = weights::of(&disk, &run, STEPS)?;
     ensure!(
-        &weights == undisturbed(),
+        weights == undisturbed().weights,
         "other weights than in the undisturbed run"
     );
     Ok(())

@@ -4,13 +4,14 @@ use crate::args::{ChronicleFormat, Global, OneRun, RunCommand};
 use crate::explain;
 use crate::failure::Failure;
 use crate::format::{self, Output, ago, count, ettr, faults, or_dash, short, standing};
-use crate::spec_file::SpecFile;
+use crate::scores;
 use crate::{data, logs, watch};
 use rebloom_core::chronicle::Chronicle;
 use rebloom_core::engine::{Answer, RunState, RunView};
 use rebloom_core::flops::Flops;
 use rebloom_core::order::Stop;
 use rebloom_core::time::Instant;
+use rebloom_format::spec_file::SpecFile;
 use rebloom_runtime::clock::Wall;
 use std::path::Path;
 
@@ -114,7 +115,7 @@ async fn submit(
     let target = global.target();
     let flaws = data::flaws(&spec, target.is_here());
     if !flaws.is_empty() {
-        return Err(file.refuse(&flaws));
+        return Err(file.refuse(&flaws).into());
     }
     let name = spec.name.clone();
     let client = target.reach().await?;
@@ -122,7 +123,7 @@ async fn submit(
         .submit(spec, dry_run)
         .await
         .map_err(|failure| match failure {
-            Failure::Flaws(flaws) => file.refuse(&flaws),
+            Failure::Flaws(flaws) => file.refuse(&flaws).into(),
             Failure::Failed(_)
             | Failure::BadInput(_)
             | Failure::NotFound(_)
@@ -251,6 +252,10 @@ fn get(run: &RunView, output: Output) -> Result<(), Failure> {
             energy.unwrap_or_default()
         ),
     );
+    if let Some((_, newest)) = run.evaluations.last() {
+        format::line(&format!("\nevaluated after step {}:", newest.step));
+        scores::table(&newest.scores);
+    }
     if !run.ranks.is_empty() {
         format::line("");
         ranks(run);
@@ -262,8 +267,12 @@ fn get(run: &RunView, output: Output) -> Result<(), Failure> {
 fn flops(run: &RunView) -> Option<String> {
     let seconds = run.step_time?.as_secs_f64();
     let flops = Flops::of_step(&run.spec, run.samples).rate(seconds, run.spec.layout.world());
+    let part = run.utilization(flops).map_or_else(String::new, |part| {
+        let [mfu, hfu] = [part.model, part.hardware].map(|part| part * 100.0);
+        format!(" (MFU {mfu:.1} %, HFU {hfu:.1} %)")
+    });
     Some(format!(
-        "{:.3} a rank for the model, {:.3} by the hardware",
+        "{:.3} a rank for the model, {:.3} by the hardware{part}",
         flops.model, flops.hardware
     ))
 }

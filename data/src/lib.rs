@@ -6,6 +6,7 @@
 //! - [`indexed`]: Megatron's `.bin` / `.idx` pair, read by mapping, written byte for byte
 //! - [`order`]: Megatron's index maps: which tokens are sample k of a run
 //! - [`dataset`]: the two together, as a worker reads them
+//! - [`held_out`]: what was kept from training, as the samples that a model is scored on
 //! - [`inspect`]: what is in a corpus, as a report and as a web page
 //! - [`build`]: all of it from end to end, and [`verify`]: whether a dataset fits a model
 //!
@@ -17,6 +18,7 @@ pub mod build;
 pub mod corpus;
 pub mod dataset;
 pub mod error;
+pub mod held_out;
 pub mod indexed;
 pub mod inspect;
 pub mod order;

@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod light;
+pub mod night;
 pub mod process;
 pub mod proxy;
 pub mod training;

@@ -12,13 +12,15 @@ pub use state::State;
 
 use crate::training;
 use rebloom_core::cause::Unsound;
-use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
+use rebloom_core::checkpoint::{CheckpointId, Shard};
+use rebloom_core::eval::{Evaluation, Score};
 use rebloom_core::id::{Digest, Generation, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::member::{LoadTrouble, Stepped, Trouble};
 use rebloom_core::spec::RunSpec;
 use rebloom_core::time::Instant;
 use rebloom_core::word::Go;
+use rebloom_format::manifest::{self, MANIFEST};
 use rebloom_rank::store::{AgentStore, Store, StoreError};
 use rebloom_rank::{Done, Place, Saved, Work};
 use rebloom_runtime::clock::monotonic;
@@ -207,6 +209,23 @@ impl Work for Light {
         })
     }
 
+    fn evaluate(&mut self) -> Result<Evaluation, Trouble> {
+        let at = self.standing();
+        let sets = at.go.spec.eval.iter().flat_map(|eval| &eval.sets);
+        let scores = sets.map(|set| Score {
+            set: set.name.clone(),
+            documents: 1,
+            bytes: None,
+            tokens: 1,
+            nats: 1.0 / (1.0 + at.state.step.0 as f64),
+        });
+        Ok(Evaluation {
+            step: at.state.step,
+            samples: at.state.samples,
+            scores: scores.collect(),
+        })
+    }
+
     fn save(&mut self, checkpoint: CheckpointId) {
         let at = self.standing();
         let samples = at.state.samples;
@@ -253,15 +272,13 @@ fn load(go: &Go, id: CheckpointId) -> Result<State, Unsound> {
     let read = |file: &str| {
         fs::read(directory.join(file)).map_err(|error| unreadable(file, error.to_string()))
     };
-    let name = "manifest.json";
-    let manifest: Manifest = serde_json::from_slice(&read(name)?)
-        .map_err(|error| unreadable(name, error.to_string()))?;
-    let fits = manifest.is_known() && manifest.run == go.spec.name && manifest.id == id;
-    if !(fits && manifest.is_whole()) {
-        return Err(unreadable(name, "is of another checkpoint".to_owned()));
+    let manifest =
+        manifest::read(&directory).map_err(|error| unreadable(MANIFEST, error.to_string()))?;
+    if manifest.run != go.spec.name || manifest.id != id {
+        return Err(unreadable(MANIFEST, "is of another checkpoint".to_owned()));
     }
     let shard = manifest.shards.iter().find(|shard| shard.rank == go.rank);
-    let shard = shard.ok_or_else(|| unreadable(name, format!("lacks rank {}", go.rank)))?;
+    let shard = shard.ok_or_else(|| unreadable(MANIFEST, format!("lacks rank {}", go.rank)))?;
     let bytes = read(&shard.file)?;
     let (expected, found) = (shard.bytes, bytes.len() as u64);
     if expected != found {

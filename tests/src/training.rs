@@ -20,6 +20,7 @@ pub const EVERY: u64 = 5;
 /// A run of eight ranks, TP 2 x PP 2 x DP 2, with deadlines short enough to wait for in a test.
 pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
     Ok(RunSpec {
+        eval: None,
         name: RunId::new(name)?,
         priority: 0,
         model: Model {

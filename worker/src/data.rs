@@ -5,9 +5,11 @@
 //! know one number, and neither repeats nor skips a sample.
 
 use crate::shim::cuda;
+use rebloom_core::eval::{Eval, EvalSet};
 use rebloom_core::skips::Skips;
 use rebloom_core::spec::{Data, DataPart, RunSpec};
 use rebloom_data::dataset::{Dataset, Weighted};
+use rebloom_data::held_out::HeldOut;
 use rebloom_runtime::telemetry::chain;
 use std::ops::Range;
 use std::path::Path;
@@ -28,10 +30,13 @@ impl Samples for Arc<Dataset> {
     }
 }
 
-/// The dataset of a run, kept from one generation to the next: its order of samples takes seconds to
+/// The data of a run, kept from one generation to the next: its order of samples takes seconds to
 /// make for a long run, and a survivor that re-forms has it already.
 #[derive(Debug, Default)]
-pub struct Shelf(Option<(Asked, Arc<Dataset>)>);
+pub struct Shelf {
+    dataset: Option<(Asked, Arc<Dataset>)>,
+    held_out: Option<(Eval, u32, Arc<[HeldOut]>)>,
+}
 
 /// What makes two orders of samples the same: data, sequence, seed, and samples of the whole run.
 type Asked = (Data, u32, u64, u64);
@@ -42,7 +47,7 @@ impl Shelf {
         let (train, model) = (&spec.train, &spec.model);
         let all = train.samples();
         let asked = (spec.data.clone(), model.sequence, train.seed, all);
-        if let Some((_, dataset)) = self.0.as_ref().filter(|(known, _)| *known == asked) {
+        if let Some((_, dataset)) = self.dataset.as_ref().filter(|(known, _)| *known == asked) {
             return Ok(Box::new(Arc::clone(dataset)));
         }
         let dataset = match spec.data.blend.as_slice() {
@@ -58,8 +63,37 @@ impl Shelf {
             }
         };
         let dataset = Arc::new(dataset.map_err(|error| chain(&error))?);
-        self.0 = Some((asked, Arc::clone(&dataset)));
+        self.dataset = Some((asked, Arc::clone(&dataset)));
         Ok(Box::new(dataset))
+    }
+
+    /// What a run is evaluated on, opened unless it is at hand; nothing where it never is.
+    pub fn held_out(&mut self, spec: &RunSpec) -> Result<Arc<[HeldOut]>, String> {
+        let (Some(eval), sequence) = (&spec.eval, spec.model.sequence) else {
+            return Ok(Arc::default());
+        };
+        if let Some((known, length, sets)) = &self.held_out
+            && (known, *length) == (eval, sequence)
+        {
+            return Ok(Arc::clone(sets));
+        }
+        let open = |set: &EvalSet| {
+            let [from, to] = set.documents;
+            let prefix = Path::new(&set.prefix);
+            let much = (sequence, eval.samples);
+            let held = HeldOut::of_dataset(&set.name, prefix, (from, to), much);
+            let held = held.map_err(|error| chain(&error))?;
+            match held.outside(spec.model.vocab) {
+                Some(odd) => Err(format!(
+                    "{} holds token {odd}; model.vocab is {}",
+                    set.prefix, spec.model.vocab
+                )),
+                None => Ok(held),
+            }
+        };
+        let sets: Arc<[HeldOut]> = eval.sets.iter().map(open).collect::<Result<_, _>>()?;
+        self.held_out = Some((eval.clone(), sequence, Arc::clone(&sets)));
+        Ok(sets)
     }
 }
 

@@ -4,9 +4,9 @@
 //! no rank of a gang uses it.
 
 pub mod generate;
-pub mod held_out;
 pub mod perplexity;
 pub mod sample;
+pub mod text;
 
 use crate::model::attention::slopes;
 use crate::model::shape::{EMBEDDING, Stage};

@@ -2,21 +2,25 @@
 //! works alone in its process, and prints what came of it.
 
 use crate::hf::{self, Kind, TOKENIZER};
-use crate::infer::Inference;
 use crate::infer::generate::{self, Spelling};
-use crate::infer::held_out::{self, HeldOut};
-use crate::infer::perplexity::{self, Score};
 use crate::infer::sample::Sampling;
+use crate::infer::text::{self, Languages};
+use crate::infer::{Inference, perplexity};
 use crate::shim;
 use crate::shim::cuda::Choice;
 use crate::weights::Weights;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use rebloom_data::held_out::HeldOut;
 use rebloom_data::tokenizer::Tokenizer;
 use rebloom_runtime::clock::monotonic;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often a long evaluation says how far it has come.
+const SAID_EVERY: Duration = Duration::from_secs(1);
 
 /// How the weights of a model folder are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,14 +100,34 @@ pub struct Generate {
 pub struct Evaluate {
     #[command(flatten)]
     subject: Subject,
-    /// A folder of text: a file or a folder of files for each language.
+    /// A file, or a folder with a file or a folder of files for each language.
     #[arg(long)]
-    text: PathBuf,
+    text: Option<PathBuf>,
+    /// An indexed dataset without its `.bin` / `.idx`; may be given more than once.
+    #[arg(long, required_unless_present = "text")]
+    data: Vec<PathBuf>,
+    /// What its figures are called, for each.
+    #[arg(long)]
+    name: Vec<String>,
+    /// The shares of its documents between which it is scored, for each.
+    #[arg(long, num_args = 2)]
+    documents: Vec<f64>,
+    /// Most samples of each dataset.
+    #[arg(long, default_value_t = u32::MAX)]
+    samples: u32,
 }
 
 impl Subject {
-    fn open(&self) -> Result<(Inference, Tokenizer)> {
+    /// The model, and the tokenizer that belongs to it where text is to be read or written.
+    fn open(&self, is_text: bool) -> Result<(Inference, Option<Tokenizer>)> {
         let weights = Weights::open(&self.from)?;
+        let rows = weights.model().vocab;
+        let tokenizer = is_text.then(|| self.tokenizer(rows)).transpose()?;
+        let device = self.device.take(0)?;
+        Ok((Inference::load(&weights, device)?, tokenizer))
+    }
+
+    fn tokenizer(&self, rows: u32) -> Result<Tokenizer> {
         let beside = self.from.join(TOKENIZER);
         let path = self.tokenizer.as_deref().unwrap_or(&beside);
         ensure!(
@@ -112,14 +136,13 @@ impl Subject {
             path.display()
         );
         let tokenizer = Tokenizer::load(path)?;
-        let (known, rows) = (tokenizer.vocabulary(), weights.model().vocab);
+        let known = tokenizer.vocabulary();
         ensure!(
             known <= rows,
-            "{} knows {known} words, the model {rows}: they do not belong together",
+            "{} knows {known} tokens, the model {rows}: they do not belong together",
             path.display()
         );
-        let device = self.device.take(0)?;
-        Ok((Inference::load(&weights, device)?, tokenizer))
+        Ok(tokenizer)
     }
 }
 
@@ -171,7 +194,8 @@ fn has_tokenizer(folder: &Path) -> bool {
 /// Prints what the model writes after a prompt.
 pub fn generate(how: &Generate) -> Result<()> {
     setup(how.subject.device)?;
-    let (model, tokenizer) = how.subject.open()?;
+    let (model, tokenizer) = how.subject.open(true)?;
+    let tokenizer = tokenizer.context("text needs a tokenizer")?;
     let mut prompt = tokenizer.encode(&how.prompt)?;
     let end = tokenizer.end_of_document();
     if prompt.last() == Some(&end) {
@@ -189,19 +213,29 @@ pub fn generate(how: &Generate) -> Result<()> {
     let mut failed = None;
     let mut say = |piece: &str| {
         text.push_str(piece);
-        if !how.json && failed.is_none() {
-            let said = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
-            failed = said.err();
+        if failed.is_none() && !piece.is_empty() {
+            let said = if how.json {
+                writeln!(out, "{}", json!({"piece": piece}))
+            } else {
+                out.write_all(piece.as_bytes())
+            };
+            failed = said.and_then(|()| out.flush()).err();
         }
     };
     let began = monotonic();
-    let written = generate::generate(&model, &prompt, end, how.words, sampling, |word| {
+    let words = (end, tokenizer.vocabulary());
+    let written = generate::generate(&model, &prompt, words, how.words, sampling, |word| {
         say(&spelling.add(word, &tokenizer));
     });
     say(&spelling.end(&tokenizer));
     if !how.json {
         say("\n");
-        return failed.map_or(Ok(()), |error| Err(error).context("cannot print"));
+    }
+    if let Some(error) = failed {
+        return Err(error).context("cannot print");
+    }
+    if !how.json {
+        return Ok(());
     }
     let seconds = monotonic().since(began).as_secs_f64();
     print(&json!({
@@ -210,36 +244,50 @@ pub fn generate(how: &Generate) -> Result<()> {
     }))
 }
 
-fn scored(language: Option<&str>, score: &Score) -> Value {
-    json!({
-        "language": language, "documents": score.documents, "bytes": score.bytes, "words": score.words,
-        "loss": score.loss(), "perplexity": score.perplexity(), "bits_per_byte": score.bits_per_byte(),
-    })
-}
-
-/// Prints the perplexity of each language on a line, and then of all together; a file that is left out is
+/// Prints the score of each set on a line, and now and then how far it has come; a file that is left out is
 /// named.
 pub fn evaluate(how: &Evaluate) -> Result<()> {
     setup(how.subject.device)?;
-    let text = how.text.display();
-    let held_out = HeldOut::find(&how.text).with_context(|| format!("cannot list {text}"))?;
-    let (model, tokenizer) = how.subject.open()?;
-    let mut all = Score::default();
-    for (language, files) in held_out.languages {
-        let mut documents = Vec::new();
+    let languages = how.text.as_deref().map(|path| {
+        Languages::find(path).with_context(|| format!("cannot read {}", path.display()))
+    });
+    let languages = languages.transpose()?.unwrap_or_default();
+    let (model, tokenizer) = how.subject.open(!languages.files.is_empty())?;
+    let (mut said, mut scored) = (monotonic(), 0);
+    let mut score = |set: &HeldOut| {
+        scored += 1;
+        let score = perplexity::evaluate(&model, set, |done, of| {
+            if monotonic().since(said) > SAID_EVERY {
+                said = monotonic();
+                // Who listens no more hears nothing of the scores either.
+                drop(print(&json!({"set": set.name, "done": done, "of": of})));
+            }
+        });
+        print(&serde_json::to_value(score.map_err(anyhow::Error::msg)?)?)
+    };
+    for (language, files) in languages.files {
+        let mut texts = Vec::new();
         for file in files {
-            match held_out::read(&file) {
-                Ok(text) => documents.push(text),
+            match text::read(&file) {
+                Ok(text) => texts.push(text),
                 Err(left) => print(&json!({"left_out": left.path, "reason": left.reason}))?,
             }
         }
-        if !documents.is_empty() {
-            let score = perplexity::evaluate(&model, &tokenizer, &documents);
-            let score = score.map_err(anyhow::Error::msg)?;
-            print(&scored(Some(&language), &score))?;
-            all = all.and(&score);
+        if let Some(tokenizer) = tokenizer.as_ref().filter(|_| !texts.is_empty()) {
+            score(&HeldOut::of_text(&language, &texts, tokenizer)?)?;
         }
     }
-    ensure!(all.words > 0, "{text} has no text that can be used");
-    print(&scored(None, &all))
+    let mut shares = how.documents.chunks_exact(2);
+    let mut names = how.name.iter();
+    for prefix in &how.data {
+        let shares = shares.next().map_or((0.0, 1.0), |pair| (pair[0], pair[1]));
+        let name = prefix.file_name().unwrap_or_default().to_string_lossy();
+        let name = names.next().map_or(&*name, String::as_str);
+        let much = (model.model().sequence, how.samples);
+        score(&HeldOut::of_dataset(name, prefix, shares, much)?)?;
+    }
+    if let Some(path) = how.text.as_ref().filter(|_| scored == 0) {
+        bail!("{} has no text that can be used", path.display());
+    }
+    Ok(())
 }

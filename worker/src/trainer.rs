@@ -4,20 +4,23 @@
 //! gang, and updates this rank's part of the weights. It needs groups, weights and samples, and
 //! neither an agent nor a clock; what comes of a failure is not decided here.
 
+mod evaluate;
+mod replicas;
 mod stage;
+
+pub use replicas::Differs;
 
 use crate::comm::{CommError, Groups, Watch};
 use crate::data::{Reader, Samples};
-use crate::model::shape::{EMBEDDING, Split, Stage};
+use crate::model::shape::{EMBEDDING, Stage};
 use crate::model::{Place, StageModel, initial_values};
 use crate::optim::{Flat, Optimizer, Plan, Slot, TooLarge, UpdateError, learning_rate};
-use crate::shim::{AdamW, ShimError, bytes, cuda};
+use crate::shim::{AdamW, ShimError};
 use rebloom_core::flight::Channel;
 use rebloom_core::guard::{Guard, GuardAction, Spike};
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::layout::Coordinates;
 use rebloom_core::spec::{Precision, RunSpec};
-use sha2::{Digest, Sha256};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -57,9 +60,17 @@ pub enum StepError {
     /// The loss or the gradient norm ran away, and the run is to go back.
     #[error("step {} had {}", .0.step, .0.reading)]
     Spiked(Spike),
+    /// Held-out text has a loss that is no number.
+    #[error("after step {step} the loss on the held-out set {set} is not a number")]
+    NoScore {
+        /// Steps done.
+        step: u64,
+        /// Of which set.
+        set: String,
+    },
     /// What must be equal on several ranks is not.
-    #[error("{0} differ between ranks that must hold the same")]
-    ReplicasDiffer(&'static str),
+    #[error(transparent)]
+    ReplicasDiffer(#[from] Differs),
     /// Something panicked; tch does where libtorch throws.
     #[error("panicked: {0}")]
     Panicked(String),
@@ -322,53 +333,6 @@ impl Trainer {
         arriving.wait_in(Channel::Embedding)?;
         drop(no_grad(|| grad.g_add_(arrived)));
         Ok(())
-    }
-
-    /// Compares what several ranks must hold alike: layer norms and the biases that are added
-    /// after a sum over the tensor group, and both copies of the tied embedding.
-    pub fn check_replicas(&self) -> Result<(), StepError> {
-        if let Some(group) = &self.groups.tensor {
-            let whole = self
-                .flat
-                .plan
-                .slots
-                .iter()
-                .filter(|s| s.parameter.split == Split::Whole);
-            let mine = self.digest(whole.map(|slot| slot.parameter.name.as_str()));
-            let all = Tensor::zeros([i64::from(group.size) * 32], (Kind::Uint8, Device::Cpu));
-            group.all_gather(Channel::Tensor, &all, &mine)?;
-            if all.view([-1, 32]).eq_tensor(&mine).all().int64_value(&[]) == 0 {
-                return Err(StepError::ReplicasDiffer("replicated parameters"));
-            }
-        }
-        if let (Some(_), Some(group)) = (&self.tied, &self.groups.pipeline) {
-            let mine = self.digest(std::iter::once(EMBEDDING));
-            let theirs = mine.zeros_like();
-            let other = if self.stage.is_first {
-                group.size - 1
-            } else {
-                0
-            };
-            let arriving = group.recv(&theirs, other, stage::TIED)?;
-            group
-                .send(Channel::Embedding, &mine, other, stage::TIED)?
-                .wait()?;
-            arriving.wait_in(Channel::Embedding)?;
-            if !theirs.equal(&mine) {
-                return Err(StepError::ReplicasDiffer(
-                    "the two copies of the tied embedding",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn digest<'a>(&self, names: impl Iterator<Item = &'a str>) -> Tensor {
-        let mut hash = Sha256::new();
-        for name in names {
-            hash.update(bytes(&cuda::home(&self.flat.views(name).0)));
-        }
-        Tensor::from_slice(hash.finalize().as_slice())
     }
 
     /// A last meeting of the gang, so that no rank closes its connections while another still needs

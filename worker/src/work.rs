@@ -9,10 +9,12 @@ use crate::trainer::{StepError, Trainer};
 use crate::weights::Weights;
 use rebloom_core::cause::Blamed;
 use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::eval::Evaluation;
 use rebloom_core::id::{Digest, Rank, Step};
 use rebloom_core::member::{LoadTrouble, Stepped, Trouble};
 use rebloom_core::spec::seconds;
 use rebloom_core::word::Go;
+use rebloom_data::held_out::HeldOut;
 use rebloom_rank::store::AgentStore;
 use rebloom_rank::{Done, Options, Place, Saved, Work};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,19 +55,29 @@ struct Worker {
     shelf: Shelf,
     groups: Option<Groups>,
     trainer: Option<Trainer>,
+    held_out: Arc<[HeldOut]>,
 }
 
 impl Work for Worker {
     fn form(&mut self, go: &Go) -> Result<(), Trouble> {
-        guarded(|| self.groups(go)).map_err(trouble)
+        guarded(|| self.groups(go)).map_err(|error| trouble(error, go.rank))
     }
 
     fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadTrouble> {
-        caught(|| self.state(go))
+        caught(go.rank, || self.state(go))
     }
 
     fn step(&mut self) -> Result<Done, Trouble> {
-        guarded(|| self.train()).map_err(trouble)
+        let rank = self.rank;
+        guarded(|| self.train()).map_err(|error| trouble(error, rank))
+    }
+
+    fn evaluate(&mut self) -> Result<Evaluation, Trouble> {
+        let trainer = self
+            .trainer
+            .as_mut()
+            .expect("state is loaded before it is evaluated");
+        guarded(|| trainer.evaluate(&self.held_out)).map_err(|error| trouble(error, self.rank))
     }
 
     fn save(&mut self, checkpoint: CheckpointId) {
@@ -107,6 +119,7 @@ impl Worker {
             shelf: Shelf::default(),
             groups: None,
             trainer: None,
+            held_out: Arc::default(),
         })
     }
 
@@ -139,6 +152,7 @@ impl Worker {
             })?;
         }
         let samples = self.shelf.open(&go.spec).map_err(StepError::Data)?;
+        self.held_out = self.shelf.held_out(&go.spec).map_err(StepError::Data)?;
         let groups = self
             .groups
             .take()
@@ -191,12 +205,16 @@ impl Worker {
 }
 
 /// What went wrong, in the member's words.
-fn trouble(error: StepError) -> Trouble {
+fn trouble(error: StepError, rank: Rank) -> Trouble {
     let text = error.to_string();
     match error {
         StepError::Comm(CommError::Fenced(_)) => Trouble::Fenced,
         StepError::Comm(CommError::PeerLost(error)) => Trouble::PeerLost { error },
         StepError::Spiked(spike) => Trouble::Spiked(spike),
+        // Whoever is like most of them only says that another is not.
+        StepError::ReplicasDiffer(differs) if differs.is_elsewhere(rank) => {
+            Trouble::PeerLost { error: text }
+        }
         StepError::ReplicasDiffer(_) => Trouble::Error {
             error: text,
             blamed: Blamed::Infrastructure,
@@ -206,6 +224,7 @@ fn trouble(error: StepError) -> Trouble {
         | StepError::Storage { .. }
         | StepError::TooLarge(_)
         | StepError::NotFinite { .. }
+        | StepError::NoScore { .. }
         | StepError::Panicked(_) => Trouble::Error {
             error: text,
             blamed: Blamed::Run,
@@ -224,10 +243,12 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepErro
     })
 }
 
-fn caught<T>(work: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadTrouble> {
+fn caught<T>(rank: Rank, work: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadTrouble> {
     match guarded(|| Ok(work())) {
         Ok(Ok(loaded)) => Ok(loaded),
         Ok(Err(LoadError::Unsound(unsound))) => Err(LoadTrouble::Unsound(unsound)),
-        Ok(Err(LoadError::Step(error))) | Err(error) => Err(LoadTrouble::Other(trouble(error))),
+        Ok(Err(LoadError::Step(error))) | Err(error) => {
+            Err(LoadTrouble::Other(trouble(error, rank)))
+        }
     }
 }

@@ -7,16 +7,21 @@
 
 mod common;
 
-use common::train;
+use common::{on_every_rank, train};
+use rebloom_core::flight::Channel;
+use rebloom_core::id::Rank;
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
-use rebloom_worker::data::Samples;
-use rebloom_worker::model::shape::Split;
+use rebloom_worker::comm::Groups;
+use rebloom_worker::data::{Reader, Samples};
+use rebloom_worker::model::shape::{Split, Stage};
+use rebloom_worker::model::{Place, StageModel};
+use rebloom_worker::optim::{Flat, LARGEST, Plan};
 use rebloom_worker::shim::cuda::home;
 use rebloom_worker::trainer::Trainer;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
@@ -124,12 +129,15 @@ impl Case {
         })
     }
 
-    /// Compares what every rank holds of each parameter with the whole of it.
+    /// Compares what every rank holds of each parameter with the whole of it; every parameter that the case
+    /// has must be held by somebody.
     fn compare(&self, layout: Layout, prefix: &str, parts: &[Parts], most: f64) {
+        let mut held = BTreeSet::new();
         for (rank, parts) in layout.ranks().zip(parts) {
             let index = layout.coordinates(rank).tensor;
             for (name, (split, part)) in parts {
-                let whole = &self.answer(&format!("{prefix}.{name}"));
+                let name = format!("{prefix}.{name}");
+                let whole = &self.answer(&name);
                 let wanted = match split {
                     Split::Whole => whole.shallow_clone(),
                     Split::Rows => slice(whole, 0, index, layout.tensor),
@@ -138,10 +146,25 @@ impl Case {
                 let difference = (part - wanted).abs().max().double_value(&[]);
                 assert!(
                     difference <= most,
-                    "{layout:?} rank {rank}: {prefix}.{name} is off by {difference:e}"
+                    "{layout} rank {rank}: {name} is off by {difference:e}"
                 );
+                held.insert(name);
             }
         }
+        let answers = self.answers.lock().unwrap();
+        let all = answers
+            .keys()
+            .filter(|name| name.starts_with(&format!("{prefix}.")));
+        assert!(held.iter().eq(all), "{layout}: {prefix} of other names");
+    }
+
+    /// The layouts of at most eight ranks that the case has heads, layers and samples for, with micro-batches
+    /// of at most so many samples.
+    fn layouts(&self, most: u32) -> Vec<RunSpec> {
+        let batch = self.expected.batch;
+        let fair = layouts().filter(|layout| batch.is_multiple_of(layout.data));
+        let all = fair.map(|layout| self.spec(layout, most.min(batch / layout.data)));
+        all.filter(|spec| spec.flaws().is_empty()).collect()
     }
 }
 
@@ -208,15 +231,39 @@ fn bound(on_the_cpu: f64) -> f64 {
     }
 }
 
-fn trains_as_hugging_face(case: &str, micro_batch: u32) {
+/// The gradient of the step as each rank's part of the parameters has it: what the members of its data group
+/// hold, added up, each of which is a mean over the whole batch already.
+fn over_data_groups(layout: Layout, parts: &[Parts]) -> Vec<Parts> {
+    let part = |rank: Rank| &parts[usize::try_from(rank.0).unwrap()];
+    let of_rank = |rank| {
+        let group = layout.data_group(rank);
+        let sum = |name: &String| {
+            let each = group.iter().map(|&member| &part(member)[name].1);
+            each.fold(Tensor::from(0_f32), |sum, part| sum + part)
+        };
+        let all = part(rank).iter();
+        all.map(|(name, (split, _))| (name.clone(), (*split, sum(name))))
+            .collect()
+    };
+    layout.ranks().map(of_rank).collect()
+}
+
+/// On a GPU, one rank; elsewhere as many layouts as are named.
+fn every_layout_ran(specs: &[RunSpec], wanted: usize) {
+    let wanted = match common::device() {
+        Device::Cpu => wanted,
+        Device::Cuda(_) | Device::Mps | Device::Vulkan => 1,
+    };
+    let ran: Vec<_> = specs.iter().map(|spec| spec.layout.to_string()).collect();
+    assert_eq!(ran.len(), wanted, "{ran:?}");
+}
+
+fn trains_as_hugging_face(case: &str, micro_batch: u32, wanted: usize) {
     let case = Case::load(case);
-    for layout in layouts() {
-        let spec = case.spec(layout, micro_batch);
-        if !spec.flaws().is_empty() {
-            // The case has too few heads, layers or samples for it.
-            assert_ne!(layout.world(), 1);
-            continue;
-        }
+    let specs = case.layouts(micro_batch);
+    every_layout_ran(&specs, wanted);
+    for spec in &specs {
+        let layout = spec.layout;
         let run = |_, mut trainer: Trainer| {
             trainer.take_weights(|name| case.weight(name));
             drop(trainer.gradients().unwrap());
@@ -229,7 +276,7 @@ fn trains_as_hugging_face(case: &str, micro_batch: u32) {
             trainer.farewell();
             (gradients, steps, weights)
         };
-        let ranks = train(&spec, || case.samples(), run);
+        let ranks = train(spec, || case.samples(), run);
         let mut gradients = Vec::new();
         let mut weights = Vec::new();
         let mut losses = Vec::new();
@@ -238,24 +285,23 @@ fn trains_as_hugging_face(case: &str, micro_batch: u32) {
             weights.push(rank_weights);
             losses.push(steps);
         }
-        // With more data ranks each holds a part of the sum; the norm below sees the whole of it.
-        if layout.data == 1 {
-            case.compare(layout, "grad", &gradients, bound(1e-4));
-        }
+        let gradients = over_data_groups(layout, &gradients);
+        case.compare(layout, "grad", &gradients, bound(1e-4));
         for steps in &losses {
+            assert_eq!(steps.len(), case.expected.losses.len());
             for (step, figures) in steps.iter().enumerate() {
                 let (loss, norm) = (case.expected.losses[step], case.expected.grad_norms[step]);
                 near(
                     figures.loss,
                     loss,
                     bound(1e-4),
-                    &format!("{layout:?} loss of step {step}"),
+                    &format!("{layout} loss of step {step}"),
                 );
                 near(
                     figures.grad_norm,
                     norm,
                     bound(1e-4),
-                    &format!("{layout:?} norm of step {step}"),
+                    &format!("{layout} norm of step {step}"),
                 );
                 assert!(!figures.stop);
             }
@@ -266,52 +312,134 @@ fn trains_as_hugging_face(case: &str, micro_batch: u32) {
 
 #[test]
 fn four_heads_train_as_hugging_face() {
-    trains_as_hugging_face("bloom-4l-4h", 2);
+    trains_as_hugging_face("bloom-4l-4h", 2, 21);
 }
 
 #[test]
 fn six_heads_train_as_hugging_face() {
-    trains_as_hugging_face("bloom-2l-6h", 1);
+    trains_as_hugging_face("bloom-2l-6h", 1, 11);
 }
 
 #[test]
 fn a_residual_stream_behind_the_norms_trains_as_hugging_face() {
-    trains_as_hugging_face("bloom-2l-12h-post", 1);
+    trains_as_hugging_face("bloom-2l-12h-post", 1, 18);
 }
 
 #[test]
 fn one_micro_batch_of_all_samples_trains_as_hugging_face() {
-    trains_as_hugging_face("bloom-4l-4h", 8);
+    trains_as_hugging_face("bloom-4l-4h", 8, 21);
+}
+
+/// The samples that a data rank takes in a step of one micro-batch.
+fn samples_of(spec: &RunSpec, data: u32) -> std::ops::Range<u64> {
+    let each = u64::from(spec.train.micro_batch);
+    let from = u64::from(data) * each;
+    from..from + each
+}
+
+/// Logits of this rank's words for the samples of its data rank, where it is of the last stage: the blocks of
+/// every stage, and what they send each other, as in a step.
+fn logits(case: &Case, spec: &RunSpec, rank: Rank, groups: &Groups) -> Option<Tensor> {
+    let layout = spec.layout;
+    let at = layout.coordinates(rank);
+    let stage = Stage::of(&spec.model, layout.pipeline, at.stage);
+    let parameters = stage.parameters(&spec.model);
+    let place = (at.tensor, layout.tensor);
+    let plan = Plan::new(parameters, place, layout.data, LARGEST).unwrap();
+    let flat = Flat::new(plan, Kind::Float, groups.device());
+    for slot in &flat.plan.slots {
+        let whole = case.weight(&slot.parameter.name);
+        let part = match slot.parameter.split {
+            Split::Whole => whole,
+            Split::Rows => slice(&whole, 0, at.tensor, layout.tensor),
+            Split::Columns => slice(&whole, 1, at.tensor, layout.tensor),
+        };
+        flat.views(&slot.parameter.name).0.copy_(&part);
+    }
+    let place = Place {
+        group: groups.tensor.clone(),
+        index: at.tensor,
+        size: layout.tensor,
+        watch: groups.watch(),
+    };
+    let model = StageModel::new(&spec.model, &spec.train, &stage, &flat, place);
+    let input = if stage.is_first {
+        let mut reader = Reader::new(spec, case.samples()).onto(groups.device());
+        let (words, _) = reader.read(samples_of(spec, at.data)).unwrap();
+        model.embed(&words).unwrap()
+    } else {
+        let arrived = model.activations(spec.train.micro_batch);
+        let stages = groups.pipeline.as_ref().unwrap();
+        let arriving = stages.recv(&arrived, at.stage - 1, 0).unwrap();
+        arriving.wait_in(Channel::ForwardIn).unwrap();
+        arrived
+    };
+    let pass = model.forward(input, None).unwrap();
+    if stage.is_last {
+        return Some(home(&model.logits(&pass)));
+    }
+    let stages = groups.pipeline.as_ref().unwrap();
+    let leaving = stages.send(Channel::ForwardOut, &pass.output(), at.stage + 1, 0);
+    leaving.unwrap().wait().unwrap();
+    None
 }
 
 #[test]
-fn logits_are_hugging_faces() {
-    for name in ["bloom-4l-4h", "bloom-2l-6h", "bloom-2l-12h-post"] {
+fn logits_are_hugging_faces_in_every_layout() {
+    for (name, wanted) in [
+        ("bloom-4l-4h", 21),
+        ("bloom-2l-6h", 11),
+        ("bloom-2l-12h-post", 18),
+    ] {
         let case = Case::load(name);
-        let most = layouts().map(|layout| layout.tensor).max();
-        for tensor in [1, 2].into_iter().filter(|&tensor| Some(tensor) <= most) {
-            let layout = Layout {
-                tensor,
-                pipeline: 1,
-                data: 1,
-            };
-            let spec = case.spec(layout, case.expected.batch);
-            let ranks = train(
-                &spec,
-                || case.samples(),
-                |_, mut trainer| {
-                    trainer.take_weights(|name| case.weight(name));
-                    home(&trainer.logits(0..u64::from(case.expected.batch)).unwrap())
-                },
-            );
-            let logits = Tensor::cat(&ranks, -1);
+        // One micro-batch on each data rank.
+        let specs = case.layouts(case.expected.batch);
+        every_layout_ran(&specs, wanted);
+        for spec in &specs {
+            let layout = spec.layout;
+            let parts = on_every_rank(layout, |rank, groups| {
+                let logits = logits(&case, spec, rank, &groups);
+                let nothing = Tensor::zeros([1], (Kind::Float, Device::Cpu));
+                groups.sum_over_world(&nothing).unwrap();
+                logits
+            });
+            let words = usize::try_from(layout.tensor).unwrap();
+            let parts: Vec<_> = parts.into_iter().flatten().collect();
+            assert_eq!(parts.len(), words * usize::try_from(layout.data).unwrap());
+            let samples = parts.chunks(words).map(|parts| Tensor::cat(parts, -1));
+            let logits = Tensor::cat(&samples.collect::<Vec<_>>(), 0);
             let wanted = &case.answer("logits_step0");
             let difference = (logits.view(wanted.size().as_slice()) - wanted).abs().max();
             let difference = difference.double_value(&[]);
             assert!(
                 difference <= bound(1e-5),
-                "{name} with {tensor} ranks: {difference:e}"
+                "{name} in {layout}: {difference:e}"
             );
         }
     }
+}
+
+#[test]
+fn a_trainer_that_is_a_whole_model_gives_hugging_faces_logits() {
+    let case = Case::load("bloom-2l-6h");
+    let alone = Layout {
+        tensor: 1,
+        pipeline: 1,
+        data: 1,
+    };
+    let batch = case.expected.batch;
+    let logits = train(
+        &case.spec(alone, batch),
+        || case.samples(),
+        |_, mut trainer| {
+            trainer.take_weights(|name| case.weight(name));
+            home(&trainer.logits(0..u64::from(batch)).unwrap())
+        },
+    );
+    let wanted = &case.answer("logits_step0");
+    let difference = (logits[0].view(wanted.size().as_slice()) - wanted)
+        .abs()
+        .max();
+    let difference = difference.double_value(&[]);
+    assert!(difference <= bound(1e-5), "{difference:e}");
 }

@@ -10,10 +10,13 @@ use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, OLDEST_
 use rebloom_core::id::{Digest, Generation, Rank, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{Numerics, Precision, RunSpec};
+use rebloom_runtime::shard_hash::ShardHash;
 use rebloom_worker::checkpoint::slice::Slice;
 use rebloom_worker::checkpoint::{self, LoadError};
 use rebloom_worker::data::Samples;
 use rebloom_worker::trainer::Trainer;
+use rebloom_worker::weights::Weights;
+use serde_json::Value;
 use sha2::Digest as _;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -205,20 +208,22 @@ fn dropout_and_bf16_go_on_to_the_bit_in_their_layout() {
     }
 }
 
-/// The checkpoint as the version before wrote it: slices counted in the part of a tensor rank.
-fn as_before(spec: &RunSpec, shards: Vec<Shard>) {
+/// The shards with other facts, as `change` makes them, hashed by `digest`.
+fn rewritten(
+    spec: &RunSpec,
+    shards: Vec<Shard>,
+    change: impl Fn(&mut Value),
+    digest: impl Fn(&[u8]) -> Digest,
+) -> Vec<Shard> {
     let directory = checkpoint::directory(spec, id());
     let rewritten = shards.into_iter().map(|shard| {
         let path = directory.join(&shard.file);
         let old = std::fs::read(&path).unwrap();
         let length = usize::try_from(u64::from_le_bytes(old[..8].try_into().unwrap())).unwrap();
-        let mut header: serde_json::Value = serde_json::from_slice(&old[8..8 + length]).unwrap();
+        let mut header: Value = serde_json::from_slice(&old[8..8 + length]).unwrap();
         let facts = &mut header["__metadata__"]["rebloom"];
-        let mut page: serde_json::Value = serde_json::from_str(facts.as_str().unwrap()).unwrap();
-        page["version"] = 1.into();
-        for slice in page["slices"].as_object_mut().unwrap().values_mut() {
-            *slice = slice["range"].take();
-        }
+        let mut page: Value = serde_json::from_str(facts.as_str().unwrap()).unwrap();
+        change(&mut page);
         *facts = page.to_string().into();
         let mut json = header.to_string().into_bytes();
         json.resize(json.len().next_multiple_of(8), b' ');
@@ -228,11 +233,23 @@ fn as_before(spec: &RunSpec, shards: Vec<Shard>) {
         std::fs::write(&path, &new).unwrap();
         Shard {
             bytes: new.len() as u64,
-            hash: Digest(sha2::Sha256::digest(&new).into()),
+            hash: digest(&new),
             ..shard
         }
     });
-    let rewritten = rewritten.collect();
+    rewritten.collect()
+}
+
+/// The checkpoint as the version before wrote it: slices counted in the part of a tensor rank.
+fn as_before(spec: &RunSpec, shards: Vec<Shard>) {
+    let change = |page: &mut Value| {
+        page["version"] = 1.into();
+        for slice in page["slices"].as_object_mut().unwrap().values_mut() {
+            *slice = slice["range"].take();
+        }
+    };
+    let sha256 = |bytes: &[u8]| Digest(sha2::Sha256::digest(bytes).into());
+    let rewritten = rewritten(spec, shards, change, sha256);
     seal(spec, OLDEST_MANIFEST, rewritten);
 }
 
@@ -277,4 +294,75 @@ fn a_damaged_shard_is_refused_whichever_rank_wrote_it() {
     }
     let gone = refusal(|path| std::fs::remove_file(path).unwrap());
     assert_eq!(gone, Unsound::Missing { file: file() });
+}
+
+/// What a load says on each rank, and that it left everything as it was.
+fn untouched(spec: &RunSpec) -> Vec<Unsound> {
+    train(spec, made_up, |rank, mut trainer| {
+        trainer.begin();
+        let before = checkpoint::state_hash(&trainer);
+        let outcome = checkpoint::load(&mut trainer, rank, id());
+        assert_eq!(
+            checkpoint::state_hash(&trainer),
+            before,
+            "something was loaded"
+        );
+        assert_eq!(trainer.step_done(), Step(0));
+        assert_eq!(trainer.guard().recent().count(), 0);
+        trainer.farewell();
+        match outcome {
+            Err(LoadError::Unsound(unsound)) => unsound,
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+#[test]
+fn another_version_is_refused_by_file_and_number_and_nothing_of_it_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(layout(2, 1, 1), folder.path());
+    let (_, _, shards) = saved(&spec);
+    let directory = checkpoint::directory(&spec, id());
+    for version in [OLDEST_MANIFEST - 1, MANIFEST_VERSION + 1, u32::MAX] {
+        seal(&spec, version, shards.clone());
+        let error = format!("version: {version} is not known; this build reads 1 to 2");
+        let refused = Unsound::Unreadable {
+            file: "manifest.json".to_owned(),
+            error: error.clone(),
+        };
+        assert_eq!(untouched(&spec), [refused.clone(), refused]);
+        let opened = Weights::open(&directory).unwrap_err().to_string();
+        assert!(opened.contains(&error), "{opened}");
+        assert!(opened.contains("manifest.json"), "{opened}");
+        assert!(
+            opened.contains(&directory.display().to_string()),
+            "{opened}"
+        );
+    }
+    // The manifest may be of a version that is read, and a shard of another.
+    let newer = |page: &mut Value| page["version"] = 3.into();
+    let shards = rewritten(&spec, shards, newer, ShardHash::of);
+    seal(&spec, MANIFEST_VERSION, shards);
+    for (rank, refused) in spec.layout.ranks().zip(untouched(&spec)) {
+        let Unsound::Unreadable { file, error } = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(file, checkpoint::file_name(rank), "its own comes first");
+        let wanted = "version: 3 is not known; this build reads 1 to 2";
+        assert!(error.ends_with(wanted), "{error}");
+    }
+}
+
+#[test]
+fn a_model_that_the_shards_have_no_room_for_is_refused_before_memory_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(layout(1, 1, 1), folder.path());
+    let (_, _, shards) = saved(&spec);
+    let larger = |page: &mut Value| page["model"]["vocab"] = (1_u32 << 22).into();
+    let shards = rewritten(&spec, shards, larger, ShardHash::of);
+    seal(&spec, MANIFEST_VERSION, shards);
+    let error = Weights::open(&checkpoint::directory(&spec, id())).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("rank-00000.safetensors"), "{error}");
+    assert!(error.contains("model: it takes"), "{error}");
 }

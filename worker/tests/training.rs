@@ -355,25 +355,22 @@ fn one_rank_that_asks_to_stop_stops_all_after_the_same_step() {
 }
 
 #[test]
-fn replicas_that_differ_are_found_and_not_averaged() {
+fn replicas_that_differ_are_found_by_name_and_not_averaged() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, layout) in [
+    let layout = |tensor, pipeline, data| Layout {
+        tensor,
+        pipeline,
+        data,
+    };
+    for (name, layout, odd) in [
+        ("h.0.input_layernorm.weight", layout(2, 1, 1), vec![]),
+        ("word_embeddings.weight", layout(1, 2, 1), vec![]),
         (
-            "h.0.input_layernorm.weight",
-            Layout {
-                tensor: 2,
-                pipeline: 1,
-                data: 1,
-            },
+            "h.1.mlp.dense_h_to_4h.weight",
+            layout(1, 1, 4),
+            vec![Rank(1)],
         ),
-        (
-            "word_embeddings.weight",
-            Layout {
-                tensor: 1,
-                pipeline: 2,
-                data: 1,
-            },
-        ),
+        ("h.2.mlp.dense_4h_to_h.bias", layout(1, 1, 2), vec![]),
     ] {
         let spec = spec(layout, folder.path());
         let found = train(&spec, made_up, |rank, mut trainer| {
@@ -388,10 +385,10 @@ fn replicas_that_differ_are_found_and_not_averaged() {
             trainer.check_replicas()
         });
         for outcome in found {
-            assert!(
-                matches!(outcome, Err(StepError::ReplicasDiffer(_))),
-                "{name}: {outcome:?}"
-            );
+            let Err(StepError::ReplicasDiffer(differs)) = outcome else {
+                panic!("{name}: {outcome:?}");
+            };
+            assert_eq!((differs.parameter.as_str(), &differs.ranks), (name, &odd));
         }
     }
 }

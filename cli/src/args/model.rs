@@ -107,9 +107,19 @@ pub(crate) struct Generate {
 pub(crate) struct Eval {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// Held-out text: a file or a folder of files for each language, named by it
-    #[arg(long, value_name = "DIR")]
-    pub(crate) text: PathBuf,
+    /// Held-out text: a file, or a folder with a file or a folder of files for each language, named by it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) text: Option<PathBuf>,
+    /// A dataset without its .bin and .idx; may be given more than once. Without this and --text, what the run
+    /// itself is evaluated on
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) data: Vec<PathBuf>,
+    /// Score only the documents between these shares of each dataset, such as 0.95 1
+    #[arg(long, value_names = ["FROM", "TO"], num_args = 2, requires = "data", value_parser = real(true, 1.0))]
+    pub(crate) documents: Option<Vec<f64>>,
+    /// Most samples of each dataset
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1, u32::MAX.into()))]
+    pub(crate) samples: Option<u32>,
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,

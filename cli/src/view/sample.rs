@@ -85,6 +85,8 @@ pub(crate) fn run(step: u64) -> RunView {
             loss: 7.125,
             grad_norm: Some(1.0),
         }],
+        evaluations: Vec::new(),
+        device: None,
         submitted: Instant::ZERO,
         final_states: Vec::new(),
     }

@@ -26,16 +26,17 @@ pub struct Text {
 }
 
 /// Goes on after `prompt` for at most `most` words, or until the word that ends a document; `say` hears each as
-/// it is chosen.
+/// it is chosen. Only the first `spelled` words of the vocabulary are chosen from: what a model has more of is padding.
 pub fn generate(
     model: &Inference,
     prompt: &[u32],
-    end_of_document: u32,
+    (end_of_document, spelled): (u32, u32),
     most: usize,
     how: Sampling,
     mut say: impl FnMut(u32),
 ) -> Text {
     let vocabulary = model.model().vocab;
+    let spelled = spelled.clamp(1, vocabulary) as usize;
     let mut cache = model.cache(prompt.len() + most + 1);
     let mut chooser = Chooser::new(how);
     let mut words = Vec::new();
@@ -51,7 +52,8 @@ pub fn generate(
         let hidden = model.read(&next, &mut cache);
         let last = hidden.narrow(0, hidden.size()[0] - 1, 1);
         let logits = floats(&model.logits(&last).view([i64::from(vocabulary)]));
-        let word = u32::try_from(chooser.choose(&logits)).unwrap_or(vocabulary - 1);
+        let logits = &logits[..spelled];
+        let word = u32::try_from(chooser.choose(logits)).unwrap_or(end_of_document);
         if word == end_of_document {
             return Text {
                 words,

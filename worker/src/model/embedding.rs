@@ -22,6 +22,18 @@ struct Local {
     elsewhere: Option<Tensor>,
 }
 
+/// How a rank of the tensor group predicts some targets.
+struct Predicted {
+    /// Logarithms of the probabilities of this rank's words, of all words.
+    chances: Tensor,
+    /// Rows of the targets, `[tokens, 1]`.
+    target: Tensor,
+    /// Which of them lie on other ranks; none where it is alone.
+    elsewhere: Option<Tensor>,
+    /// Cross-entropy of each, `[tokens, 1]`.
+    nats: Tensor,
+}
+
 impl Embedding {
     fn local(&self, words: &Tensor, place: &Place) -> Local {
         if place.group.is_none() {
@@ -66,26 +78,17 @@ impl Embedding {
         }
     }
 
-    /// Cross-entropy of predicting `targets` from `y` (`[tokens, hidden]`), summed and times `scale`;
-    /// adds the gradient of the embedding and answers that of `y`. Nobody waits for the loss to be known.
-    pub(super) fn loss(
-        &mut self,
-        y: &Tensor,
-        targets: &Tensor,
-        scale: f64,
-        place: &Place,
-    ) -> Result<(Tensor, Tensor), StepError> {
+    /// What is predicted from `y` (`[tokens, hidden]`), and how far that is from `targets`.
+    fn predict(&self, y: &Tensor, targets: &Tensor, place: &Place) -> Result<Predicted, StepError> {
         let logits = y.matmul(&self.weight.tr());
         let local = self.local(targets, place);
         let target = local.rows.unsqueeze(1);
-        // From here on in place: log-probabilities, probabilities, gradient of the logits.
-        let mut grad = logits.log_softmax(-1, Kind::Float);
-        let mut at_target = Tensor::full(target.size(), -scale, (grad.kind(), grad.device()));
-        let loss = match (&place.group, local.elsewhere) {
+        let mut chances = logits.log_softmax(-1, Kind::Float);
+        let (nats, elsewhere) = match (&place.group, local.elsewhere) {
             (Some(group), Some(elsewhere)) => {
                 let elsewhere = elsewhere.unsqueeze(1);
                 // log of the sum over this rank's words; the same over all words is a log-sum-exp of those
-                let mine = logits.narrow(1, 0, 1) - grad.narrow(1, 0, 1);
+                let mine = logits.narrow(1, 0, 1) - chances.narrow(1, 0, 1);
                 let predicted = logits
                     .gather(1, &target, false)
                     .masked_fill(&elsewhere, 0.0)
@@ -97,12 +100,46 @@ impl Embedding {
                 group.all_gather(Channel::Tensor, &all.flatten(0, -1), &pair.flatten(0, -1))?;
                 let total = all.select(1, 0).logsumexp(0_i64, false);
                 let predicted = all.select(1, 1).sum_dim_intlist(0_i64, false, Kind::Float);
-                drop(grad.g_add_(&(mine - &total)));
-                drop(at_target.masked_fill_(&elsewhere, 0.0));
-                (total - predicted).sum(Kind::Double)
+                drop(chances.g_add_(&(mine - &total)));
+                (total - predicted, Some(elsewhere))
             }
-            (Some(_) | None, _) => -grad.gather(1, &target, false).sum(Kind::Double),
+            (Some(_) | None, _) => (-chances.gather(1, &target, false), None),
         };
+        Ok(Predicted {
+            chances,
+            target,
+            elsewhere,
+            nats,
+        })
+    }
+
+    /// Cross-entropy of each of `targets`, in nats, `[tokens]`.
+    pub(super) fn surprise(
+        &self,
+        y: &Tensor,
+        targets: &Tensor,
+        place: &Place,
+    ) -> Result<Tensor, StepError> {
+        Ok(self.predict(y, targets, place)?.nats.squeeze_dim(1))
+    }
+
+    /// Cross-entropy of predicting `targets` from `y` (`[tokens, hidden]`), summed and times `scale`;
+    /// adds the gradient of the embedding and answers that of `y`. Nobody waits for the loss to be known.
+    pub(super) fn loss(
+        &mut self,
+        y: &Tensor,
+        targets: &Tensor,
+        scale: f64,
+        place: &Place,
+    ) -> Result<(Tensor, Tensor), StepError> {
+        let predicted = self.predict(y, targets, place)?;
+        let (target, loss) = (predicted.target, predicted.nats.sum(Kind::Double));
+        // From here on in place: log-probabilities, probabilities, gradient of the logits.
+        let mut grad = predicted.chances;
+        let mut at_target = Tensor::full(target.size(), -scale, (grad.kind(), grad.device()));
+        if let Some(elsewhere) = &predicted.elsewhere {
+            drop(at_target.masked_fill_(elsewhere, 0.0));
+        }
         drop(grad.exp_().g_mul_scalar_(scale));
         drop(grad.scatter_add_(1, &target, &at_target));
         let grad = grad.to_kind(y.kind());

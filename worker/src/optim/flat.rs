@@ -248,6 +248,37 @@ mod tests {
         }
     }
 
+    /// BLOOM's checkpoint by its shapes alone, TP 4 x PP 12 x DP 8: what each of 384 shards would hold.
+    #[test]
+    fn blooms_checkpoint_holds_every_element_and_its_shards_are_alike() {
+        let (tensor, stages, data) = (4, 12, 8);
+        let mut shards = Vec::new();
+        for stage in 0..stages {
+            let parameters = Stage::of(&BLOOM, stages, stage).parameters(&BLOOM);
+            for index in 0..tensor {
+                let plan = Plan::new(parameters.clone(), (index, tensor), data, LARGEST).unwrap();
+                shards.extend((0..data).map(|rank| {
+                    let own = |slot: &Slot| {
+                        let own = plan.partition(slot.buffer, rank, data);
+                        overlap(&slot.range, &own).map_or(0, |both| both.end - both.start)
+                    };
+                    plan.slots.iter().map(own).sum::<i64>()
+                }));
+            }
+        }
+        let (v, h, l) = (250_880, 14_336, 70);
+        let parameters = v * h + l * (12 * h * h + 13 * h) + 4 * h;
+        assert_eq!(parameters, 176_247_271_424);
+        // The last stage has the tied embedding again; layer norms and biases that are added after a sum
+        // over the tensor group are on each of its ranks.
+        let again = v * h + 3 * (6 * l * h + 4 * h);
+        let all: i64 = shards.iter().sum();
+        assert_eq!((shards.len(), all), (384, parameters + again));
+        let most = *shards.iter().max().unwrap() as f64;
+        let mean = all as f64 / 384.0;
+        assert!(most / mean < 1.08, "{most} of {mean}");
+    }
+
     #[test]
     fn one_parameter_that_is_too_large_is_refused_by_name() {
         let parameters = Stage::of(&BLOOM, 12, 0).parameters(&BLOOM);

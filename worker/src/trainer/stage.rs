@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 /// Tag of what the two ends of the pipeline tell each other.
 pub(super) const TIED: u32 = 1 << 20;
 
-const fn activation_tag(micro: u32) -> u32 {
+pub(super) const fn activation_tag(micro: u32) -> u32 {
     2 * micro
 }
 
@@ -22,7 +22,7 @@ const fn gradient_tag(micro: u32) -> u32 {
 
 /// What arrives from a neighbour, in order; the next one is always asked for before this one is used, so
 /// that it travels while this rank computes.
-struct Inbox<'a> {
+pub(super) struct Inbox<'a> {
     group: &'a Group,
     from: u32,
     channel: Channel,
@@ -32,7 +32,26 @@ struct Inbox<'a> {
     arriving: Option<(Tensor, Pending)>,
 }
 
-impl Inbox<'_> {
+impl<'a> Inbox<'a> {
+    /// What arrives from stage `from`, once for each of `end` micro-batches.
+    pub(super) fn new(
+        group: &'a Group,
+        from: u32,
+        channel: Channel,
+        tag: fn(u32) -> u32,
+        end: u32,
+    ) -> Self {
+        Self {
+            group,
+            from,
+            channel,
+            tag,
+            next: 0,
+            end,
+            arriving: None,
+        }
+    }
+
     fn ask(&mut self, empty: &impl Fn() -> Tensor) -> Result<(), StepError> {
         if self.arriving.is_none() && self.next < self.end {
             let tensor = empty();
@@ -43,7 +62,7 @@ impl Inbox<'_> {
         Ok(())
     }
 
-    fn take(&mut self, empty: &impl Fn() -> Tensor) -> Result<Tensor, StepError> {
+    pub(super) fn take(&mut self, empty: &impl Fn() -> Tensor) -> Result<Tensor, StepError> {
         self.ask(empty)?;
         let (tensor, pending) = self.arriving.take().expect("a micro-batch is taken once");
         pending.wait_in(self.channel)?;
@@ -53,7 +72,7 @@ impl Inbox<'_> {
 }
 
 /// What is on its way to a neighbour.
-struct Outbox<'a> {
+pub(super) struct Outbox<'a> {
     group: &'a Group,
     to: u32,
     channel: Channel,
@@ -61,15 +80,31 @@ struct Outbox<'a> {
     leaving: Option<Pending>,
 }
 
-impl Outbox<'_> {
-    fn send(&mut self, tensor: &Tensor, micro: u32) -> Result<(), StepError> {
+impl<'a> Outbox<'a> {
+    /// What leaves for stage `to`.
+    pub(super) const fn new(
+        group: &'a Group,
+        to: u32,
+        channel: Channel,
+        tag: fn(u32) -> u32,
+    ) -> Self {
+        Self {
+            group,
+            to,
+            channel,
+            tag,
+            leaving: None,
+        }
+    }
+
+    pub(super) fn send(&mut self, tensor: &Tensor, micro: u32) -> Result<(), StepError> {
         self.finish()?;
         let tag = (self.tag)(micro);
         self.leaving = Some(self.group.send(self.channel, tensor, self.to, tag)?);
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), StepError> {
+    pub(super) fn finish(&mut self) -> Result<(), StepError> {
         self.leaving
             .take()
             .map_or(Ok(()), |pending| Ok(pending.wait()?))
@@ -97,36 +132,16 @@ impl Trainer {
 
         let group = groups.pipeline.as_ref();
         let (here, last) = (at.stage, spec.layout.pipeline - 1);
-        let inbox = |from: u32, channel, tag| {
-            group.map(|group| Inbox {
-                group,
-                from,
-                channel,
-                tag,
-                next: 0,
-                end: micros,
-                arriving: None,
-            })
-        };
-        let outbox = |to: u32, channel, tag| {
-            group.map(|group| Outbox {
-                group,
-                to,
-                channel,
-                tag,
-                leaving: None,
-            })
-        };
-        let before = here.checked_sub(1);
-        let behind = (here < last).then_some(here + 1);
-        let mut from_before = before
-            .and_then(|stage| inbox(stage, Channel::ForwardIn, activation_tag as fn(u32) -> u32));
-        let mut to_behind = behind
-            .and_then(|stage| outbox(stage, Channel::ForwardOut, activation_tag as fn(u32) -> u32));
-        let mut from_behind = behind
-            .and_then(|stage| inbox(stage, Channel::BackwardIn, gradient_tag as fn(u32) -> u32));
-        let mut to_before = before
-            .and_then(|stage| outbox(stage, Channel::BackwardOut, gradient_tag as fn(u32) -> u32));
+        let before = group.zip(here.checked_sub(1));
+        let behind = group.zip((here < last).then_some(here + 1));
+        let (forward, backward) = (activation_tag, gradient_tag);
+        let mut from_before =
+            before.map(|(g, from)| Inbox::new(g, from, Channel::ForwardIn, forward, micros));
+        let mut to_behind = behind.map(|(g, to)| Outbox::new(g, to, Channel::ForwardOut, forward));
+        let mut from_behind =
+            behind.map(|(g, from)| Inbox::new(g, from, Channel::BackwardIn, backward, micros));
+        let mut to_before =
+            before.map(|(g, to)| Outbox::new(g, to, Channel::BackwardOut, backward));
 
         for inbox in [&mut from_before, &mut from_behind].into_iter().flatten() {
             inbox.ask(&|| model.activations(micro_batch))?;

@@ -2,10 +2,12 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, Shard};
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
 use rebloom_runtime::flight::{Recorder, Tower};
+use rebloom_worker::checkpoint;
 use rebloom_worker::comm::{Device, Groups, MemoryStore, Store, Watch};
 use rebloom_worker::data::Samples;
 use rebloom_worker::shim::cuda::Choice;
@@ -103,6 +105,21 @@ pub(crate) fn train<T: Send>(
             Trainer::new(spec.clone(), rank, groups, samples()).unwrap(),
         )
     })
+}
+
+/// Seals a checkpoint: writes the manifest of what every rank of `spec` saved, in rank order.
+pub(crate) fn seal(spec: &RunSpec, id: CheckpointId, samples: u64, shards: Vec<Shard>) {
+    let manifest = Manifest {
+        version: MANIFEST_VERSION,
+        run: spec.name.clone(),
+        id,
+        layout: spec.layout,
+        samples,
+        shards,
+    };
+    assert!(manifest.is_whole());
+    let path = checkpoint::directory(spec, id).join("manifest.json");
+    std::fs::write(path, serde_json::to_vec(&manifest).unwrap()).unwrap();
 }
 
 /// Text of numbers that only the number of the sample decides.

@@ -1,5 +1,4 @@
-//! Text that was kept from training, by language: a folder with a file, or a folder of files, for each. Every file is
-//! a document.
+//! Text by language: a folder with a file, or a folder of files, for each; or one file. Every file is a document.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 /// Files by the language that the first part of their path names.
 #[derive(Debug, Default)]
-pub struct HeldOut {
+pub struct Languages {
     /// In order of path.
-    pub languages: BTreeMap<String, Vec<PathBuf>>,
+    pub files: BTreeMap<String, Vec<PathBuf>>,
 }
 
 /// A file that cannot be used.
@@ -22,15 +21,21 @@ pub struct LeftOut {
     pub reason: String,
 }
 
-impl HeldOut {
-    /// Finds the files below `folder`; hidden ones are left alone.
-    pub fn find(folder: &Path) -> io::Result<Self> {
+impl Languages {
+    /// Finds the files below `path`, or that one file; hidden ones are left alone.
+    pub fn find(path: &Path) -> io::Result<Self> {
         let mut this = Self::default();
-        for (language, path) in visible(folder)? {
-            let files = this.languages.entry(language).or_default();
+        let found = if path.is_dir() {
+            visible(path)?
+        } else {
+            path.metadata()?;
+            named(path).into_iter().collect()
+        };
+        for (language, path) in found {
+            let files = this.files.entry(language).or_default();
             walk(path, files)?;
         }
-        this.languages.retain(|_, files| !files.is_empty());
+        this.files.retain(|_, files| !files.is_empty());
         Ok(this)
     }
 }
@@ -39,14 +44,17 @@ impl HeldOut {
 fn visible(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if let Some(stem) = name.split('.').next().filter(|stem| !stem.is_empty()) {
-            found.push((stem.to_owned(), entry.path()));
-        }
+        found.extend(named(&entry?.path()));
     }
     found.sort();
     Ok(found)
+}
+
+/// A path with its name up to the first dot; none where it is hidden.
+fn named(path: &Path) -> Option<(String, PathBuf)> {
+    let name = path.file_name()?.to_string_lossy();
+    let stem = name.split('.').next().filter(|stem| !stem.is_empty())?;
+    Some((stem.to_owned(), path.to_owned()))
 }
 
 fn walk(path: PathBuf, files: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -97,7 +105,7 @@ mod tests {
         ] {
             fs::write(at(name), bytes).unwrap();
         }
-        let found = HeldOut::find(folder.path()).unwrap().languages;
+        let found = Languages::find(folder.path()).unwrap().files;
         let names: Vec<_> = found.keys().map(String::as_str).collect();
         assert_eq!(names, ["fr", "sw", "xx", "yy"]);
         assert_eq!(found["sw"], [at("sw/b.txt"), at("sw/more/a")]);
@@ -105,6 +113,8 @@ mod tests {
         assert_eq!(read(&found["xx"][0]).unwrap_err().reason, "is empty");
         let bad = read(&found["yy"][0]).unwrap_err();
         assert_eq!(bad.reason, "is not UTF-8 from byte 2 on");
-        assert!(HeldOut::find(&at("no")).is_err());
+        let one = Languages::find(&at("fr.txt")).unwrap().files;
+        assert_eq!(one, [("fr".to_owned(), vec![at("fr.txt")])].into());
+        assert!(Languages::find(&at("no")).is_err());
     }
 }
