@@ -25,8 +25,8 @@ usage: cargo xtask COMMAND
   tidy           the house rules that no compiler checks
   bench [NAME]   set up, build, and measure: recovery, overhead, checkpoint, worker, cluster, fleet, engine;
                  without a name all but engine
-  peers [--prove]  install what is compared with (PyTorch's torchrun, transformers); --prove builds the worker
-                 and lets transformers open what it exports
+  peers          install what is compared with (PyTorch's torchrun, transformers), build the worker, and let
+                 transformers open what it exports; --only-install does no more than that
   gpu [ARGS]     on a machine with a GPU: the worker's tests on it, and tokens/s and MFU beside transformers
                  (ARGS: see `--help`)
   gpu --pack DIR build all that into a folder, for a machine with PyTorch and without Rust: `python3 DIR/gpu.py`
@@ -60,10 +60,10 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(&checkout),
         "gpu" => gpu::run(&checkout, rest),
         "peers" => match rest {
-            [] => peers::run(&checkout, false),
-            [flag] if flag == "--prove" => peers::run(&checkout, true),
+            [] => peers::run(&checkout, true),
+            [flag] if flag == "--only-install" => peers::run(&checkout, false),
             _ => {
-                eprintln!("`cargo xtask peers` takes --prove or nothing\n\n{USAGE}");
+                eprintln!("`cargo xtask peers` takes --only-install or nothing\n\n{USAGE}");
                 return ExitCode::from(2);
             }
         },

@@ -18,8 +18,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// Everything that `import torch`, `torchrun` and `import transformers` need on a CPU.
-const PACKAGES: [&str; 26] = [
+/// Everything that `import torch` and `torchrun` need on a CPU.
+const PACKAGES: [&str; 11] = [
     "torch==2.11.0",
     "nvidia-cuda-runtime==13.0.96",
     "nvidia-cuda-cupti==13.0.85",
@@ -31,21 +31,6 @@ const PACKAGES: [&str; 26] = [
     "networkx==3.4.2",
     "sympy==1.14.0",
     "typing-extensions==4.15.0",
-    "transformers==4.57.1",
-    "tokenizers==0.22.1",
-    "huggingface-hub==0.36.0",
-    "safetensors==0.6.2",
-    "numpy==2.2.6",
-    "regex==2025.9.18",
-    "pyyaml==6.0.3",
-    "packaging==25.0",
-    "tqdm==4.67.1",
-    "requests==2.32.5",
-    "urllib3==2.5.0",
-    "certifi==2025.10.5",
-    "idna==3.10",
-    "charset-normalizer==3.4.3",
-    "hf-xet==1.1.10",
 ];
 
 /// The CUDA libraries that are stood in for.
