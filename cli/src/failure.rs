@@ -2,6 +2,7 @@
 
 use rebloom_core::engine::Refusal;
 use rebloom_core::spec::Flaw;
+use rebloom_format::spec_file::BadSpec;
 use rebloom_proto::admin;
 use rebloom_runtime::telemetry::chain;
 use tonic::{Code, Status};
@@ -129,6 +130,12 @@ impl Failure {
 impl From<rebloom_runtime::files::Error> for Failure {
     fn from(error: rebloom_runtime::files::Error) -> Self {
         Self::of(&error)
+    }
+}
+
+impl From<BadSpec> for Failure {
+    fn from(bad: BadSpec) -> Self {
+        Self::BadInput(bad.to_string())
     }
 }
 

@@ -207,10 +207,13 @@ pub(crate) fn recoveries(run: &RunView) -> usize {
     faults(run).filter(recovered).count()
 }
 
-/// `2, recovered from 2; 1 note`.
+/// `2, recovered from 2; 1 note`, or `none`.
 pub(crate) fn incidents(run: &RunView) -> String {
     let faults = faults(run).count();
-    let mut text = format!("{faults}, recovered from {}", recoveries(run));
+    let mut text = match faults {
+        0 => "none".to_owned(),
+        faults => format!("{faults}, recovered from {}", recoveries(run)),
+    };
     let notes = run.incidents.len() - faults;
     if notes > 0 {
         text += &format!("; {}", count(notes as u64, "note"));
@@ -296,6 +299,10 @@ mod tests {
         assert_eq!(incidents(&run), "1, recovered from 1; 1 note");
         run.incidents[0].closed = None;
         assert_eq!(incidents(&run), "1, recovered from 0; 1 note");
+        run.incidents.remove(0);
+        assert_eq!(incidents(&run), "none; 1 note");
+        run.incidents.clear();
+        assert_eq!(incidents(&run), "none");
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod logs;
 mod model;
 mod node;
 mod run;
-mod spec_file;
+mod scores;
 mod tls;
 mod up;
 mod view;

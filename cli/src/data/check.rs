@@ -1,11 +1,15 @@
-//! Whether a dataset is whole, and whether it fits a run.
+//! Whether a dataset is whole, and whether the files that a run names fit it.
 
 use crate::failure::Failure;
 use crate::format::{self, Output, bytes, line};
-use rebloom_core::spec::{Flaw, RunSpec};
+use rebloom_core::eval::EvalSet;
+use rebloom_core::spec::{Flaw, Model, RunSpec};
+use rebloom_data::held_out::HeldOut;
 use rebloom_data::indexed::{bin_path, idx_path};
 use rebloom_data::order::blend::asked;
 use rebloom_data::verify::{Examined, Wanted, examine, verify};
+use rebloom_format::hf::{CONFIG, Config};
+use rebloom_runtime::telemetry::chain;
 use serde::Serialize;
 use std::path::Path;
 
@@ -64,9 +68,16 @@ pub(super) fn run(prefix: &Path, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is wrong with the datasets of a spec. Where the nodes are other machines, one that cannot be
-/// seen from here is theirs to judge.
+/// What is wrong with the files that a spec names: datasets, held-out sets, weights to begin with. Where the nodes
+/// are other machines, one that cannot be seen from here is theirs to judge.
 pub(crate) fn flaws(spec: &RunSpec, nodes_are_here: bool) -> Vec<Flaw> {
+    let mut flaws = trained_on(spec, nodes_are_here);
+    flaws.extend(held_out(spec, nodes_are_here));
+    flaws.extend(weights(spec, nodes_are_here));
+    flaws
+}
+
+fn trained_on(spec: &RunSpec, nodes_are_here: bool) -> Vec<Flaw> {
     let samples = spec.train.samples();
     if spec.data.blend.is_empty() {
         let flaw = flaw(spec, &spec.data.prefix, "data", samples, nodes_are_here);
@@ -82,6 +93,86 @@ pub(crate) fn flaws(spec: &RunSpec, nodes_are_here: bool) -> Vec<Flaw> {
             flaw(spec, &part.prefix, &field, samples, nodes_are_here)
         })
         .collect()
+}
+
+/// What is wrong with the sets that it is evaluated on.
+fn held_out(spec: &RunSpec, nodes_are_here: bool) -> Vec<Flaw> {
+    let Some(eval) = &spec.eval else {
+        return Vec::new();
+    };
+    let flaw = |(at, set): (usize, &EvalSet)| {
+        let prefix = Path::new(&set.prefix);
+        if !nodes_are_here && !idx_path(prefix).exists() && !bin_path(prefix).exists() {
+            return None;
+        }
+        let ([from, to], vocab) = (set.documents, spec.model.vocab);
+        let much = (spec.model.sequence, eval.samples);
+        let problem = match HeldOut::of_dataset(&set.name, prefix, (from, to), much) {
+            Err(error) => format!("cannot be used: {}", chain(&error)),
+            Ok(held) => {
+                let odd = held.outside(vocab)?;
+                format!("holds token {odd}, and model.vocab is {vocab}")
+            }
+        };
+        Some(Flaw {
+            field: format!("eval.sets[{at}].prefix"),
+            value: set.prefix.clone(),
+            problem,
+            remedy: "name a dataset that `rebloom data build` made with the model's tokenizer"
+                .to_owned(),
+        })
+    };
+    eval.sets.iter().enumerate().filter_map(flaw).collect()
+}
+
+/// What is wrong with the folder that it begins with; what a checkpoint holds is the ranks' to judge.
+fn weights(spec: &RunSpec, nodes_are_here: bool) -> Option<Flaw> {
+    let init = spec.init.as_ref()?;
+    let folder = Path::new(init);
+    let flaw = |problem: String, remedy: String| Flaw {
+        field: "init".to_owned(),
+        value: init.clone(),
+        problem,
+        remedy,
+    };
+    if !folder.exists() {
+        let remedy = "name a Hugging Face folder or a checkpoint's directory".to_owned();
+        return nodes_are_here.then(|| flaw("does not exist".to_owned(), remedy));
+    }
+    if !folder.join(CONFIG).exists() {
+        return None;
+    }
+    let held = match Config::read(folder) {
+        Ok(config) => config.model(),
+        Err(error) => {
+            let remedy = "see what `rebloom model import` says of it".to_owned();
+            return Some(flaw(format!("cannot be used: {error}"), remedy));
+        }
+    };
+    let of = |model: &Model| {
+        [
+            ("layers", model.layers),
+            ("hidden", model.hidden),
+            ("heads", model.heads),
+            ("vocab", model.vocab),
+            (
+                "residual_after_layernorm",
+                model.residual_after_layernorm.into(),
+            ),
+        ]
+    };
+    let pairs = of(&held).into_iter().zip(of(&spec.model));
+    let other = pairs.filter(|(held, wanted)| held != wanted);
+    let other: Vec<_> = other
+        .map(|((name, value), _)| format!("{name} {value}"))
+        .collect();
+    let other = other.join(", ");
+    (!other.is_empty()).then(|| {
+        flaw(
+            format!("is a model with {other}"),
+            "make `model` the same, or begin with another".to_owned(),
+        )
+    })
 }
 
 /// What is wrong with one of its datasets, whose fields stand below `field`.

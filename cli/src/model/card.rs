@@ -76,21 +76,28 @@ pub(super) fn text(made: &Made, run: Option<&RunView>, license: &str) -> String 
         "| learning rate | {:e}, cosine to {:e} |",
         train.optimizer.learning_rate, train.optimizer.min_learning_rate
     ));
+    // The ledger is of the run as it stands, which may be past this checkpoint.
+    let of = match run.step {
+        step if step > of.checkpoint.step => {
+            format!(" (of the whole run, to step {})", grouped(step.0))
+        }
+        _ => String::new(),
+    };
     let hours = run.ledger.device_time().as_secs_f64() / 3600.0;
-    say(&format!("| hardware hours | {hours:.2} |"));
+    say(&format!("| hardware hours{of} | {hours:.2} |"));
     if let Some(ettr) = run.ledger.ettr() {
         say(&format!(
-            "| productive share of that | {:.1} % |",
+            "| productive share of the time{of} | {:.1} % |",
             ettr * 100.0
         ));
     }
     let energy = energy(run, &run.ledger);
     let energy =
         energy.unwrap_or_else(|| "unknown: the power of the devices is not known".to_owned());
-    say(&format!("| energy | {energy} |"));
-    say(&format!("| incidents | {} |", incidents(run)));
+    say(&format!("| energy{of} | {energy} |"));
+    say(&format!("| incidents{of} | {} |", incidents(run)));
     if !run.incidents.is_empty() {
-        say("\n## Incidents\n");
+        say(&format!("\n## Incidents{of}\n"));
         for incident in &run.incidents {
             say(&format!(
                 "{}. {} ({} done again)",
@@ -116,13 +123,110 @@ fn data(run: &RunView) -> Option<Meta> {
     })
 }
 
+/// Licences that Hugging Face knows by these names.
+const KNOWN: [&str; 76] = [
+    "afl-3.0",
+    "agpl-3.0",
+    "apache-2.0",
+    "apple-amlr",
+    "apple-ascl",
+    "artistic-2.0",
+    "bigcode-openrail-m",
+    "bigscience-bloom-rail-1.0",
+    "bigscience-openrail-m",
+    "bsd",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "bsd-3-clause-clear",
+    "bsl-1.0",
+    "c-uda",
+    "cc",
+    "cc-by-2.0",
+    "cc-by-2.5",
+    "cc-by-3.0",
+    "cc-by-4.0",
+    "cc-by-nc-2.0",
+    "cc-by-nc-3.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-nd-3.0",
+    "cc-by-nc-nd-4.0",
+    "cc-by-nc-sa-2.0",
+    "cc-by-nc-sa-3.0",
+    "cc-by-nc-sa-4.0",
+    "cc-by-nd-4.0",
+    "cc-by-sa-3.0",
+    "cc-by-sa-4.0",
+    "cc0-1.0",
+    "cdla-permissive-1.0",
+    "cdla-permissive-2.0",
+    "cdla-sharing-1.0",
+    "creativeml-openrail-m",
+    "deepfloyd-if-license",
+    "ecl-2.0",
+    "epl-1.0",
+    "epl-2.0",
+    "etalab-2.0",
+    "eupl-1.1",
+    "gemma",
+    "gfdl",
+    "gpl",
+    "gpl-2.0",
+    "gpl-3.0",
+    "isc",
+    "lgpl",
+    "lgpl-2.1",
+    "lgpl-3.0",
+    "lgpl-lr",
+    "llama2",
+    "llama3",
+    "llama3.1",
+    "llama3.2",
+    "llama3.3",
+    "llama4",
+    "lppl-1.3c",
+    "mit",
+    "mpl-2.0",
+    "ms-pl",
+    "ncsa",
+    "odbl",
+    "odc-by",
+    "ofl-1.1",
+    "openrail",
+    "openrail++",
+    "osl-3.0",
+    "other",
+    "pddl",
+    "postgresql",
+    "unknown",
+    "unlicense",
+    "wtfpl",
+    "zlib",
+];
+
+/// How a card names a licence: by an identifier of Hugging Face, which writes SPDX's in small letters, or as
+/// another with its name.
+fn licence(name: &str) -> String {
+    let known = name.trim().to_lowercase();
+    if KNOWN.contains(&known.as_str()) {
+        return format!("license: {known}\n");
+    }
+    format!("license: other\nlicense_name: {}\n", quoted(name.trim()))
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// What sources say that are of no language, or of one that nobody knows (ISO 639-2).
+const NO_LANGUAGE: [&str; 4] = ["und", "mis", "mul", "zxx"];
+
 fn head(license: &str, meta: Option<&Meta>) -> String {
-    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    let mut head = format!("---\nlicense: {}\n", quoted(license));
+    let mut head = format!("---\n{}", licence(license));
     let languages: BTreeSet<&str> = meta
         .iter()
         .flat_map(|meta| &meta.sources)
         .filter_map(|source| source.language.as_deref())
+        .filter(|language| !NO_LANGUAGE.contains(language))
         .collect();
     if !languages.is_empty() {
         head.push_str("language:\n");
@@ -133,3 +237,6 @@ fn head(license: &str, meta: Option<&Meta>) -> String {
     head.push_str("library_name: transformers\npipeline_tag: text-generation\ntags:\n- bloom\n- rebloom\n---\n\n");
     head
 }
+
+#[cfg(test)]
+mod tests;

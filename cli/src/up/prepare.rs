@@ -5,12 +5,12 @@ use crate::args;
 use crate::data;
 use crate::failure::Failure;
 use crate::format::line;
-use crate::spec_file::SpecFile;
 use crate::tls;
 use rebloom_core::id::NodeId;
 use rebloom_data::corpus::{Corpus, udhr};
 use rebloom_data::indexed::{bin_path, idx_path};
 use rebloom_data::sources::Sources;
+use rebloom_format::spec_file::SpecFile;
 use rebloom_runtime::files;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub(super) fn all(home: &Home, args: &args::Up) -> Result<SpecFile, Failure> {
     if flaws.is_empty() {
         Ok(file)
     } else {
-        Err(file.refuse(&flaws))
+        Err(file.refuse(&flaws).into())
     }
 }
 

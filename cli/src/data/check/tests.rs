@@ -1,6 +1,7 @@
 use super::*;
 use crate::args::Permission;
 use crate::data::{corpus_of_text, make};
+use rebloom_core::eval::Eval;
 use std::fs;
 
 /// A spec whose dataset is made of this text.
@@ -37,6 +38,58 @@ fn a_dataset_that_fits_has_no_flaws() {
     built(folder.path());
     assert_eq!(flaws(&spec(folder.path(), 300), true), []);
     assert!(run(&folder.path().join("data"), Output::Table).is_ok());
+}
+
+#[test]
+fn a_set_that_cannot_be_scored_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    built(folder.path());
+    let mut run = spec(folder.path(), 300);
+    let set = |name: &str, documents| EvalSet {
+        name: name.to_owned(),
+        prefix: folder.path().join(name).display().to_string(),
+        documents,
+    };
+    let eval = Eval {
+        every_steps: 1,
+        samples: 4,
+        sets: vec![
+            set("data", [0.0, 1.0]),
+            set("data", [0.1, 0.2]),
+            set("no", [0.0, 1.0]),
+        ],
+    };
+    run.eval = Some(eval);
+    let found = flaws(&run, true);
+    let fields: Vec<_> = found.iter().map(|flaw| flaw.field.as_str()).collect();
+    assert_eq!(fields, ["eval.sets[1].prefix", "eval.sets[2].prefix"]);
+    assert!(found[0].problem.contains("too few to predict"), "{found:?}");
+    assert_eq!(flaws(&run, false).len(), 1, "the nodes may see the other");
+}
+
+#[test]
+fn weights_of_another_shape_are_named_before_a_rank_loads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    built(folder.path());
+    let mut run = spec(folder.path(), 300);
+    run.init = Some(folder.path().join("model").display().to_string());
+    let found = flaws(&run, true);
+    assert_eq!(
+        (found[0].field.as_str(), found[0].problem.as_str()),
+        ("init", "does not exist")
+    );
+    assert_eq!(flaws(&run, false), []);
+    let config = |layers: u32| {
+        let text = format!(
+            r#"{{"model_type": "bloom", "hidden_size": 8, "n_layer": {layers}, "n_head": 2, "vocab_size": 300}}"#
+        );
+        fs::create_dir_all(folder.path().join("model")).unwrap();
+        fs::write(folder.path().join("model/config.json"), text).unwrap();
+    };
+    config(3);
+    assert_eq!(flaws(&run, false)[0].problem, "is a model with layers 3");
+    config(1);
+    assert_eq!(flaws(&run, true), []);
 }
 
 #[test]
