@@ -88,7 +88,8 @@ pub struct Member {
     /// What an agent that comes back is told again: it may have died before passing it on.
     last_word: Option<FromWorker>,
     last_saved: Option<FromWorker>,
-    last_scored: Option<FromWorker>,
+    /// The evaluations of the last while, oldest first, by when they were said.
+    scored: VecDeque<(Instant, FromWorker)>,
     has_agent: bool,
     /// Since when it has no agent; none before the first call.
     alone_since: Option<Instant>,
@@ -112,7 +113,7 @@ impl Member {
             pending: None,
             last_word: None,
             last_saved: None,
-            last_scored: None,
+            scored: VecDeque::new(),
             has_agent: false,
             alone_since: None,
             heard: None,
@@ -206,8 +207,11 @@ impl Member {
             generation: self.generation(),
             milestone: self.milestone,
         }));
-        let again = [&self.last_saved, &self.last_scored, &self.last_word];
-        for word in again.map(Clone::clone).into_iter().flatten() {
+        // A checkpoint is sealed by the words of its saves, so what was scored before it comes before them.
+        let scored = self.scored.iter().map(|(_, word)| word);
+        let last = [&self.last_saved, &self.last_word];
+        let again = scored.chain(last.into_iter().flatten());
+        for word in again.cloned().collect::<Vec<_>>() {
             self.say(word);
         }
     }
@@ -239,7 +243,7 @@ impl Member {
                 self.step = Step(0);
                 self.evaluated = go.evaluated.unwrap_or_default();
                 self.saving = None;
-                (self.last_word, self.last_scored) = (None, None);
+                self.last_word = None;
                 self.state = State::Forming;
                 self.go = Some(go.clone());
                 self.enter(now, Phase::Init);
@@ -452,7 +456,10 @@ impl Member {
             generation,
             evaluation,
         };
-        self.last_scored = Some(word.clone());
+        self.scored.push_back((now, word.clone()));
+        // Nobody trains for longer than that after the controller was last there.
+        let long_ago = now - self.config.orphan_after * 4;
+        self.scored.retain(|(at, _)| *at >= long_ago);
         self.say(word);
         self.go_on(now, finish);
     }

@@ -34,7 +34,7 @@ pub struct Start {
     pub store_address: String,
     /// The state to begin with; none means step 0 from the seed.
     pub resume: Option<CheckpointId>,
-    /// The newest step after which the run was evaluated.
+    /// The newest step after which the run was evaluated, up to the one that it resumes from.
     pub evaluated: Option<Step>,
     /// Whether processes that already run are ended first (rung 2) or re-form in place (rung 1).
     pub fresh_processes: bool,

@@ -26,7 +26,7 @@ pub struct Go {
     pub slot: Slot,
     /// The state to begin with; none means step 0 from the seed.
     pub resume: Option<CheckpointId>,
-    /// The newest step after which the run was evaluated.
+    /// The newest step after which the run was evaluated, up to the one that it resumes from.
     pub evaluated: Option<Step>,
 }
 

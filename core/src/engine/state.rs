@@ -416,9 +416,12 @@ impl Run {
         Some(spec)
     }
 
-    /// The newest step after which it was evaluated.
-    pub(super) fn evaluated(&self) -> Option<Step> {
-        self.evaluations.last().map(|(_, newest)| newest.step)
+    /// The newest step after which it was evaluated, up to the one that it resumes from: of what is done again,
+    /// later evaluations may be known and earlier ones not.
+    pub(super) fn evaluated(&self, resume: Option<CheckpointId>) -> Option<Step> {
+        let from = resume.map_or(Step(0), |checkpoint| checkpoint.step);
+        let steps = self.evaluations.iter().map(|(_, known)| known.step);
+        steps.take_while(|step| *step <= from).last()
     }
 
     /// Since when its gang is asked to stop at a step boundary, so that it can go elsewhere or wait.

@@ -51,10 +51,10 @@ fn an_evaluation_counts_once_and_later_generations_know_of_it() {
     let (mut world, run) = World::running(&[2, 2], evaluated());
     world.train(&run, 20);
     world.save(&run, 20);
-    for event in [after(20), after(10), after(10), after(20)] {
+    for event in [after(20), after(10), after(10), after(20), after(40)] {
         world.rank_event(&run, 0, event);
     }
-    assert_eq!(steps(&world, &run), [10, 20]);
+    assert_eq!(steps(&world, &run), [10, 20, 40]);
     let mark = world.orders.len();
     world.kill(&run, &[1]);
     let starts = world.starts_since(mark);
@@ -62,12 +62,13 @@ fn an_evaluation_counts_once_and_later_generations_know_of_it() {
     assert!(
         starts
             .iter()
-            .all(|(_, start)| start.evaluated == Some(Step(20)))
+            .all(|(_, start)| start.evaluated == Some(Step(20))),
+        "30 is not known, and done again"
     );
     world.event_of(&run, 0, Generation(1), after(30));
     assert_eq!(
         steps(&world, &run),
-        [10, 20, 30],
+        [10, 20, 30, 40],
         "what came late is as true as ever"
     );
 
@@ -76,7 +77,7 @@ fn an_evaluation_counts_once_and_later_generations_know_of_it() {
     world.pass(millis(5_000));
     assert_eq!(
         steps(&world, &run),
-        [10, 20, 30],
+        [10, 20, 30, 40],
         "as it was before the restart"
     );
 }

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
-use rebloom_core::engine::{Ask, CheckpointState, Engine, Fact, RunState, Rung};
+use rebloom_core::engine::{Ask, CheckpointState, Engine, Fact, Record, RunState, Rung};
 use rebloom_core::flight::{Channel, Phase};
 use rebloom_core::id::{Generation, Rank, RunId};
 use rebloom_core::ladder::evict::Group;
@@ -318,4 +318,25 @@ fn in_doubt_a_generation_gets_a_number_that_nobody_can_have_heard_of() {
     world.join(&node("n2"));
     world.kill(&run, &[0]);
     assert_eq!(world.generation(&run), Generation(1 + 16 + 1));
+}
+
+#[test]
+fn in_doubt_nothing_starts_since_a_newer_generation_may_run_elsewhere() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 1));
+    let placed = |record: &Record| matches!(record.fact, Fact::Placed { .. });
+    let placed = world.journal.iter().position(placed).unwrap();
+    let journal = world.journal[..=placed].to_vec();
+    let (home, other) = (node("n0"), node("n1"));
+    assert_eq!(world.node_of(&run, 0), home);
+    world.go_down(journal);
+    world.agents.get_mut(&home).unwrap().runs.clear();
+    let engine = Engine::replay(world.engine.limits().clone(), world.journal.clone());
+    world.engine = engine.in_doubt();
+    world.engine.handle_timeout(world.now);
+    let mark = world.orders.len();
+    world.join(&home);
+    assert_eq!(world.starts_since(mark), [], "the other node may run it");
+    world.join(&other);
+    assert_eq!(world.starts_since(mark).len(), 1, "it does not");
+    assert_eq!(world.generation(&run), Generation(1));
 }
