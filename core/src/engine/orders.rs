@@ -164,15 +164,16 @@ impl Engine {
         if news.is_empty() {
             return;
         }
-        let mut seats = self.seats(id).into_iter().peekable();
-        let sheet = self.sheet(id);
+        let run = self.state.runs.get(id);
+        let gang = run.and_then(|run| Some((run, run.gang.as_ref()?)));
+        let sheet = gang.and_then(|(run, gang)| self.sheet(run, gang));
+        let seats = gang.map_or_else(Vec::new, |(_, gang)| seats(gang));
+        let mut seats = seats.into_iter().peekable();
         let mut orders = Vec::with_capacity(news.len());
         for (session, node, told) in news {
             while seats.next_if(|(seated, _)| **seated < node).is_some() {}
             let here = seats.next_if(|(seated, _)| **seated == node);
             let here = here.map(|(_, seats)| seats).unwrap_or_default();
-            let run = self.state.runs.get(id);
-            let gang = run.and_then(|run| Some((run, run.gang.as_ref()?)));
             let order = match (told, gang.zip(sheet.as_ref())) {
                 (Told::Start(_), Some(((run, gang), sheet))) => {
                     let kills = kills(run, gang, &node);
@@ -231,34 +232,12 @@ impl Engine {
     }
 
     /// What the orders of a gang have in common.
-    fn sheet(&self, id: &RunId) -> Option<Sheet> {
-        let run = self.state.runs.get(id)?;
-        let store = self
-            .state
-            .nodes
-            .get(&run.gang.as_ref()?.placement.store_node)?;
+    fn sheet(&self, run: &Run, gang: &Gang) -> Option<Sheet> {
+        let store = self.state.nodes.get(&gang.placement.store_node)?;
         Some(Sheet {
             spec: run.spec_to_run()?,
             store_address: store.facts.store_address.clone(),
         })
-    }
-
-    /// Seats of a run by node, in the order of the nodes.
-    fn seats(&self, id: &RunId) -> Vec<(&NodeId, Vec<Seat>)> {
-        let gang = self.state.runs.get(id).and_then(|run| run.gang.as_ref());
-        let seats = gang.map_or(&[][..], |gang| &gang.placement.seats);
-        let mut rows: Vec<_> = seats.chunk_by(|a, b| a.node == b.node).collect();
-        rows.sort_by(|a, b| a[0].node.cmp(&b[0].node));
-        let nodes = rows.chunk_by(|a, b| a[0].node == b[0].node);
-        let of_node = nodes.map(|rows| {
-            let seats = rows.iter().copied().flatten();
-            let seats = seats.map(|seat| Seat {
-                rank: seat.rank,
-                slot: seat.slot,
-            });
-            (&rows[0][0].node, seats.collect())
-        });
-        of_node.collect()
     }
 
     /// What each node shall have been told about a run.
@@ -348,6 +327,23 @@ impl Engine {
             order,
         });
     }
+}
+
+/// Seats of a gang by node, in the order of the nodes.
+fn seats(gang: &Gang) -> Vec<(&NodeId, Vec<Seat>)> {
+    let seats = &gang.placement.seats;
+    let mut rows: Vec<_> = seats.chunk_by(|a, b| a.node == b.node).collect();
+    rows.sort_by(|a, b| a[0].node.cmp(&b[0].node));
+    let nodes = rows.chunk_by(|a, b| a[0].node == b[0].node);
+    let of_node = nodes.map(|rows| {
+        let seats = rows.iter().copied().flatten();
+        let seats = seats.map(|seat| Seat {
+            rank: seat.rank,
+            slot: seat.slot,
+        });
+        (&rows[0][0].node, seats.collect())
+    });
+    of_node.collect()
 }
 
 fn stop(id: &RunId, run: Option<&Run>, generation: Generation, how: Stop) -> Order {

@@ -28,10 +28,16 @@ pub struct Floor {
     fabric_ids: BTreeMap<(u32, String), u32>,
     pub(super) kinds: Vec<Kind>,
     kind_ids: BTreeMap<String, u32>,
-    /// What each run holds, by node.
-    pub(super) holdings: BTreeMap<RunId, Vec<(Spot, Slots)>>,
-    /// Where gangs are.
-    seated: BTreeMap<RunId, Seated>,
+    holdings: BTreeMap<RunId, Holding>,
+}
+
+/// What a run holds.
+#[derive(Debug, Default)]
+pub(super) struct Holding {
+    /// By node.
+    pub(super) slots: Vec<(Spot, Slots)>,
+    /// Where its gang is.
+    seated: Option<Seated>,
 }
 
 /// A placement that its run holds.
@@ -219,12 +225,13 @@ impl Floor {
         placement: &Arc<Placement>,
         more: BTreeMap<&NodeId, Slots>,
     ) {
-        if more.is_empty() && self.holds_just(run, placement) {
+        let is_all = more.is_empty();
+        let known = self.holdings.get_mut(run);
+        if is_all && known.as_ref().is_some_and(|known| known.is_just(placement)) {
             return;
         }
-        let before = self.seated.remove(run);
-        let is_all = more.is_empty();
-        let stretches = match before {
+        let before = known.map(std::mem::take).unwrap_or_default();
+        let stretches = match before.seated {
             Some(before) if Arc::ptr_eq(&before.placement, placement) => before.stretches,
             before => self.stretches(placement, before.as_ref()),
         };
@@ -239,13 +246,12 @@ impl Floor {
         for (node, slots) in more {
             held.push((self.spot(node), slots));
         }
-        self.replace(run, held);
         let seated = Seated {
             placement: Arc::clone(placement),
             stretches,
             is_all,
         };
-        self.seated.insert(run.clone(), seated);
+        self.replace(run, &before.slots, held, Some(seated));
     }
 
     /// Which ranks of a placement are on which node; most are where they were before.
@@ -275,27 +281,19 @@ impl Floor {
         all
     }
 
-    /// Which ranks of its gang's placement a run holds on which node.
-    pub(super) fn stretches_of(&self, run: &RunId, placement: &Arc<Placement>) -> &[Stretch] {
-        let seated = self.seated.get(run);
-        let seated = seated.filter(|seated| Arc::ptr_eq(&seated.placement, placement));
-        seated.map_or(&[], |seated| &seated.stretches)
-    }
-
-    /// Whether that placement is known to be all that a run holds.
-    pub(super) fn holds_just(&self, run: &RunId, placement: &Arc<Placement>) -> bool {
-        let seated = self.seated.get(run);
-        seated.is_some_and(|seated| seated.is_all && Arc::ptr_eq(&seated.placement, placement))
+    pub(super) fn holding(&self, run: &RunId) -> Option<&Holding> {
+        self.holdings.get(run)
     }
 
     /// Replaces what a run that has no place holds or may hold: slots by node (S2).
     pub fn hold(&mut self, run: &RunId, slots: BTreeMap<&NodeId, Slots>) {
-        self.seated.remove(run);
+        let before = self.holdings.get_mut(run).map(std::mem::take);
+        let before = before.unwrap_or_default();
         let held = slots
             .into_iter()
             .map(|(node, slots)| (self.spot(node), slots));
         let held = held.collect();
-        self.replace(run, held);
+        self.replace(run, &before.slots, held, None);
     }
 
     /// The number of a node, which may be new.
@@ -306,7 +304,14 @@ impl Floor {
         }
     }
 
-    fn replace(&mut self, run: &RunId, mut new: Vec<(Spot, Slots)>) {
+    /// Turns from what a run held to what it holds now.
+    fn replace(
+        &mut self,
+        run: &RunId,
+        old: &[(Spot, Slots)],
+        mut new: Vec<(Spot, Slots)>,
+        seated: Option<Seated>,
+    ) {
         new.sort_unstable_by_key(|(spot, _)| *spot);
         new.dedup_by(|(spot, more), (kept, slots)| {
             if spot == kept {
@@ -315,7 +320,6 @@ impl Floor {
             spot == kept
         });
         new.shrink_to_fit();
-        let old = self.holdings.remove(run).unwrap_or_default();
         let (mut was, mut is) = (old.iter().peekable(), new.iter().peekable());
         loop {
             match (was.peek(), is.peek()) {
@@ -342,8 +346,16 @@ impl Floor {
                 }
             }
         }
-        if !new.is_empty() {
-            self.holdings.insert(run.clone(), new);
+        if new.is_empty() && seated.is_none() {
+            self.holdings.remove(run);
+        } else {
+            let now = Holding { slots: new, seated };
+            match self.holdings.get_mut(run) {
+                Some(holding) => *holding = now,
+                None => {
+                    self.holdings.insert(run.clone(), now);
+                }
+            }
         }
     }
 
@@ -413,6 +425,21 @@ impl Floor {
     pub fn is_empty(&self, node: &NodeId) -> bool {
         let spot = self.ids.get(node);
         spot.is_some_and(|spot| self.spots[*spot as usize].holders.is_empty())
+    }
+}
+
+impl Holding {
+    /// Whether that placement is known to be all of it.
+    pub(super) fn is_just(&self, placement: &Arc<Placement>) -> bool {
+        let seated = self.seated.as_ref();
+        seated.is_some_and(|seated| seated.is_all && Arc::ptr_eq(&seated.placement, placement))
+    }
+
+    /// Which ranks of its gang's placement are on which node.
+    pub(super) fn stretches(&self, placement: &Arc<Placement>) -> &[Stretch] {
+        let seated = self.seated.as_ref();
+        let seated = seated.filter(|seated| Arc::ptr_eq(&seated.placement, placement));
+        seated.map_or(&[], |seated| &seated.stretches)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::engine::{Placement, Seating};
 use crate::id::{NodeId, Rank, RunId};
 use crate::layout::{Coordinates, Layout};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 /// Racks that are looked at for the one that a gang fills best, before any that holds it will do.
@@ -28,6 +28,15 @@ pub struct Want<'a> {
     pub blamed: &'a BTreeMap<NodeId, u32>,
 }
 
+/// A node on which the run holds something.
+struct Own {
+    spot: Spot,
+    /// What is free on it for the run.
+    free: Slots,
+    /// Whether a group stays on it.
+    stays: bool,
+}
+
 /// Groups that go to one node.
 struct Chosen {
     spot: Spot,
@@ -42,8 +51,8 @@ struct Attempt<'a> {
     tensor: u32,
     /// Which ranks of the present placement are on which node.
     stretches: &'a [Stretch],
-    /// Nodes on which the run holds something, with what is free on them for it; by spot.
-    own: Vec<(Spot, Slots)>,
+    /// By spot.
+    own: Vec<Own>,
     chosen: Vec<Chosen>,
     taken: BTreeSet<Spot>,
     tried: BTreeSet<u32>,
@@ -54,23 +63,23 @@ struct Attempt<'a> {
 impl Floor {
     /// Places a gang, or says that it does not fit now.
     pub fn place(&self, want: &Want<'_>) -> Option<Arc<Placement>> {
-        let holdings = self.holdings.get(want.run).map_or(&[][..], Vec::as_slice);
-        let stretches = want
-            .current
-            .map_or(&[][..], |current| self.stretches_of(want.run, current));
+        let holding = self.holding(want.run);
+        let held = holding.map_or(&[][..], |holding| &holding.slots);
+        let seated = holding.zip(want.current);
+        let stretches = seated.map_or(&[][..], |(holding, current)| holding.stretches(current));
         let first = stretches.first().map(|stretch| stretch.spot);
         let kind = first.map(|spot| self.spots[spot as usize].kind);
-        if let Some(current) = want.current
+        if let Some((holding, current)) = seated
             && let Some(kind) = kind
             && current.seats.len() == want.layout.world() as usize
-            && self.holds_just(want.run, current)
-            && holdings.iter().all(|held| self.stays(held, kind, want))
+            && holding.is_just(current)
+            && held.iter().all(|held| self.stays(held, kind, want))
         {
             return Some(Arc::clone(current));
         }
         let kinds = 0..u32::try_from(self.kinds.len()).unwrap_or(u32::MAX);
         let mut kinds = kinds.filter(|of| kind.is_none_or(|kind| kind == *of));
-        kinds.find_map(|kind| self.place_on(kind, want, holdings, stretches))
+        kinds.find_map(|kind| self.place_on(kind, want, held, stretches))
     }
 
     /// Whether a run can keep what it holds on a node.
@@ -86,17 +95,21 @@ impl Floor {
         &self,
         number: u32,
         want: &Want<'_>,
-        holdings: &[(Spot, Slots)],
+        held: &[(Spot, Slots)],
         stretches: &[Stretch],
     ) -> Option<Arc<Placement>> {
-        let places = holdings
+        let places = held
             .iter()
             .map(|(spot, _)| (*spot, &self.spots[*spot as usize]));
         let usable = places.filter(|(_, place)| {
             place.kind == number && place.standing.usable && !want.without.contains(&place.node)
         });
         // (What a run holds is kept by spot.)
-        let own = usable.map(|(spot, place)| (spot, place.free_for(want.run)));
+        let own = usable.map(|(spot, place)| Own {
+            spot,
+            free: place.free_for(want.run),
+            stays: false,
+        });
         let mut attempt = Attempt {
             floor: self,
             kind: &self.kinds[number as usize],
@@ -120,12 +133,12 @@ impl Attempt<'_> {
 
     /// Where the run's own part of a node stands in the list.
     fn own_at(&self, spot: Spot) -> Option<usize> {
-        self.own.binary_search_by_key(&spot, |(own, _)| *own).ok()
+        self.own.binary_search_by_key(&spot, |own| own.spot).ok()
     }
 
     fn seat(&mut self) -> Option<Arc<Placement>> {
         let world = self.want.layout.world() as usize;
-        let (homeless, kept) = self.keep();
+        let homeless = self.keep();
         let current = self.want.current;
         if let Some(current) = current.filter(|current| current.seats.len() == world)
             && homeless.is_empty()
@@ -133,10 +146,10 @@ impl Attempt<'_> {
             return Some(Arc::clone(current));
         }
         let wanted = u32::try_from(homeless.len()).ok()?;
-        let own_free = self.own.iter().map(|(_, free)| free.len() / self.tensor);
+        let own_free = self.own.iter().map(|own| own.free.len() / self.tensor);
         let own_free: u32 = own_free.sum();
         let anywhere = self.kind.free.groups(self.tensor) + u64::from(own_free);
-        if u64::from(wanted) > anywhere || !self.choose(wanted, &kept) {
+        if u64::from(wanted) > anywhere || !self.choose(wanted) {
             return None;
         }
         let floor = self.floor;
@@ -147,7 +160,7 @@ impl Attempt<'_> {
         let tensor = self.tensor as usize;
         let places = self.chosen.iter().flat_map(|chosen| {
             let free = match self.own_at(chosen.spot) {
-                Some(at) => &self.own[at].1,
+                Some(at) => &self.own[at].free,
                 None => &self.place(chosen.spot).free,
             };
             let free: Vec<_> = free.iter().collect();
@@ -173,10 +186,10 @@ impl Attempt<'_> {
                     *seats.get_mut(at)? = seat;
                 }
                 let store_node = seats.first()?.node.clone();
-                if kept.is_empty() {
-                    Placement::new(seats, store_node)
+                if self.keeps_some() {
+                    Placement::on(self.nodes(current), seats, store_node)
                 } else {
-                    Placement::on(self.nodes(current, &kept), seats, store_node)
+                    Placement::new(seats, store_node)
                 }
             }
             None if new.len() == world => {
@@ -189,26 +202,30 @@ impl Attempt<'_> {
         Some(Arc::new(placement))
     }
 
-    /// The nodes of a placement that keeps these spots and has the chosen ones as well.
-    fn nodes(&self, current: &Placement, kept: &BTreeSet<Spot>) -> BTreeSet<NodeId> {
+    /// The nodes of a placement that keeps what stays of this one and has the chosen ones as well.
+    fn nodes(&self, current: &Placement) -> BTreeSet<NodeId> {
         let mut nodes = BTreeSet::clone(&current.nodes);
-        for stretch in self.stretches.iter().filter(|s| !kept.contains(&s.spot)) {
-            nodes.remove(&self.place(stretch.spot).node);
+        for stretch in self.stretches {
+            if !self
+                .own_at(stretch.spot)
+                .is_some_and(|at| self.own[at].stays)
+            {
+                nodes.remove(&self.place(stretch.spot).node);
+            }
         }
         let chosen = self.chosen.iter().map(|chosen| self.place(chosen.spot));
         nodes.extend(chosen.map(|place| place.node.clone()));
         nodes
     }
 
-    /// Keeps the groups whose seats can be kept; says the first rank of each of the others, and where
-    /// something was kept.
-    fn keep(&mut self) -> (Vec<Rank>, BTreeSet<Spot>) {
+    /// Keeps the groups whose seats can be kept; says the first rank of each of the others.
+    fn keep(&mut self) -> Vec<Rank> {
         let layout = self.want.layout;
         let current = self
             .want
             .current
             .map_or(&[][..], |placement| &placement.seats);
-        let (mut homeless, mut kept) = (Vec::new(), Vec::new());
+        let mut homeless = Vec::new();
         let own = self.stretches.iter().map(|s| self.own_at(s.spot));
         let own: Vec<_> = own.collect();
         for first in groups(layout) {
@@ -219,27 +236,29 @@ impl Attempt<'_> {
             // All of them are on the node of the first.
             let is_whole = self.stretches.get(at).is_some_and(|s| s.end >= end);
             let at = own.get(at).copied().flatten().filter(|_| is_whole);
-            let room = at.and_then(|at| self.own.get_mut(at));
-            let room = room.filter(|(_, room)| old.iter().all(|seat| room.contains(seat.slot)));
-            let Some((spot, room)) = room.filter(|_| !old.is_empty()) else {
+            let own = at.and_then(|at| self.own.get_mut(at));
+            let own = own.filter(|own| old.iter().all(|seat| own.free.contains(seat.slot)));
+            let Some(own) = own.filter(|_| !old.is_empty()) else {
                 homeless.push(first);
                 continue;
             };
             for seat in old {
-                room.remove(seat.slot);
+                own.free.remove(seat.slot);
             }
-            if kept.last() != Some(spot) {
-                kept.push(*spot);
-            }
+            own.stays = true;
         }
-        (homeless, kept.into_iter().collect())
+        homeless
+    }
+
+    fn keeps_some(&self) -> bool {
+        self.own.iter().any(|own| own.stays)
     }
 
     /// Chooses nodes for so many groups, the nearest to the rest of the gang.
-    fn choose(&mut self, wanted: u32, kept: &BTreeSet<Spot>) -> bool {
+    fn choose(&mut self, wanted: u32) -> bool {
         let faults: BTreeSet<u32> = self.want.blamed.values().copied().collect();
         let stages = self.want.layout.pipeline;
-        let is_new = kept.is_empty();
+        let is_new = !self.keeps_some();
         // Whole model copies in a rack, where that works out; then any way; then on bad nodes, the least
         // bad first.
         let units = [stages, 1].into_iter().skip(usize::from(!is_new));
@@ -255,7 +274,7 @@ impl Attempt<'_> {
             self.taken.clear();
             self.tried.clear();
             self.bears = bears;
-            if self.gather(wanted, unit, kept) == 0 {
+            if self.gather(wanted, unit) == 0 {
                 return true;
             }
         }
@@ -263,23 +282,25 @@ impl Attempt<'_> {
     }
 
     /// Collects room; says for how many groups there was none.
-    fn gather(&mut self, mut wanted: u32, unit: u32, kept: &BTreeSet<Spot>) -> u32 {
-        let groups = |free: &Slots| free.len() / self.tensor;
-        let own = self.own.iter().filter(|(_, free)| groups(free) > 0);
-        let mut own: Vec<_> = own.map(|(spot, free)| (*spot, groups(free))).collect();
-        own.sort_by_cached_key(|(spot, groups)| {
-            let node = self.place(*spot).node.clone();
-            (!kept.contains(spot), Reverse(*groups), node)
+    fn gather(&mut self, mut wanted: u32, unit: u32) -> u32 {
+        let own = self.own.iter().map(|own| {
+            let groups = own.free.len() / self.tensor;
+            (!own.stays, Reverse(groups), own.spot)
         });
-        for (spot, groups) in own {
+        let mut own: Vec<_> = own.filter(|(_, groups, _)| groups.0 > 0).collect();
+        own.sort_by_cached_key(|(moves, groups, spot)| {
+            let node = self.place(*spot).node.clone();
+            (*moves, *groups, node)
+        });
+        for (_, Reverse(groups), spot) in own {
             wanted -= self.take(spot, groups.min(wanted));
         }
         if wanted == 0 {
             return 0;
         }
         let mut near: BTreeMap<u32, u32> = BTreeMap::new();
-        for (spot, _) in &self.own {
-            *near.entry(self.place(*spot).rack).or_default() += 1;
+        for own in &self.own {
+            *near.entry(self.place(own.spot).rack).or_default() += 1;
         }
         let mut near: Vec<_> = near.into_iter().collect();
         near.sort_by_key(|(rack, nodes)| (Reverse(*nodes), *rack));
@@ -293,20 +314,22 @@ impl Attempt<'_> {
         if wanted == 0 {
             return 0;
         }
-        let mut fabrics: Vec<u32> = self.kind.fabrics.iter().copied().collect();
         let tensor = u64::from(self.tensor);
-        fabrics.sort_by_cached_key(|fabric| {
+        let fabrics = self.kind.fabrics.iter().map(|fabric| {
             let groups = self.floor.fabrics[*fabric as usize].free / tensor;
             let holds = groups >= u64::from(wanted);
             // The fullest that holds it all; if none does, the emptiest first.
             let size = if holds { groups } else { u64::MAX - groups };
             (Some(*fabric) != homes, !holds, size, *fabric)
         });
-        for fabric in fabrics {
-            while wanted > 0 {
-                let Some(rack) = self.best_rack(fabric, wanted) else {
-                    break;
-                };
+        // (A heap, since one or two of them will do.)
+        let mut fabrics: BinaryHeap<_> = fabrics.map(Reverse).collect();
+        while wanted > 0
+            && let Some(Reverse((_, _, _, fabric))) = fabrics.pop()
+        {
+            while wanted > 0
+                && let Some(rack) = self.best_rack(fabric, wanted)
+            {
                 wanted -= self.fill(rack, wanted, unit);
             }
         }

@@ -55,7 +55,10 @@ fn an_agent_that_comes_back_is_told_of_every_evaluation_and_then_of_the_save() {
     let again = worker.tell(Event::AgentBack);
     let of_step = |word: &&String| !word.contains("Hello");
     let again: Vec<_> = again.iter().filter(of_step).collect();
-    assert_eq!(again[..3], ["say Evaluated 3", "say Evaluated 5", "say Saved 5"]);
+    assert_eq!(
+        again[..3],
+        ["say Evaluated 3", "say Evaluated 5", "say Saved 5"]
+    );
 }
 
 #[test]

@@ -86,6 +86,7 @@ fn grow(growth: &mut String, fleet: &mut Fleet, mut show: impl FnMut(&Figure)) {
         let run = any_run(fleet);
         let rank = fleet.draw(384);
         let node = fleet.node_of(&run, rank);
+        fleet.beat_of(&run);
         let (span, out) = lose(fleet, std::slice::from_ref(&node));
         assert_eq!(out.starts, 48, "a spare takes its place at once");
         lost.push(span);
@@ -157,6 +158,7 @@ fn together(fleet: &mut Fleet, count: usize, show: &mut impl FnMut(&Figure)) {
             nodes.push(node);
         }
     }
+    beat(fleet, false, 1);
     let (span, out) = lose(fleet, &nodes);
     show(&Figure {
         what: format!(

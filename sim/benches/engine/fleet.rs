@@ -307,6 +307,21 @@ impl Fleet {
         orders
     }
 
+    /// A beat of every node that the run is on.
+    pub(crate) fn beat_of(&mut self, run: &RunId) {
+        let view = self.engine.run(run, self.now).expect("the run is there");
+        for rank in view.ranks {
+            let node = rank.seating.node;
+            let session = self.nodes[&node];
+            let beat = Beat { pages: Vec::new() };
+            self.tell(Event::Beat {
+                node,
+                session,
+                beat,
+            });
+        }
+    }
+
     /// A beat of every node, in a random order, with a page of each rank on it if `pages`.
     pub(crate) fn beats(&mut self, pages: bool, step: u64) -> Vec<Event> {
         let mut ranks: BTreeMap<NodeId, (RunId, Vec<Sighting>)> = BTreeMap::new();
