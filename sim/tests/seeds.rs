@@ -122,7 +122,7 @@ const FOUND: [(u64, &str); 21] = [
 ];
 
 /// The same of hard worlds.
-const FOUND_HARD: [(u64, &str); 8] = [
+const FOUND_HARD: [(u64, &str); 12] = [
     (
         212,
         "an agent that had slept through its fence started the generation it was sent before",
@@ -155,6 +155,16 @@ const FOUND_HARD: [(u64, &str); 8] = [
         9008,
         "a run that an admin let go on waited behind an older, broken one, and was thought to starve",
     ),
+    (
+        646,
+        "a controller in doubt told a node again to start what a newer generation had replaced",
+    ),
+    (
+        561,
+        "what evaluations gave was lost with the power, and nobody said it again",
+    ),
+    (600, "the same"),
+    (1235, "the same"),
 ];
 
 #[test]
