@@ -3,6 +3,7 @@
 use crate::called::spelled;
 use crate::failure::Failure;
 use comfy_table::{Cell, ContentArrangement, Table, presets};
+use rebloom_core::cause::Cause;
 use rebloom_core::engine::{Incident, Ledger, RunState, RunView, Rung, Spend};
 use rebloom_core::time::{Duration, Instant};
 use rebloom_runtime::clock::Wall;
@@ -197,6 +198,14 @@ pub(crate) const fn is_note(incident: &Incident) -> bool {
 /// Incidents of a run without its notes, oldest first.
 pub(crate) fn faults(run: &RunView) -> impl DoubleEndedIterator<Item = &Incident> {
     run.incidents.iter().filter(|incident| !is_note(incident))
+}
+
+/// The fault after which a run was given up.
+pub(crate) fn last_fault(run: &RunView) -> Option<&Cause> {
+    let given_up = matches!(run.state, RunState::Failed | RunState::Parked);
+    let last = faults(run).next_back().filter(|_| given_up);
+    last.map(|incident| &incident.cause)
+        .filter(|cause| **cause != run.why)
 }
 
 /// Faults that the run recovered from.

@@ -3,7 +3,7 @@
 use crate::args::{ChronicleFormat, Global, OneRun, RunCommand};
 use crate::explain;
 use crate::failure::Failure;
-use crate::format::{self, Output, ago, count, ettr, faults, or_dash, short, standing};
+use crate::format::{self, Output, ago, count, ettr, faults, last_fault, or_dash, short, standing};
 use crate::scores;
 use crate::{data, logs, watch};
 use rebloom_core::chronicle::Chronicle;
@@ -214,6 +214,9 @@ fn get(run: &RunView, output: Output) -> Result<(), Failure> {
     let field = |name: &str, value: String| format::line(&format!("{name:<12}{value}"));
     field("run", spec.name.to_string());
     field("state", standing(run));
+    if let Some(cause) = last_fault(run) {
+        field("last fault", cause.to_string());
+    }
     if !run.waits_for.is_empty() {
         field("waits", run.waits_for.clone());
     }

@@ -3,7 +3,7 @@
 use crate::called::spelled;
 use crate::client::{Client, Cluster, Target, goes_on};
 use crate::failure::Failure;
-use crate::format::{Output, line, run_json};
+use crate::format::{Output, last_fault, line, run_json};
 use crate::view::{Line, Model, Plain, Screen};
 use rebloom_core::engine::{RunState, RunView};
 use rebloom_core::id::RunId;
@@ -226,9 +226,13 @@ pub(crate) fn end(run: &RunView) -> Option<Result<(), Failure>> {
 }
 
 fn ended_badly(run: &RunView) -> String {
+    let last = last_fault(run).map(|cause| format!("; the last fault: {cause}"));
     format!(
-        "run {} is {}: {}; `rebloom run explain {0}` tells the story",
-        run.spec.name, run.state, run.why
+        "run {} is {}: {}{}; `rebloom run explain {0}` tells the story",
+        run.spec.name,
+        run.state,
+        run.why,
+        last.unwrap_or_default()
     )
 }
 
@@ -252,5 +256,24 @@ mod tests {
         assert_eq!(ended(RunState::Stopped), Some(Ok(())));
         assert_eq!(ended(RunState::Failed), Some(Err(5)));
         assert_eq!(ended(RunState::Parked), Some(Err(93)));
+    }
+
+    #[test]
+    fn a_bad_end_names_the_last_fault() {
+        let last = |run: &RunView| {
+            crate::format::faults(run)
+                .next_back()
+                .unwrap()
+                .cause
+                .to_string()
+        };
+        let trains = sample::run(5);
+        assert!(!ended_badly(&trains).contains("the last fault"));
+        let failed = RunView {
+            state: RunState::Failed,
+            ..trains
+        };
+        let text = ended_badly(&failed);
+        assert!(text.contains(&last(&failed)), "{text}");
     }
 }
