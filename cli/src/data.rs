@@ -91,6 +91,10 @@ fn build_command(args: &BuildData, output: Output) -> Result<(), Failure> {
             .for_each(|text| line(&format!("  {text}")));
     }
     if args.separate {
+        let documents: Vec<u64> = built.iter().map(|(_, b)| b.meta.documents).collect();
+        if let Some(text) = without_text(&corpus.lacking(&documents)) {
+            line(&text);
+        }
         line("in a run spec:");
         line(&blend(
             &corpus,
@@ -320,6 +324,12 @@ impl Spoken {
     }
 }
 
+/// Names languages that a corpus shall have and has not, if there are any.
+fn without_text(lacking: &[(String, String)]) -> Option<String> {
+    let names: Vec<&str> = lacking.iter().map(|(_, name)| name.as_str()).collect();
+    (!names.is_empty()).then(|| format!("languages without text: {}", names.join(", ")))
+}
+
 /// What is in a dataset.
 pub(crate) fn said(meta: &Meta) -> Vec<String> {
     let mut lines = vec![format!(
@@ -329,10 +339,7 @@ pub(crate) fn said(meta: &Meta) -> Vec<String> {
         count(meta.sources.len() as u64, "source"),
         grouped(meta.vocabulary.into()),
     )];
-    if !meta.lacking.is_empty() {
-        let names: Vec<&str> = meta.lacking.iter().map(|(_, name)| name.as_str()).collect();
-        lines.push(format!("languages without text: {}", names.join(", ")));
-    }
+    lines.extend(without_text(&meta.lacking));
     for source in &meta.sources {
         let counts = source.left_out.counts.iter();
         let counts: Vec<String> = counts.map(|(kind, n)| format!("{n} {kind}")).collect();
