@@ -230,17 +230,28 @@ async fn lines(mut command: Command, mut hear: impl FnMut(&str)) -> Result<(), F
     if status.success() {
         return Ok(());
     }
-    Err(Failure::BadInput(reason(&said?)))
+    let reason = reason(&said?);
+    Err(match reason {
+        Some(reason) if status.code() == Some(REFUSED) => Failure::BadInput(reason),
+        Some(reason) => Failure::Failed(format!("the worker ended with {status}: {reason}")),
+        None => Failure::Failed(format!(
+            "the worker ended with {status} and did not say why"
+        )),
+    })
 }
 
+/// How the worker ends where it could not do what it was told (`EX_SOFTWARE`).
+const REFUSED: i32 = 70;
+
 /// The last thing the worker logged, without its time, level and place.
-fn reason(said: &[String]) -> String {
-    let last = said.iter().rev().find(|text| !text.trim().is_empty());
-    let last = last.map_or("the worker failed and did not say why", String::as_str);
-    let text = last.split_once("ERROR").map_or(last, |(_, text)| text);
+fn reason(said: &[String]) -> Option<String> {
+    let last = said.iter().rfind(|text| !text.trim().is_empty())?;
+    let text = last
+        .split_once("ERROR")
+        .map_or(last.as_str(), |(_, text)| text);
     let text = text.trim();
     let text = text.strip_prefix("rebloom_worker: ").unwrap_or(text);
-    text.to_owned()
+    Some(text.to_owned())
 }
 
 fn imported(made: &Made, output: Output) -> Result<(), Failure> {
@@ -289,7 +300,7 @@ mod tests {
             "2026-01-01T00:00:01Z ERROR rebloom_worker: /x/config.json: n_head: 5".to_owned(),
             String::new(),
         ];
-        assert_eq!(reason(&said), "/x/config.json: n_head: 5");
-        assert!(reason(&[]).contains("did not say why"));
+        assert_eq!(reason(&said).unwrap(), "/x/config.json: n_head: 5");
+        assert_eq!(reason(&[" ".to_owned()]), None);
     }
 }

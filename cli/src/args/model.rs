@@ -99,7 +99,7 @@ pub(crate) struct Generate {
     #[arg(long, default_value_t = 42, value_name = "N", value_parser = whole::<u64>(0, u64::MAX))]
     pub(crate) seed: u64,
     /// Where to compute: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", value_parser = device)]
     pub(crate) device: String,
 }
 
@@ -121,6 +121,16 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "N", value_parser = whole::<u32>(1, u32::MAX.into()))]
     pub(crate) samples: Option<u32>,
     /// Where to compute: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", value_parser = device)]
     pub(crate) device: String,
+}
+
+/// Whether that names a device; whether it is there only the worker can tell.
+fn device(text: &str) -> Result<String, String> {
+    let number = text.strip_prefix("cuda:").map(str::parse::<u32>);
+    if matches!(text, "cpu" | "cuda") || matches!(number, Some(Ok(_))) {
+        Ok(text.to_owned())
+    } else {
+        Err("a device is cpu, cuda or cuda:N".to_owned())
+    }
 }
