@@ -44,19 +44,19 @@ struct Block {
     down: Affine,
 }
 
-/// Keys and values of the words read so far, with room for more.
+/// Keys and values of the tokens read so far, with room for more.
 #[derive(Debug)]
 pub struct Cache {
     /// Of each block: keys and values, `[heads, room, width of a head]`.
     blocks: Vec<[Tensor; 2]>,
-    words: i64,
+    tokens: i64,
     room: i64,
 }
 
 impl Cache {
-    /// Words read so far.
-    pub const fn words(&self) -> i64 {
-        self.words
+    /// Tokens read so far.
+    pub const fn tokens(&self) -> i64 {
+        self.tokens
     }
 }
 
@@ -121,7 +121,7 @@ impl Inference {
         self.embedding.device()
     }
 
-    /// An empty cache for at most `room` words.
+    /// An empty cache for at most `room` tokens.
     pub fn cache(&self, room: usize) -> Cache {
         let room = i64::try_from(room).unwrap_or(i64::MAX);
         let heads = i64::from(self.model.heads);
@@ -130,19 +130,19 @@ impl Inference {
         let blocks = self.blocks.iter().map(|_| [empty(), empty()]);
         Cache {
             blocks: blocks.collect(),
-            words: 0,
+            tokens: 0,
             room,
         }
     }
 
-    /// Reads `words` after what the cache holds; the hidden state of each, `[words, hidden]`.
+    /// Reads `tokens` after what the cache holds; the hidden state of each, `[tokens, hidden]`.
     ///
     /// # Panics
     /// Where the cache has no room for them.
-    pub fn read(&self, words: &[u32], cache: &mut Cache) -> Tensor {
+    pub fn read(&self, tokens: &[u32], cache: &mut Cache) -> Tensor {
         no_grad(|| {
-            let ids: Vec<i64> = words.iter().map(|&word| i64::from(word)).collect();
-            let (from, count) = (cache.words, i64::try_from(ids.len()).unwrap_or(i64::MAX));
+            let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+            let (from, count) = (cache.tokens, i64::try_from(ids.len()).unwrap_or(i64::MAX));
             assert!(from + count <= cache.room, "the cache is full");
             let bias = self.bias(from, count);
             let ids = Tensor::from_slice(&ids).to_device(self.device());
@@ -157,7 +157,7 @@ impl Inference {
                 let out = block.down.linear(&block.up.linear(&y).gelu("tanh"));
                 x = self.residual(&x, &y) + out;
             }
-            cache.words += count;
+            cache.tokens += count;
             self.final_norm.norm(&x)
         })
     }
@@ -174,7 +174,7 @@ impl Inference {
     fn attend(&self, qkv: &Tensor, held: &mut [Tensor; 2], from: i64, bias: &Tensor) -> Tensor {
         let (count, heads) = (qkv.size()[0], i64::from(self.model.heads));
         let parts = qkv.view([count, heads, 3, -1]).unbind(2);
-        // [heads, words, width of a head] each
+        // [heads, tokens, width of a head] each
         let [q, k, v] = [0, 1, 2].map(|part| parts[part].transpose(0, 1));
         for (room, new) in held.iter().zip([k, v]) {
             room.narrow(1, from, count).copy_(&new);
@@ -186,7 +186,7 @@ impl Inference {
         y.squeeze_dim(0).transpose(0, 1).reshape([count, -1])
     }
 
-    /// What is added to the scores of words `from .. from + count`: each head's slope times the
+    /// What is added to the scores of tokens `from .. from + count`: each head's slope times the
     /// distance, and minus infinity for what lies ahead. `[1, heads, count, from + count]`.
     fn bias(&self, from: i64, count: i64) -> Tensor {
         let place = Tensor::arange(from + count, (Kind::Float, self.device()));
@@ -197,7 +197,7 @@ impl Inference {
             .unsqueeze(0)
     }
 
-    /// Logits of every word of the vocabulary after each of the `hidden` states.
+    /// Logits of every token of the vocabulary after each of the `hidden` states.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
         no_grad(|| hidden.matmul(&self.embedding.tr()))
     }

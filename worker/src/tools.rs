@@ -75,9 +75,9 @@ pub struct Generate {
     /// What comes before.
     #[arg(long)]
     prompt: String,
-    /// Most words.
+    /// Most tokens.
     #[arg(long)]
-    words: usize,
+    tokens: usize,
     /// 0 is greedy.
     #[arg(long)]
     temperature: f64,
@@ -170,6 +170,12 @@ pub fn convert(how: &Convert) -> Result<()> {
         Dtype::Same if weights.is_bf16() => Kind::BFloat16,
         Dtype::Same => Kind::Float,
     };
+    // A folder with a tokenizer that nobody can use would be found out much later.
+    let beside = how.from.join(TOKENIZER);
+    let beside = Some(beside).filter(|path| path.exists());
+    if let Some(path) = how.tokenizer.as_ref().or(beside.as_ref()) {
+        Tokenizer::load(path)?;
+    }
     let written = hf::write(
         &weights,
         &how.to,
@@ -223,9 +229,9 @@ pub fn generate(how: &Generate) -> Result<()> {
         }
     };
     let began = monotonic();
-    let words = (end, tokenizer.vocabulary());
-    let written = generate::generate(&model, &prompt, words, how.words, sampling, |word| {
-        say(&spelling.add(word, &tokenizer));
+    let ids = (end, tokenizer.vocabulary());
+    let written = generate::generate(&model, &prompt, ids, how.tokens, sampling, |token| {
+        say(&spelling.add(token, &tokenizer));
     });
     say(&spelling.end(&tokenizer));
     if !how.json {
@@ -239,7 +245,7 @@ pub fn generate(how: &Generate) -> Result<()> {
     }
     let seconds = monotonic().since(began).as_secs_f64();
     print(&json!({
-        "prompt": how.prompt, "text": text, "prompt_words": prompt.len(), "words": written.words,
+        "prompt": how.prompt, "text": text, "prompt_tokens": prompt.len(), "tokens": written.tokens,
         "end": written.end, "seconds": seconds,
     }))
 }

@@ -201,7 +201,7 @@ fn logits_are_hugging_faces_at_once_and_word_by_word() {
                     .iter()
                     .map(|&word| model.read(&[word], &mut cache)),
             );
-            assert_eq!(cache.words(), i64::try_from(read.len()).unwrap());
+            assert_eq!(cache.tokens(), i64::try_from(read.len()).unwrap());
             near(&model.logits(&Tensor::cat(&pieces, 0)), "word by word");
             let sample: Vec<i32> = sample.iter().map(|word| word.cast_signed()).collect();
             nats += cross_entropy(&model, &sample) / read.len() as f64;
@@ -230,9 +230,9 @@ fn the_same_seed_writes_the_same_text() {
         let text = generate(&model, prompt, (2, u32::MAX), 20, how, |word| {
             heard.push(word)
         });
-        assert_eq!(heard, text.words);
-        assert!(text.end == End::Document || text.words.len() == 20);
-        text.words
+        assert_eq!(heard, text.tokens);
+        assert!(text.end == End::Document || text.tokens.len() == 20);
+        text.tokens
     };
     assert_eq!(write(greedy, &[5, 9, 11]), write(greedy, &[5, 9, 11]));
     assert_eq!(write(drawn, &[5, 9, 11]), write(drawn, &[5, 9, 11]));

@@ -1,5 +1,5 @@
 //! What the binary does beside training: converting, generating, evaluating, over a checkpoint with a real
-//! tokenizer; and words that become text.
+//! tokenizer; and tokens that become text.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
 
@@ -95,14 +95,14 @@ impl Place {
 
     /// A model folder made of the checkpoint.
     fn converted(&self) -> (PathBuf, Value) {
-        let (to, words) = (self.at("folder"), self.at(TOKENIZER));
+        let (to, tokens) = (self.at("folder"), self.at(TOKENIZER));
         let arguments = [
             "--to",
             to.to_str().unwrap(),
             "--file-bytes",
             "10000",
             "--tokenizer",
-            words.to_str().unwrap(),
+            tokens.to_str().unwrap(),
         ];
         let said = self.run("convert", &self.checkpoint, &arguments);
         assert_eq!(said.len(), 1);
@@ -169,7 +169,7 @@ fn generation_goes_on_after_a_prompt_and_ends_where_it_is_told_to() {
     let place = Place::new();
     let (folder, _) = place.converted();
     let write = |from: &Path, more: &[&str]| {
-        let mut arguments = vec!["--prompt", "Tous les", "--words", "6", "--top-k", "0"];
+        let mut arguments = vec!["--prompt", "Tous les", "--tokens", "6", "--top-k", "0"];
         arguments.extend(["--top-p", "1", "--seed", "3", "--json"]);
         arguments.extend(more);
         let mut said = place.run("generate", from, &arguments).pop().unwrap();
@@ -179,21 +179,21 @@ fn generation_goes_on_after_a_prompt_and_ends_where_it_is_told_to() {
     let greedy = ["--temperature", "0"];
     let said = write(&folder, &greedy);
     assert_eq!(said["prompt"], "Tous les");
-    let words: Vec<u32> = serde_json::from_value(said["words"].clone()).unwrap();
-    let ended = if words.len() == 6 {
+    let tokens: Vec<u32> = serde_json::from_value(said["tokens"].clone()).unwrap();
+    let ended = if tokens.len() == 6 {
         "length"
     } else {
         "document"
     };
-    assert!(words.len() <= 6 && said["end"] == ended, "{said}");
-    assert_eq!(said["text"], tokenizer().decode(&words).unwrap());
-    // The end of the document is no word of the prompt.
+    assert!(tokens.len() <= 6 && said["end"] == ended, "{said}");
+    assert_eq!(said["text"], tokenizer().decode(&tokens).unwrap());
+    // The end of the document is no token of the prompt.
     let prompt = tokenizer().encode("Tous les").unwrap();
-    assert_eq!(said["prompt_words"], prompt.len() - 1);
+    assert_eq!(said["prompt_tokens"], prompt.len() - 1);
     // A checkpoint has no tokenizer of its own.
-    let words = place.at(TOKENIZER);
-    let words = ["--tokenizer", words.to_str().unwrap()];
-    assert_eq!(write(&place.checkpoint, &[greedy, words].concat()), said);
+    let tokens = place.at(TOKENIZER);
+    let tokens = ["--tokenizer", tokens.to_str().unwrap()];
+    assert_eq!(write(&place.checkpoint, &[greedy, tokens].concat()), said);
     assert_eq!(
         write(&folder, &["--temperature", "2"]),
         write(&folder, &["--temperature", "2"])
@@ -201,7 +201,7 @@ fn generation_goes_on_after_a_prompt_and_ends_where_it_is_told_to() {
     let arguments = [
         "--prompt",
         "a",
-        "--words",
+        "--tokens",
         "1",
         "--temperature",
         "0",
@@ -243,7 +243,7 @@ fn evaluation_scores_each_language_and_names_what_it_left_out() {
     let bytes: u64 = scores.iter().filter_map(|score| score.bytes).sum();
     assert_eq!(bytes, 39);
     for score in &scores {
-        // It knows nothing yet: every word is about as likely as any other.
+        // It knows nothing yet: every token is about as likely as any other.
         let off = score.loss() - f64::from(VOCAB).ln();
         assert!(off.abs() < 0.5, "{score:?}");
     }
@@ -278,22 +278,22 @@ fn evaluation_scores_each_language_and_names_what_it_left_out() {
 /// A letter of several bytes comes whole or not at all, and nothing is lost or said twice.
 #[test]
 fn text_is_spelled_in_whole_letters() {
-    // The bytes and the special words alone: every letter beyond ASCII is cut.
+    // The bytes and the special tokens alone: every letter beyond ASCII is cut.
     let bytes = Tokenizer::train(["a"].into_iter(), rebloom_data::tokenizer::SMALLEST).unwrap();
     for tokenizer in [tokenizer(), bytes] {
-        let mut words = tokenizer.encode(TEXT).unwrap();
-        assert_eq!(words.pop(), Some(tokenizer.end_of_document()));
+        let mut tokens = tokenizer.encode(TEXT).unwrap();
+        assert_eq!(tokens.pop(), Some(tokenizer.end_of_document()));
         let mut spelling = Spelling::default();
         let mut text = String::new();
         let mut silent = 0;
-        for &word in &words {
-            let piece = spelling.add(word, &tokenizer);
+        for &token in &tokens {
+            let piece = spelling.add(token, &tokenizer);
             assert!(!piece.contains('\u{fffd}'), "{piece:?} is no whole letter");
             silent += usize::from(piece.is_empty());
             text.push_str(&piece);
             assert!(TEXT.starts_with(&text), "{text:?}");
         }
-        assert!(silent > 0, "some letter has more than one word");
+        assert!(silent > 0, "some letter has more than one token");
         assert_eq!(text, TEXT);
         assert_eq!(spelling.end(&tokenizer), "");
 
@@ -303,7 +303,7 @@ fn text_is_spelled_in_whole_letters() {
         let cut = &dove[..dove.len() - 2];
         let said: String = cut
             .iter()
-            .map(|&word| spelling.add(word, &tokenizer))
+            .map(|&token| spelling.add(token, &tokenizer))
             .collect();
         assert_eq!(said, "a");
         assert!(spelling.end(&tokenizer).contains('\u{fffd}'));

@@ -17,7 +17,7 @@ pub(crate) async fn generate(how: Generate, global: &Global) -> Result<(), Failu
     command.arg(format!("--device={}", how.device));
     // In one word each: a prompt may begin with a dash.
     command.arg(format!("--prompt={}", how.prompt));
-    command.arg(format!("--words={}", how.tokens));
+    command.arg(format!("--tokens={}", how.tokens));
     command.arg(format!("--temperature={}", how.temperature));
     command.arg(format!("--top-k={}", how.top_k));
     command.arg(format!("--top-p={}", how.top_p));

@@ -1,4 +1,4 @@
-//! Text from a prompt, word by word.
+//! Text from a prompt, token by token.
 
 use super::Inference;
 use super::sample::{Chooser, Sampling};
@@ -12,21 +12,21 @@ use tch::Tensor;
 pub enum End {
     /// The model ended the document.
     Document,
-    /// As many words as were asked for.
+    /// As many tokens as were asked for.
     Length,
 }
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
-    /// The words after the prompt, the end of the document not among them.
-    pub words: Vec<u32>,
+    /// The tokens after the prompt, the end of the document not among them.
+    pub tokens: Vec<u32>,
     /// Why it ended.
     pub end: End,
 }
 
-/// Goes on after `prompt` for at most `most` words, or until the word that ends a document; `say` hears each as
-/// it is chosen. Only the first `spelled` words of the vocabulary are chosen from: what a model has more of is padding.
+/// Goes on after `prompt` for at most `most` tokens, or until the token that ends a document; `say` hears each as
+/// it is chosen. Only the first `spelled` tokens of the vocabulary are chosen from: what a model has more of is padding.
 pub fn generate(
     model: &Inference,
     prompt: &[u32],
@@ -39,7 +39,7 @@ pub fn generate(
     let spelled = spelled.clamp(1, vocabulary) as usize;
     let mut cache = model.cache(prompt.len() + most + 1);
     let mut chooser = Chooser::new(how);
-    let mut words = Vec::new();
+    let mut tokens = Vec::new();
     // Documents follow each other in training, so each begins after the end of another.
     let begin = [end_of_document];
     let first = if prompt.is_empty() {
@@ -48,24 +48,24 @@ pub fn generate(
         prompt
     };
     let mut next = first.to_vec();
-    while words.len() < most {
+    while tokens.len() < most {
         let hidden = model.read(&next, &mut cache);
         let last = hidden.narrow(0, hidden.size()[0] - 1, 1);
         let logits = floats(&model.logits(&last).view([i64::from(vocabulary)]));
         let logits = &logits[..spelled];
-        let word = u32::try_from(chooser.choose(logits)).unwrap_or(end_of_document);
-        if word == end_of_document {
+        let token = u32::try_from(chooser.choose(logits)).unwrap_or(end_of_document);
+        if token == end_of_document {
             return Text {
-                words,
+                tokens,
                 end: End::Document,
             };
         }
-        words.push(word);
-        say(word);
-        next = vec![word];
+        tokens.push(token);
+        say(token);
+        next = vec![token];
     }
     Text {
-        words,
+        tokens,
         end: End::Length,
     }
 }
@@ -74,26 +74,26 @@ fn floats(tensor: &Tensor) -> Vec<f32> {
     Vec::try_from(cuda::home(tensor)).expect("logits are a vector of fp32")
 }
 
-/// Turns words into text as they come: what is not a whole letter yet is held back.
+/// Turns tokens into text as they come: what is not a whole letter yet is held back.
 #[derive(Debug, Default)]
 pub struct Spelling {
-    words: Vec<u32>,
+    tokens: Vec<u32>,
     /// Bytes of text that were given out.
     said: usize,
 }
 
 impl Spelling {
-    /// The text that `word` completes.
-    pub fn add(&mut self, word: u32, tokenizer: &Tokenizer) -> String {
-        self.words.push(word);
-        let text = tokenizer.decode(&self.words).unwrap_or_default();
+    /// The text that `token` completes.
+    pub fn add(&mut self, token: u32, tokenizer: &Tokenizer) -> String {
+        self.tokens.push(token);
+        let text = tokenizer.decode(&self.tokens).unwrap_or_default();
         let whole = text.trim_end_matches('\u{FFFD}').len();
         self.give(&text, whole)
     }
 
     /// What was held back.
     pub fn end(&mut self, tokenizer: &Tokenizer) -> String {
-        let text = tokenizer.decode(&self.words).unwrap_or_default();
+        let text = tokenizer.decode(&self.tokens).unwrap_or_default();
         self.give(&text, text.len())
     }
 

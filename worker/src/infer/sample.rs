@@ -1,19 +1,19 @@
-//! Choosing the next word: a pure function of logits, settings and one seed.
+//! Choosing the next token: a pure function of logits, settings and one seed.
 
 /// How to choose.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// Logits are divided by it; 0 takes the likeliest word always.
+    /// Logits are divided by it; 0 takes the likeliest token always.
     pub temperature: f64,
-    /// Only so many of the likeliest words are in the draw; 0 means all.
+    /// Only so many of the likeliest tokens are in the draw; 0 means all.
     pub top_k: usize,
-    /// Only the likeliest words that together have this probability are in the draw.
+    /// Only the likeliest tokens that together have this probability are in the draw.
     pub top_p: f64,
     /// What the draws are made from.
     pub seed: u64,
 }
 
-/// Draws words, one after the other.
+/// Draws tokens, one after the other.
 #[derive(Debug)]
 pub struct Chooser {
     how: Sampling,
@@ -29,7 +29,7 @@ impl Chooser {
         }
     }
 
-    /// The next word. Where two are equally likely, the lower one comes first.
+    /// The next token. Where two are equally likely, the lower one comes first.
     pub fn choose(&mut self, logits: &[f32]) -> usize {
         let mut order: Vec<usize> = (0..logits.len()).collect();
         let likelier = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
@@ -109,12 +109,12 @@ mod tests {
     fn draws_follow_the_probabilities_and_the_seed() {
         let all: f64 = LOGITS.iter().map(|l| f64::from(*l).exp()).sum();
         let drawn = draws(PLAIN, 20_000);
-        for (word, logit) in LOGITS.iter().enumerate() {
+        for (token, logit) in LOGITS.iter().enumerate() {
             let wanted = f64::from(*logit).exp() / all;
-            let got = drawn.iter().filter(|d| **d == word).count() as f64 / 20_000.0;
+            let got = drawn.iter().filter(|d| **d == token).count() as f64 / 20_000.0;
             assert!(
                 (got - wanted).abs() < 0.015,
-                "{word}: {got} and not {wanted}"
+                "{token}: {got} and not {wanted}"
             );
         }
         assert_eq!(draws(PLAIN, 50), drawn[..50]);
@@ -130,7 +130,7 @@ mod tests {
         };
         assert_eq!(seen(Sampling { top_k: 3, ..PLAIN }), [1, 2, 3].into());
         assert_eq!(seen(Sampling { top_k: 99, ..PLAIN }).len(), 5);
-        // Words 1 and 3 have 0.40 each, word 2 has 0.15.
+        // Tokens 1 and 3 have 0.40 each, token 2 has 0.15.
         assert_eq!(
             seen(Sampling {
                 top_p: 0.3,
