@@ -60,8 +60,8 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(&checkout),
         "gpu" => gpu::run(&checkout, rest),
         "peers" => match rest {
-            [] => peers::run(&checkout, true),
-            [flag] if flag == "--only-install" => peers::run(&checkout, false),
+            [] => stages::compare(&checkout),
+            [flag] if flag == "--only-install" => peers::run(&checkout),
             _ => {
                 eprintln!("`cargo xtask peers` takes --only-install or nothing\n\n{USAGE}");
                 return ExitCode::from(2);

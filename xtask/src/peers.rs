@@ -61,13 +61,12 @@ const ASKING: [&str; 3] = [
 
 const PROOF: &str = include_str!("peers/proof.py");
 
-/// Installs PyTorch and transformers, and proves what is asked of them: that two ranks under torchrun can talk, and,
-/// with `prove`, that transformers opens what Rebloom exports.
-pub(crate) fn run(checkout: &Checkout, prove: bool) -> Result<ExitCode> {
+/// Installs PyTorch and transformers, and proves that two ranks under torchrun can talk.
+pub(crate) fn run(checkout: &Checkout) -> Result<ExitCode> {
     let home = checkout.installed();
     fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
     let _held = setup::hold(&home)?;
-    let environment = home.join("peers");
+    let environment = environment(&home);
     let marker = environment.join(".pinned");
     let pinned = PACKAGES.join("\n") + "\n";
     if !fs::read_to_string(&marker).is_ok_and(|text| text == pinned) {
@@ -76,10 +75,19 @@ pub(crate) fn run(checkout: &Checkout, prove: bool) -> Result<ExitCode> {
     }
     transformers::install(&environment)?;
     println!("peers: {} is in place", environment.display());
-    if prove {
-        transformers::prove(checkout, &environment)?;
-    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Proves that transformers opens what Rebloom exports, with the binaries in this folder.
+pub(crate) fn prove(checkout: &Checkout, binaries: &Path) -> Result<ExitCode> {
+    let home = checkout.installed();
+    let _held = setup::hold(&home)?;
+    transformers::prove(checkout, binaries, &environment(&home))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn environment(home: &Path) -> PathBuf {
+    home.join("peers")
 }
 
 /// Installs PyTorch with CUDA, and transformers; answers the Python that has them.

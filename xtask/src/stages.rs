@@ -67,12 +67,23 @@ pub(crate) fn bench(checkout: &Checkout, arguments: &[String]) -> Result<ExitCod
     let compares = arguments
         .first()
         .is_none_or(|name| name == "recovery" || name == "worker");
-    if compares && let Some(failed) = failure(peers::run(checkout, false)?) {
+    if compares && let Some(failed) = failure(peers::run(checkout)?) {
         return Ok(failed);
     }
     let mut bench = checkout.cargo(["run", "-p", "rebloom-tests", "--bin", "bench", "--"]);
     bench.args(arguments);
     run(bench)
+}
+
+/// Installs what is compared with, and lets transformers open what the binaries export.
+pub(crate) fn compare(checkout: &Checkout) -> Result<ExitCode> {
+    if let Some(failed) = prepare(checkout)? {
+        return Ok(failed);
+    }
+    if let Some(failed) = failure(peers::run(checkout)?) {
+        return Ok(failed);
+    }
+    peers::prove(checkout, &target(checkout)?.join("debug"))
 }
 
 fn prepare(checkout: &Checkout) -> Result<Option<ExitCode>> {

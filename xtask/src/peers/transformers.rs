@@ -72,7 +72,7 @@ const TEXT: &str = "All human beings are born free and equal in dignity and righ
 
 /// Writes the weights of each reference case as a folder, in one file and in several, in fp32 and in bf16, with a
 /// tokenizer; lets transformers open each, predict and spell; and takes back what transformers wrote of it.
-pub(super) fn prove(checkout: &Checkout, environment: &Path) -> Result<()> {
+pub(super) fn prove(checkout: &Checkout, binaries: &Path, environment: &Path) -> Result<()> {
     let work = environment.join("exports");
     if work.exists() {
         fs::remove_dir_all(&work).with_context(|| format!("cannot remove {}", work.display()))?;
@@ -80,7 +80,7 @@ pub(super) fn prove(checkout: &Checkout, environment: &Path) -> Result<()> {
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let proof = environment.join("opens.py");
     fs::write(&proof, PROOF).with_context(|| format!("cannot write {}", proof.display()))?;
-    let dataset = spelled_text(checkout, &work)?;
+    let dataset = spelled_text(&binaries.join("rebloom"), &work)?;
     for case in CASES {
         let weights = checkout.root.join("tests/conformance").join(case);
         for (dtype, most) in [
@@ -90,7 +90,7 @@ pub(super) fn prove(checkout: &Checkout, environment: &Path) -> Result<()> {
         ] {
             let folder = work.join(format!("{case}-{dtype}-{most}"));
             let convert = |from: &Path, to: &Path| {
-                let mut convert = binary(checkout, "rebloom-worker");
+                let mut convert = Command::new(binaries.join("rebloom-worker"));
                 convert.arg("convert").arg("--from").arg(from);
                 convert.arg("--to").arg(to).args(["--dtype", dtype]);
                 convert.arg("--tokenizer");
@@ -141,7 +141,7 @@ fn beside(folder: &Path, ending: &str) -> PathBuf {
 }
 
 /// Puts [`TEXT`] into the words of a tokenizer that is made of it; answers the path of both without their endings.
-fn spelled_text(checkout: &Checkout, work: &Path) -> Result<PathBuf> {
+fn spelled_text(rebloom: &Path, work: &Path) -> Result<PathBuf> {
     let (folder, dataset) = (work.join("text"), work.join("text-words"));
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for (at, line) in TEXT.lines().enumerate() {
@@ -150,18 +150,9 @@ fn spelled_text(checkout: &Checkout, work: &Path) -> Result<PathBuf> {
     }
     let path = dataset.with_extension("txt");
     fs::write(&path, TEXT).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut build = binary(checkout, "rebloom");
+    let mut build = Command::new(rebloom);
     build.args(["data", "build", "--permission", "public domain", "--text"]);
     build.arg(&folder).arg("--prefix").arg(&dataset);
     must(build.args(["--vocab", "320"]))?;
     Ok(dataset)
-}
-
-fn binary(checkout: &Checkout, name: &str) -> Command {
-    let package = if name == "rebloom" {
-        "rebloom-cli"
-    } else {
-        name
-    };
-    checkout.cargo(["run", "-q", "-p", package, "--bin", name, "--"])
 }
