@@ -260,20 +260,15 @@ mod tests {
 
     #[test]
     fn a_bad_end_names_the_last_fault() {
-        let last = |run: &RunView| {
-            crate::format::faults(run)
-                .next_back()
-                .unwrap()
-                .cause
-                .to_string()
-        };
-        let trains = sample::run(5);
-        assert!(!ended_badly(&trains).contains("the last fault"));
+        let trains = sample::run_with_incident();
+        let fault = trains.incidents[0].cause.to_string();
+        assert!(!ended_badly(&trains).contains(&fault));
         let failed = RunView {
             state: RunState::Failed,
+            why: Cause::BudgetSpent { restarts: 3 },
             ..trains
         };
         let text = ended_badly(&failed);
-        assert!(text.contains(&last(&failed)), "{text}");
+        assert!(text.contains(&format!("the last fault: {fault}")), "{text}");
     }
 }
