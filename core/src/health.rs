@@ -23,6 +23,7 @@ pub use examine::Examined;
 
 use crate::id::Slot;
 use crate::time::Duration;
+use rule::Builtin;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -248,6 +249,25 @@ impl Finding {
     /// Whether it counts towards the verdict.
     pub fn counts(&self) -> bool {
         self.mode == Mode::Enforce && self.verdict > Verdict::Healthy
+    }
+
+    /// Whether it says that an XID is the software's, since many units have it.
+    fn is_of_many_units(&self) -> bool {
+        self.mode == Mode::Enforce && self.rule == Builtin::XidManyUnits.name()
+    }
+
+    /// Makes of what a process may have caused by itself what many units are: nothing of the unit's.
+    /// Whether the node was to be withdrawn for it.
+    fn acquit(&mut self) -> bool {
+        let of_process = [Builtin::XidOnce, Builtin::XidAgain];
+        if !of_process.iter().any(|rule| rule.name() == self.rule) {
+            return false;
+        }
+        let withdrew = self.counts() && self.verdict.withdraws();
+        Builtin::XidManyUnits.name().clone_into(&mut self.rule);
+        (self.verdict, self.action) = (Verdict::Healthy, Action::RestartApp);
+        self.mode = Mode::Enforce;
+        withdrew
     }
 }
 

@@ -54,7 +54,8 @@ impl State {
                 node,
                 signal,
                 findings,
-            } => self.health.heard(at, node, signal, findings),
+                acquits,
+            } => self.health.heard(at, node, signal, findings, *acquits),
             Fact::VerdictReached {
                 node,
                 verdict,

@@ -11,7 +11,7 @@ use crate::health::edited::{BadRule, EditedRule, MOST_RULES};
 use crate::health::expression::{BadExpression, Expression, SignalFields};
 use crate::health::fleet::Heard;
 use crate::health::rule::{Builtin, RULES};
-use crate::health::signal::{Kind, Signal};
+use crate::health::signal::{Key, Kind, Signal};
 use crate::health::{Examined, Finding, Mode, Verdict};
 use crate::id::{NodeId, RunId};
 use crate::time::{Duration, Instant};
@@ -104,16 +104,26 @@ impl Engine {
             self.state
                 .health
                 .examine(self.now, about, &signal, &windows, &self.ward.programs);
-        let Examined::News { findings, failed } = examined else {
+        let Examined::News {
+            findings,
+            acquits,
+            failed,
+        } = examined
+        else {
             return self.count("repeated_signal");
         };
         (0..failed).for_each(|_| self.count("rule_failed"));
-        let kind = signal.sign.kind();
+        let Key { kind, index, .. } = signal.key();
         self.tell(Fact::SignalHeard {
             node: node.clone(),
             signal,
             findings,
+            acquits,
         });
+        if let Some(since) = acquits {
+            let acquitted = self.state.health.with_xid(index, since);
+            acquitted.iter().for_each(|node| self.rejudge(node));
+        }
         if kind == Kind::StorageFailing {
             let stranded: Vec<_> = self.state.health.stranded().iter().cloned().collect();
             stranded.iter().for_each(|node| self.rejudge(node));

@@ -27,6 +27,9 @@ pub struct Seen {
     pub findings: Vec<Finding>,
     /// When it was repaired, or over.
     pub repaired: Option<Instant>,
+    /// Many units said the same at that time: it is the software's, and counts against no unit.
+    #[serde(default)]
+    pub many_units: bool,
 }
 
 /// A level that is raised.
@@ -97,6 +100,7 @@ impl Chart {
                 key,
                 findings: findings.to_vec(),
                 repaired: None,
+                many_units: findings.iter().any(Finding::is_of_many_units),
             });
         } else {
             self.raise(at, key, signal, findings);
@@ -125,6 +129,7 @@ impl Chart {
                 key,
                 findings: raised.findings,
                 repaired: Some(at),
+                many_units: false,
             });
         }
         if key.kind == Kind::RecoveryAction {
@@ -152,6 +157,46 @@ impl Chart {
                 .all(|action| does(seen, action));
             if seen.repaired.is_none() && is_done {
                 seen.repaired = Some(at);
+            }
+        }
+    }
+
+    /// Many units have said this XID since then, so what was seen of it here is the software's. A
+    /// withdrawal that came of nothing else never was one.
+    pub(super) fn acquit(&mut self, code: u32, since: Instant) {
+        let is_it =
+            |seen: &Seen| seen.key.kind == Kind::Xid && seen.key.index == code && seen.at >= since;
+        let mut first = None;
+        for seen in self.seen.iter_mut().filter(|seen| is_it(seen)) {
+            seen.many_units = true;
+            for finding in &mut seen.findings {
+                if finding.acquit() {
+                    first = first.or(Some(seen.at));
+                }
+            }
+        }
+        if let Some(first) = first {
+            self.withdraw_charge(first);
+        }
+    }
+
+    /// What it was charged with at `first` is not held against it any more.
+    fn withdraw_charge(&mut self, first: Instant) {
+        let withdraws = |finding: &&Finding| finding.counts() && finding.verdict.withdraws();
+        let raised = self.raised.values().filter(|raised| raised.told >= first);
+        let raised = raised.flat_map(|raised| &raised.findings);
+        let seen = self
+            .seen
+            .iter()
+            .filter(|seen| seen.repaired.unwrap_or(seen.at) >= first);
+        let seen = seen.flat_map(|seen| &seen.findings);
+        let other = raised.chain(seen).find(withdraws).cloned();
+        if self.withdrawn.back().is_some_and(|at| *at >= first) {
+            if other.is_none() {
+                self.withdrawn.pop_back();
+                self.lemon = false;
+            } else if !self.lemon {
+                self.why = other;
             }
         }
     }

@@ -21,6 +21,9 @@ pub enum Examined {
     News {
         /// What was inferred.
         findings: Vec<Finding>,
+        /// Many units have this XID: since when it is held against none of them. None where those who
+        /// said it before are acquitted already.
+        acquits: Option<Instant>,
         /// Rules of admins that failed on it.
         failed: u32,
     },
@@ -77,7 +80,26 @@ impl Fleet {
                 Err(_) => failed += 1,
             }
         }
-        Examined::News { findings, failed }
+        Examined::News {
+            acquits: self.acquits(now, signal, &findings, w),
+            findings,
+            failed,
+        }
+    }
+
+    fn acquits(
+        &self,
+        now: Instant,
+        signal: &Signal,
+        findings: &[Finding],
+        w: &Windows,
+    ) -> Option<Instant> {
+        let (code, since) = (signal.key().index, now - w.burst);
+        let mut others = self.xids.iter();
+        let is_many = findings.iter().any(Finding::is_of_many_units);
+        let is_charged =
+            |xid: &super::fleet::XidSeen| xid.code == code && xid.at >= since && !xid.many_units;
+        (is_many && others.any(is_charged)).then_some(since)
     }
 
     /// What an expression sees of a node.
@@ -194,10 +216,7 @@ impl Fleet {
                 chart.times(now, w.history, apart, of_device)
             })
         };
-        let same = |seen: &Seen| {
-            seen.key.index == code
-                && self.units(seen.at, code, w.burst).len() < w.many_units as usize
-        };
+        let same = |seen: &Seen| seen.key.index == code && !seen.many_units;
         let again = before(w.burst, &same) + 1 >= w.again;
         let once = (Builtin::XidOnce, Verdict::Healthy, entry.action);
         match entry.bucket {
@@ -206,17 +225,18 @@ impl Fleet {
             Bucket::RestartApp | Bucket::Cleanup => {
                 let mut units = self.units(now, code, w.burst);
                 units.insert((node, device));
-                if units.len() >= w.many_units as usize {
-                    vec![(Builtin::XidManyUnits, Verdict::Healthy, Action::RestartApp)]
-                } else if again {
-                    vec![(
-                        Builtin::XidAgain,
-                        Verdict::Quarantined,
-                        Action::RunDiagnostics,
-                    )]
-                } else {
-                    vec![once]
+                let (many, mut found) = (Builtin::XidManyUnits, Vec::new());
+                let is_many = units.len() >= w.many_units as usize;
+                if is_many {
+                    found.push((many, Verdict::Healthy, Action::RestartApp));
                 }
+                // A rule that does not act acquits nobody.
+                if !is_many || self.mode(many) != Mode::Enforce {
+                    let verdict = Verdict::Quarantined;
+                    let repeated = (Builtin::XidAgain, verdict, Action::RunDiagnostics);
+                    found.push(if again { repeated } else { once });
+                }
+                found
             }
             Bucket::UpdateSoftware | Bucket::CheckUvm => {
                 vec![(Builtin::XidSoftware, Verdict::Suspect, entry.action)]

@@ -4,7 +4,7 @@
 //! A part of the engine's durable state: only facts change it, through the methods that are named
 //! after them, and it holds nothing for a node of which nothing was ever seen.
 
-use super::chart::Chart;
+use super::chart::{Chart, Seen};
 use super::edited::EditedRule;
 use super::rule::Builtin;
 use super::signal::{Kind, Sign, Signal};
@@ -37,6 +37,9 @@ pub(super) struct XidSeen {
     pub(super) node: NodeId,
     pub(super) device: Option<Slot>,
     pub(super) code: u32,
+    /// Many units said it at that time.
+    #[serde(default)]
+    pub(super) many_units: bool,
 }
 
 /// How often a rule found something.
@@ -69,8 +72,16 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Takes in a signal of a node and what was made of it.
-    pub fn heard(&mut self, at: Instant, node: &NodeId, signal: &Signal, findings: &[Finding]) {
+    /// Takes in a signal of a node, what was made of it, and since when its XID is held against no
+    /// unit.
+    pub fn heard(
+        &mut self,
+        at: Instant,
+        node: &NodeId,
+        signal: &Signal,
+        findings: &[Finding],
+        acquits: Option<Instant>,
+    ) {
         for finding in findings {
             let tally = self.tallies.entry(finding.rule.clone()).or_default();
             match finding.mode {
@@ -96,7 +107,11 @@ impl Fleet {
                 node: node.clone(),
                 device: signal.device,
                 code: *code,
+                many_units: findings.iter().any(Finding::is_of_many_units),
             });
+            if let Some(since) = acquits {
+                self.acquit(*code, since);
+            }
         }
         let kind = signal.sign.kind();
         let begins = kind == Kind::ProbesStarted;
@@ -118,6 +133,25 @@ impl Fleet {
                 findings,
             );
         }
+    }
+
+    /// Once so many units have an XID that it is the software, it is held against none of them.
+    fn acquit(&mut self, code: u32, since: Instant) {
+        let is_it = |xid: &&mut XidSeen| xid.code == code && xid.at >= since;
+        let acquitted = self.xids.iter_mut().filter(is_it);
+        acquitted.for_each(|xid| xid.many_units = true);
+        for chart in self.charts.values_mut() {
+            chart.acquit(code, since);
+        }
+    }
+
+    /// The nodes of which this XID was seen since then.
+    pub fn with_xid(&self, code: u32, since: Instant) -> Vec<NodeId> {
+        let said =
+            |seen: &Seen| seen.key.kind == Kind::Xid && seen.key.index == code && seen.at >= since;
+        let charts = self.charts.iter();
+        let charts = charts.filter(|(_, chart)| chart.seen.iter().any(said));
+        charts.map(|(node, _)| node.clone()).collect()
     }
 
     /// Once so many nodes cannot use the storage that it is the storage, none of them is at fault.
@@ -245,16 +279,14 @@ impl Fleet {
             .map_or(rule.rule().mode, |edited| edited.mode)
     }
 
-    /// On how many units this XID was seen within a burst before or after `at`.
+    /// On which units this XID was seen within a burst before `at`.
     pub(super) fn units(
         &self,
         at: Instant,
         code: u32,
         burst: Duration,
     ) -> BTreeSet<(&NodeId, Option<Slot>)> {
-        let near = |xid: &&XidSeen| {
-            xid.code == code && xid.at.since(at) <= burst && at.since(xid.at) <= burst
-        };
+        let near = |xid: &&XidSeen| xid.code == code && at.since(xid.at) <= burst;
         let units = self.xids.iter().filter(near);
         units.map(|xid| (&xid.node, xid.device)).collect()
     }

@@ -115,7 +115,7 @@ pub const RULES: [Rule; 28] = [
         Builtin::XidManyUnits,
         "xid_many_units",
         "such an XID on 3 GPUs within 3 min: many units are the software; only told, and counted \
-         against none of them",
+         against none of them, nor against those who said it first",
         Verdict::Healthy,
         "NVSentinel, RepeatedXID31OnDifferentGPU and RepeatedXID13OnDifferentGPCAndTPC",
     ),

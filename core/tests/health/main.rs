@@ -97,11 +97,17 @@ impl Bench {
             &self.windows,
             &self.programs,
         );
-        let Examined::News { findings, failed } = examined else {
+        let Examined::News {
+            findings,
+            acquits,
+            failed,
+        } = examined
+        else {
             return None;
         };
         assert_eq!(failed, 0);
-        self.fleet.heard(self.now, &node(name), signal, &findings);
+        let name = &node(name);
+        self.fleet.heard(self.now, name, signal, &findings, acquits);
         Some(findings)
     }
 
