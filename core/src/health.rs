@@ -311,6 +311,17 @@ pub struct Windows {
     pub act_within: Duration,
 }
 
+impl Windows {
+    /// How long what asks for this verdict stays in force once it is over.
+    fn clean_spell(&self, verdict: Verdict) -> Duration {
+        match verdict {
+            Verdict::Healthy => Duration::ZERO,
+            Verdict::Suspect => self.suspect_for,
+            Verdict::Quarantined | Verdict::Faulty => self.quarantine_for,
+        }
+    }
+}
+
 const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
 }

@@ -96,6 +96,10 @@ impl Engine {
             return self.count("bad_signal");
         }
         let windows = self.limits.health;
+        // Probes that begin anew say at once what is not so.
+        if self.state.health.is_over_already(node, &signal) {
+            return self.count("repeated_signal");
+        }
         if !self.ward.listens(self.now, node, windows.burst) {
             return self.count("too_many_signals");
         }

@@ -16,6 +16,9 @@ const WITHDRAWALS: usize = 16;
 /// What is older than this is forgotten, whatever the windows are.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// A level that nobody confirmed for this long since the probes began anew is forgotten.
+const UNCONFIRMED: Duration = Duration::from_secs(24 * 3600);
+
 /// Something that was seen and may still count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
@@ -30,6 +33,9 @@ pub struct Seen {
     /// Many units said the same at that time: it is the software's, and counts against no unit.
     #[serde(default)]
     pub many_units: bool,
+    /// A level that ended with a boot of the node, which is no flicker.
+    #[serde(default)]
+    pub by_boot: bool,
 }
 
 /// A level that is raised.
@@ -43,6 +49,9 @@ pub struct Raised {
     pub signal: Signal,
     /// What was made of it.
     pub findings: Vec<Finding>,
+    /// Since when nobody says so any more: the probes began anew in the same boot.
+    #[serde(default)]
+    pub unconfirmed: Option<Instant>,
 }
 
 /// What is known of one node's health.
@@ -101,6 +110,7 @@ impl Chart {
                 findings: findings.to_vec(),
                 repaired: None,
                 many_units: findings.iter().any(Finding::is_of_many_units),
+                by_boot: false,
             });
         } else {
             self.raise(at, key, signal, findings);
@@ -116,22 +126,16 @@ impl Chart {
             told: at,
             signal: signal.clone(),
             findings: Vec::new(),
+            unconfirmed: None,
         });
+        raised.unconfirmed = None;
         (raised.told, raised.signal) = (at, signal.clone());
         raised.findings = findings.to_vec();
     }
 
     /// A level is over. What it meant is in force for a clean spell longer.
     fn clear(&mut self, at: Instant, key: Key) {
-        if let Some(raised) = self.raised.remove(&key) {
-            self.see(Seen {
-                at,
-                key,
-                findings: raised.findings,
-                repaired: Some(at),
-                many_units: false,
-            });
-        }
+        self.end(at, key, false);
         if key.kind == Kind::RecoveryAction {
             self.repair(at, |seen, action| {
                 seen.key.device == key.device && action == Action::ResetGpu
@@ -139,14 +143,31 @@ impl Chart {
         }
     }
 
-    /// The probes began anew: levels that still hold are raised again at once. What was seen before
-    /// the node booted is repaired where a reboot does it.
-    fn begin(&mut self, at: Instant, rebooted: bool) {
-        let keys: Vec<_> = self.raised.keys().copied().collect();
-        keys.into_iter().for_each(|key| self.clear(at, key));
-        if rebooted {
-            self.repair(at, |_, action| action.is_done_by_reboot());
+    fn end(&mut self, at: Instant, key: Key, by_boot: bool) {
+        if let Some(raised) = self.raised.remove(&key) {
+            self.see(Seen {
+                at,
+                key,
+                findings: raised.findings,
+                repaired: Some(at),
+                many_units: false,
+                by_boot,
+            });
         }
+    }
+
+    /// The probes began anew. With a boot every level is over, and what was seen before is repaired
+    /// where a reboot does it. An agent that starts again mends nothing, and knows of no level yet.
+    fn begin(&mut self, at: Instant, rebooted: bool) {
+        if !rebooted {
+            for raised in self.raised.values_mut() {
+                raised.unconfirmed.get_or_insert(at);
+            }
+            return;
+        }
+        let keys: Vec<_> = self.raised.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.end(at, key, true));
+        self.repair(at, |_, action| action.is_done_by_reboot());
     }
 
     fn repair(&mut self, at: Instant, does: impl Fn(&Seen, Action) -> bool) {
@@ -173,6 +194,23 @@ impl Chart {
                 if finding.acquit() {
                     first = first.or(Some(seen.at));
                 }
+            }
+        }
+        if let Some(first) = first {
+            self.withdraw_charge(first);
+        }
+    }
+
+    /// A level is nobody's fault, since many nodes have it; nor is a withdrawal that came of it alone.
+    pub(super) fn acquit_level(&mut self, rule: &str) {
+        let mut first = None;
+        for raised in self.raised.values_mut() {
+            let (since, found) = (raised.since, &mut raised.findings);
+            for finding in found.iter_mut().filter(|finding| finding.rule == rule) {
+                if finding.counts() && finding.verdict.withdraws() {
+                    first = first.or(Some(since));
+                }
+                finding.verdict = Verdict::Healthy;
             }
         }
         if let Some(first) = first {
@@ -219,6 +257,12 @@ impl Chart {
         self.seen
             .retain(|seen| seen.waits_for_repair() || seen.repaired.unwrap_or(seen.at) >= since);
         self.withdrawn.retain(|at| *at >= since);
+        self.raised.retain(|key, raised| {
+            key.kind.is_denied_at_once()
+                || raised
+                    .unconfirmed
+                    .is_none_or(|at| now.since(at) < UNCONFIRMED)
+        });
     }
 
     /// Notes a verdict.
@@ -253,9 +297,14 @@ impl Chart {
             judged.at = self.since;
             return judged;
         }
-        for raised in self.raised.values() {
-            let found = raised.findings.iter().filter(|finding| finding.counts());
-            found.for_each(|finding| judged.hold(finding, now));
+        for (key, raised) in &self.raised {
+            for finding in raised.findings.iter().filter(|finding| finding.counts()) {
+                let until = raised.in_force_until(key.kind, finding.verdict, w);
+                if until.is_none_or(|until| until > now) {
+                    judged.hold(finding, raised.unconfirmed.unwrap_or(now));
+                    judged.until = [judged.until, until].into_iter().flatten().min();
+                }
+            }
         }
         for seen in &self.seen {
             for finding in seen.findings.iter().filter(|finding| finding.counts()) {
@@ -305,6 +354,15 @@ impl Chart {
     }
 }
 
+impl Raised {
+    /// Until when it is in force; none while it is raised. What nobody confirms is as good as over,
+    /// unless the probes would have said so.
+    fn in_force_until(&self, kind: Kind, verdict: Verdict, w: &Windows) -> Option<Instant> {
+        let from = self.unconfirmed.filter(|_| !kind.is_denied_at_once())?;
+        Some(from + w.clean_spell(verdict))
+    }
+}
+
 impl Seen {
     fn waits_for_repair(&self) -> bool {
         let faulty = |finding: &Finding| finding.counts() && finding.verdict == Verdict::Faulty;
@@ -316,9 +374,10 @@ impl Seen {
         let from = self.repaired.unwrap_or(self.at);
         match verdict {
             Verdict::Healthy => Some(self.at),
-            Verdict::Suspect => Some(from + w.suspect_for),
-            Verdict::Quarantined => Some(from + w.quarantine_for),
-            Verdict::Faulty => self.repaired.map(|repaired| repaired + w.quarantine_for),
+            Verdict::Suspect | Verdict::Quarantined => Some(from + w.clean_spell(verdict)),
+            Verdict::Faulty => self
+                .repaired
+                .map(|repaired| repaired + w.clean_spell(verdict)),
         }
     }
 }

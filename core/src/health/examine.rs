@@ -1,6 +1,6 @@
 //! What the rules infer from a signal and from what came before it.
 
-use super::chart::Seen;
+use super::chart::{Raised, Seen};
 use super::expression::{Expression, NodeFields, SignalFields};
 use super::fleet::Fleet;
 use super::rule::{Builtin, limit};
@@ -126,8 +126,9 @@ impl Fleet {
         let key = signal.key();
         let chart = self.chart(node);
         if let Sign::ProbesStarted { boot } = &signal.sign {
-            let raised = chart.is_some_and(|chart| !chart.raised.is_empty());
-            return self.boots.get(node) == Some(boot) && !raised;
+            let raised = chart.into_iter().flat_map(|chart| chart.raised.values());
+            let is_known = |raised: &Raised| raised.unconfirmed.is_some();
+            return self.boots.get(node) == Some(boot) && raised.into_iter().all(is_known);
         }
         if let Sign::Xid { .. } = &signal.sign {
             let same = |xid: &&super::fleet::XidSeen| {
@@ -142,7 +143,8 @@ impl Fleet {
         // A value that moves is news now and then; what asks for an action, at once.
         let asks = [Kind::RecoveryAction, Kind::RowRemap, Kind::Throttled].contains(&key.kind);
         let is_news = asks || now.since(raised.told) >= w.burst;
-        !signal.cleared && (raised.signal == *signal || !is_news)
+        let is_known = raised.unconfirmed.is_none() && (raised.signal == *signal || !is_news);
+        !signal.cleared && is_known
     }
 
     fn infer(&self, now: Instant, node: &NodeId, signal: &Signal, w: &Windows) -> Vec<Found> {
@@ -169,7 +171,12 @@ impl Fleet {
             Sign::RowRemap { pending: true, .. } => one(Builtin::RowRemapPending, Action::ResetGpu),
             Sign::RowRemap { .. } | Sign::ProbesStarted { .. } => Vec::new(),
             Sign::Throttled { nanos, .. } => {
-                let is_long = Duration::from_nanos(*nanos) >= w.throttled_for;
+                // An agent that starts again counts from its start.
+                let raised = self
+                    .chart(node)
+                    .and_then(|chart| chart.raised.get(&signal.key()));
+                let lasts = raised.map_or(Duration::ZERO, |raised| now.since(raised.since));
+                let is_long = lasts.max(Duration::from_nanos(*nanos)) >= w.throttled_for;
                 let rule = if is_long {
                     Builtin::ThrottledLong
                 } else {
@@ -183,7 +190,10 @@ impl Fleet {
             Sign::HostMemory { .. } => one(Builtin::HostMemory, Action::FreeMemory),
             Sign::Storage { .. } => one(Builtin::StorageLow, Action::FreeStorage),
             Sign::StorageFailing { .. } => {
-                let others = self.stranded.iter().filter(|other| *other != node).count();
+                let others = self.stranded.iter().filter(|other| *other != node);
+                let others = others
+                    .filter(|other| self.is_stranded(now, other, w))
+                    .count();
                 let is_storage = others + 1 >= w.many_units as usize;
                 let verdict = if is_storage {
                     Verdict::Healthy
@@ -264,6 +274,17 @@ impl Fleet {
         }
     }
 
+    /// Whether a node still cannot use the storage, as far as anybody knows.
+    fn is_stranded(&self, now: Instant, node: &NodeId, w: &Windows) -> bool {
+        let raised = self.chart(node).into_iter();
+        let mut raised = raised.flat_map(|chart| &chart.raised);
+        let spell = w.quarantine_for;
+        raised.any(|(key, raised)| {
+            let is_fresh = raised.unconfirmed.is_none_or(|at| now.since(at) < spell);
+            key.kind == Kind::StorageFailing && is_fresh
+        })
+    }
+
     /// Whether another XID of the same unit came within the burst: then 45 only cleans up after it.
     fn is_echo(&self, now: Instant, node: &NodeId, signal: &Signal, w: &Windows) -> bool {
         let key = signal.key();
@@ -291,7 +312,8 @@ impl Fleet {
         if signal.is_event() || chart.raised.contains_key(&key) {
             return None;
         }
-        let before = chart.times(now, w.flaps_within, Duration::ZERO, |seen| seen.key == key);
+        let ended = |seen: &Seen| seen.key == key && !seen.by_boot;
+        let before = chart.times(now, w.flaps_within, Duration::ZERO, ended);
         (before + 1 >= w.flaps).then_some((Builtin::Flapping, Verdict::Quarantined, *action))
     }
 }

@@ -126,7 +126,7 @@ impl Fleet {
             None => self.charts.entry(node.clone()).or_default(),
         };
         chart.take(at, signal, findings, rebooted);
-        if begins || kind == Kind::StorageFailing {
+        if rebooted || kind == Kind::StorageFailing {
             self.storage_failed(
                 node,
                 kind == Kind::StorageFailing && !signal.cleared,
@@ -168,11 +168,8 @@ impl Fleet {
             return;
         }
         for node in &self.stranded {
-            let chart = self.charts.get_mut(node).into_iter();
-            let raised = chart.flat_map(|chart| chart.raised.values_mut());
-            let found = raised.flat_map(|raised| &mut raised.findings);
-            for finding in found.filter(|finding| finding.rule == rule) {
-                finding.verdict = Verdict::Healthy;
+            if let Some(chart) = self.charts.get_mut(node) {
+                chart.acquit_level(rule);
             }
         }
     }
@@ -228,6 +225,12 @@ impl Fleet {
     /// What is known of a node; none where nothing is.
     pub fn chart(&self, node: &NodeId) -> Option<&Chart> {
         self.charts.get(node)
+    }
+
+    /// Whether a signal says that something is over which is not raised.
+    pub fn is_over_already(&self, node: &NodeId, signal: &Signal) -> bool {
+        let is_raised = |chart: &Chart| chart.raised.contains_key(&signal.key());
+        signal.cleared && !self.chart(node).is_some_and(is_raised)
     }
 
     /// What is made of a node.

@@ -127,3 +127,41 @@ fn a_rule_that_does_not_act_acquits_nobody() {
         assert_eq!(verdict(&world, "n3"), Verdict::Quarantined, "{mode:?}");
     }
 }
+
+#[test]
+fn storage_that_fails_week_after_week_makes_no_lemon_of_those_who_saw_it_first() {
+    let mut world = fleet(&[1; 12]);
+    let error = "gone".to_owned();
+    let failing = Signal::raised(None, Sign::StorageFailing { error });
+    let over = Signal {
+        cleared: true,
+        ..failing.clone()
+    };
+    for _ in 0..6 {
+        for name in ["n0", "n1", "n2"] {
+            say(&mut world, name, &failing);
+        }
+        assert_eq!(verdict(&world, "n0"), Verdict::Healthy);
+        world.pass(minutes(10));
+        for name in ["n0", "n1", "n2"] {
+            say(&mut world, name, &over);
+        }
+        world.pass(minutes(70));
+    }
+    assert!(!health(&world, "n0").is_lemon);
+}
+
+#[test]
+fn what_probes_deny_at_their_first_look_takes_nobody_s_turn() {
+    let mut world = fleet(&[8, 8]);
+    for _ in 0..4 {
+        for link in 0..64 {
+            let cleared = true;
+            let up = Signal::raised(Some(Slot(0)), Sign::NvLinkDown { link });
+            say(&mut world, "n0", &Signal { cleared, ..up });
+        }
+    }
+    say(&mut world, "n0", &xid(79));
+    assert_eq!(verdict(&world, "n0"), Verdict::Faulty);
+    assert_eq!(world.engine.refusals().get("too_many_signals"), None);
+}

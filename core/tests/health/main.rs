@@ -12,6 +12,7 @@ mod expressions;
 mod gauge;
 mod history;
 mod kernel_log;
+mod restarts;
 mod rules;
 mod signals;
 mod xid;

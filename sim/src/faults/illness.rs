@@ -4,7 +4,7 @@
 use crate::options::Fault;
 use crate::world::{Happening, Undo, World};
 use rebloom_core::health::Verdict;
-use rebloom_core::health::signal::{Recovery, Sign, Signal, Throttle};
+use rebloom_core::health::signal::{Kind, Recovery, Sign, Signal, Throttle};
 use rebloom_core::id::Slot;
 use rebloom_core::supervisor::Event;
 use rebloom_core::time::Duration;
@@ -128,10 +128,17 @@ impl World {
         }
     }
 
-    /// An agent begins: what was raised before is over unless it is raised again.
+    /// An agent begins: what is still so is raised again, and what asks for no reset any more says so.
     pub(crate) fn probes_start(&mut self, node: usize) {
         let boot = self.nodes[node].booted.as_nanos();
         self.probe(node, Signal::raised(None, Sign::ProbesStarted { boot }));
+        let is_vote = |signal: &Signal| signal.sign.kind() == Kind::RecoveryAction;
+        if !self.nodes[node].levels.iter().any(is_vote) {
+            let action = Recovery::Reset;
+            let vote = Signal::raised(Some(Slot(0)), Sign::RecoveryAction { action });
+            let cleared = true;
+            self.probe(node, Signal { cleared, ..vote });
+        }
         for signal in self.nodes[node].levels.clone() {
             self.probe(node, signal);
         }
