@@ -203,9 +203,20 @@ impl Fleet {
         }
     }
 
-    /// An admin says that a node can be used: what was held against it is forgotten (S11).
-    pub fn lifted(&mut self, node: &NodeId) {
-        self.charts.remove(node);
+    /// An admin says that a node can be used: what was held against it is forgotten (S11). How often it
+    /// was withdrawn is not, or one that is lifted after each repair would never be a lemon; a lemon is
+    /// pardoned.
+    pub fn lifted(&mut self, at: Instant, node: &NodeId) {
+        let chart = self.charts.remove(node).filter(|chart| !chart.lemon);
+        let withdrawn = chart.map(|chart| chart.withdrawn).unwrap_or_default();
+        if !withdrawn.is_empty() {
+            let chart = Chart {
+                since: at,
+                withdrawn,
+                ..Chart::default()
+            };
+            self.charts.insert(node.clone(), chart);
+        }
         for nodes in [&mut self.withdrawn, &mut self.held, &mut self.stranded] {
             nodes.remove(node);
         }

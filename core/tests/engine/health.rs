@@ -234,6 +234,26 @@ fn repeat_offenders_leave_for_good() {
 }
 
 #[test]
+fn a_node_that_is_lifted_after_each_repair_is_a_lemon_all_the_same() {
+    let mut world = fleet(&[1, 1, 1]);
+    for _ in 1..=4 {
+        say(&mut world, "n1", &xid(119));
+        assert!(!health(&world, "n1").is_lemon);
+        world.ask(Ask::Uncordon { node: node("n1") });
+        assert_eq!(verdict(&world, "n1"), Verdict::Healthy);
+        assert_eq!(health(&world, "n1").findings, []);
+        world.pass(minutes(5));
+    }
+    say(&mut world, "n1", &xid(119));
+    assert!(health(&world, "n1").is_lemon);
+    // Who lifts a lemon pardons it.
+    world.ask(Ask::Uncordon { node: node("n1") });
+    world.pass(minutes(5));
+    say(&mut world, "n1", &xid(119));
+    assert!(!health(&world, "n1").is_lemon);
+}
+
+#[test]
 fn what_an_admin_cordoned_stays_so_whatever_its_health() {
     let mut world = fleet(&[1, 1, 1]);
     world.ask(Ask::Cordon { node: node("n1") });

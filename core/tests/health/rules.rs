@@ -470,7 +470,7 @@ fn what_an_admin_lifts_is_forgotten_and_a_chart_stays_small() {
     assert_eq!(bench.verdict("n1"), Verdict::Faulty);
     let bytes = serde_json::to_vec(bench.fleet.chart(&node("n1")).unwrap()).unwrap();
     assert!(bytes.len() < 16 << 10, "{} bytes", bytes.len());
-    bench.fleet.lifted(&node("n1"));
+    bench.fleet.lifted(bench.now, &node("n1"));
     assert_eq!(bench.verdict("n1"), Verdict::Healthy);
     assert_eq!(
         bench.rules("n1", &throttled(Duration::from_secs(30).as_nanos() as u64)),
