@@ -372,10 +372,13 @@ impl Engine {
             let Heard { at, node, signal } = heard;
             let known = self.state.nodes.get(node)?;
             let windows = &self.limits.health;
-            let fields =
-                self.state
-                    .health
-                    .node_fields(*at, &known.facts, known.cordoned, signal, windows);
+            // As it was just before: what came after, and the signal itself, is in the charts by now.
+            let before = *at - Duration::from_nanos(1);
+            let about = (&*known.facts, known.cordoned);
+            let fields = self
+                .state
+                .health
+                .node_fields(before, about, signal, windows);
             let fires = program.fires(&SignalFields::of(signal), &fields);
             Some(RuleHit {
                 at: *at,

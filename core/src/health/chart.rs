@@ -321,7 +321,8 @@ impl Chart {
     /// How often it was withdrawn lately.
     pub fn withdrawals(&self, now: Instant, w: &Windows) -> u32 {
         let since = now - w.lemon_within;
-        let lately = self.withdrawn.iter().filter(|at| **at >= since);
+        let is_lately = |at: &&Instant| **at >= since && **at <= now;
+        let lately = self.withdrawn.iter().filter(is_lately);
         u32::try_from(lately.count()).unwrap_or(u32::MAX)
     }
 
@@ -340,7 +341,7 @@ impl Chart {
         for seen in self
             .seen
             .iter()
-            .filter(|seen| seen.at >= since && is_it(seen))
+            .filter(|seen| seen.at >= since && seen.at <= now && is_it(seen))
         {
             let is_echo = last.is_some_and(|(at, repaired)| {
                 seen.at.since(at) < apart && repaired.is_none_or(|repaired| repaired > seen.at)

@@ -59,7 +59,7 @@ impl Fleet {
         }
         let mut failed = 0;
         let fields = SignalFields::of(signal);
-        let node = self.node_fields(now, facts, cordoned, signal, w);
+        let node = self.node_fields(now, (facts, cordoned), signal, w);
         for (name, program) in programs {
             let Some(edited) = self.rules.get(name) else {
                 continue;
@@ -106,8 +106,7 @@ impl Fleet {
     pub fn node_fields(
         &self,
         now: Instant,
-        facts: &NodeFacts,
-        cordoned: bool,
+        (facts, cordoned): (&NodeFacts, bool),
         signal: &Signal,
         w: &Windows,
     ) -> NodeFields {

@@ -359,6 +359,45 @@ fn admins_edit_rules_and_see_what_they_would_do() {
 }
 
 #[test]
+fn a_rule_is_tested_on_what_was_known_when_the_signal_came() {
+    let mut world = fleet(&[1, 1, 1]);
+    for _ in 0..3 {
+        say(&mut world, "n0", &xid(63));
+        world.pass(minutes(5));
+    }
+    let fires = |world: &World, when: &str| -> Vec<bool> {
+        let hits = world.engine.test_rule(when).unwrap();
+        hits.into_iter().map(|hit| hit.fires.unwrap()).collect()
+    };
+    let again = "signal.kind == 'xid' && signal.code == 63 && node.again >= 3";
+    assert_eq!(fires(&world, again), [false, false, true]);
+    assert_eq!(fires(&world, "node.again == 1"), [true, false, false]);
+    say(&mut world, "n0", &vote(Recovery::Reset));
+    let withdrawn = fires(&world, "node.withdrawals > 0");
+    assert_eq!(
+        withdrawn, [false; 4],
+        "it was withdrawn for the last of them"
+    );
+    // The rule that is set says the same.
+    let own = Some(OwnRule {
+        when: again.to_owned(),
+        verdict: Verdict::Suspect,
+        action: Action::None,
+    });
+    let (name, mode) = ("remaps".to_owned(), Mode::Enforce);
+    world.ask(Ask::SetRule {
+        rule: EditedRule { name, mode, own },
+    });
+    for expected in [0, 0, 1] {
+        say(&mut world, "n1", &xid(63));
+        world.pass(minutes(5));
+        let rules = world.engine.health_rules();
+        let mine = rules.iter().find(|rule| rule.name == "remaps").unwrap();
+        assert_eq!(mine.tally.enforced, expected);
+    }
+}
+
+#[test]
 fn a_controller_that_dies_between_verdict_and_recovery_carries_on() {
     let (mut world, run) = running(&[2, 2, 2]);
     say(&mut world, "n1", &xid(79));
