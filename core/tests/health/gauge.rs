@@ -341,7 +341,7 @@ proptest! {
     #[test]
     fn what_is_told_can_be(readings in prop::collection::vec((0_u32..3, any::<u64>(), any::<u64>(), 0_u8..8), 0..200)) {
         let mut bench = Bench::new();
-        let mut raised = std::collections::BTreeSet::new();
+        let mut raised = BTreeSet::new();
         for (which, a, b, bits) in readings {
             let reading = match which {
                 0 => Reading::Memory { available: a, total: b },

@@ -142,14 +142,18 @@ fn storage_that_fails_everywhere_is_the_storage_also_for_an_agent_that_starts_ag
         bench.tell(name, &boot(1));
         bench.rules(name, &failing);
     }
-    nodes.map(|name| bench.tell(name, &boot(1)).unwrap());
+    for name in nodes {
+        bench.tell(name, &boot(1)).unwrap();
+    }
     bench.wait(minutes(1));
     for name in nodes {
         bench.rules(name, &failing);
         assert_eq!(bench.verdict(name), Verdict::Healthy, "{name}");
     }
     // What nobody confirmed says nothing of another day's.
-    nodes.map(|name| bench.tell(name, &boot(1)).unwrap());
+    for name in nodes {
+        bench.tell(name, &boot(1)).unwrap();
+    }
     bench.wait(minutes(60)).rules("n4", &failing);
     assert_eq!(bench.verdict("n4"), Verdict::Quarantined);
 }

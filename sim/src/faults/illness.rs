@@ -84,6 +84,8 @@ impl World {
         signal.cleared = true;
         if self.nodes[node].agent.is_some() {
             self.probe(node, signal);
+        } else if signal.sign.kind() == Kind::RecoveryAction {
+            self.nodes[node].denied.push(signal);
         }
     }
 
@@ -132,12 +134,8 @@ impl World {
     pub(crate) fn probes_start(&mut self, node: usize) {
         let boot = self.nodes[node].booted.as_nanos();
         self.probe(node, Signal::raised(None, Sign::ProbesStarted { boot }));
-        let is_vote = |signal: &Signal| signal.sign.kind() == Kind::RecoveryAction;
-        if !self.nodes[node].levels.iter().any(is_vote) {
-            let action = Recovery::Reset;
-            let vote = Signal::raised(Some(Slot(0)), Sign::RecoveryAction { action });
-            let cleared = true;
-            self.probe(node, Signal { cleared, ..vote });
+        for signal in std::mem::take(&mut self.nodes[node].denied) {
+            self.probe(node, signal);
         }
         for signal in self.nodes[node].levels.clone() {
             self.probe(node, signal);
