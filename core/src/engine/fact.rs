@@ -75,7 +75,8 @@ pub enum Fact {
         signal: Signal,
         /// What the rules inferred, those in shadow mode too.
         findings: Vec<Finding>,
-        /// Many units have this XID: what was seen of it since then is held against none of them.
+        /// Many units have this XID, or many nodes raise this level: what was seen of it since then is held
+        /// against none of them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         acquits: Option<Instant>,
     },

@@ -11,7 +11,7 @@ use crate::health::edited::{BadRule, EditedRule, MOST_RULES};
 use crate::health::expression::{BadExpression, Expression, SignalFields};
 use crate::health::fleet::Heard;
 use crate::health::rule::{Builtin, RULES};
-use crate::health::signal::{Key, Kind, Signal};
+use crate::health::signal::{Kind, Signal};
 use crate::health::{Examined, Finding, Mode, Verdict};
 use crate::id::{NodeId, RunId};
 use crate::time::{Duration, Instant};
@@ -117,7 +117,7 @@ impl Engine {
             return self.count("repeated_signal");
         };
         (0..failed).for_each(|_| self.count("rule_failed"));
-        let Key { kind, index, .. } = signal.key();
+        let key = signal.key();
         self.tell(Fact::SignalHeard {
             node: node.clone(),
             signal,
@@ -125,10 +125,10 @@ impl Engine {
             acquits,
         });
         if let Some(since) = acquits {
-            let acquitted = self.state.health.with_xid(index, since);
+            let acquitted = self.state.health.with(key, since);
             acquitted.iter().for_each(|node| self.rejudge(node));
         }
-        if kind == Kind::StorageFailing {
+        if key.kind == Kind::StorageFailing {
             let stranded: Vec<_> = self.state.health.stranded().iter().cloned().collect();
             stranded.iter().for_each(|node| self.rejudge(node));
         }

@@ -30,7 +30,7 @@ pub struct Seen {
     pub findings: Vec<Finding>,
     /// When it was repaired, or over.
     pub repaired: Option<Instant>,
-    /// Many units said the same at that time: it is the software's, and counts against no unit.
+    /// Many units said the same at that time: it is none of theirs, and counts against no unit.
     #[serde(default)]
     pub many_units: bool,
     /// A level that ended with a boot of the node, which is no flicker.
@@ -52,6 +52,9 @@ pub struct Raised {
     /// Since when nobody says so any more: the probes began anew in the same boot.
     #[serde(default)]
     pub unconfirmed: Option<Instant>,
+    /// Many nodes raised the same at that time.
+    #[serde(default)]
+    pub many_nodes: bool,
 }
 
 /// What is known of one node's health.
@@ -127,6 +130,7 @@ impl Chart {
             signal: signal.clone(),
             findings: Vec::new(),
             unconfirmed: None,
+            many_nodes: false,
         });
         raised.unconfirmed = None;
         (raised.told, raised.signal) = (at, signal.clone());
@@ -150,7 +154,7 @@ impl Chart {
                 key,
                 findings: raised.findings,
                 repaired: Some(at),
-                many_units: false,
+                many_units: raised.many_nodes,
                 by_boot,
             });
         }
@@ -209,6 +213,40 @@ impl Chart {
             for finding in found.iter_mut().filter(|finding| finding.rule == rule) {
                 if finding.counts() && finding.verdict.withdraws() {
                     first = first.or(Some(since));
+                }
+                finding.verdict = Verdict::Healthy;
+            }
+        }
+        if let Some(first) = first {
+            self.withdraw_charge(first);
+        }
+    }
+
+    /// Whether this level was raised, or over, since then.
+    pub(super) fn did(&self, kind: Kind, since: Instant) -> bool {
+        let mut raised = self.raised.iter();
+        let mut seen = self.seen.iter();
+        raised.any(|(key, raised)| key.kind == kind && raised.since >= since)
+            || seen.any(|seen| seen.key.kind == kind && seen.at >= since)
+    }
+
+    /// Many nodes have raised this level since then: that it comes and goes is no fault of this one, nor
+    /// is a withdrawal that came of it alone.
+    pub(super) fn acquit_flaps(&mut self, kind: Kind, since: Instant) {
+        let rule = super::rule::Builtin::Flapping.name();
+        let raised = self.raised.iter_mut();
+        let raised = raised.filter(|(key, raised)| key.kind == kind && raised.since >= since);
+        let raised =
+            raised.map(|(_, raised)| (raised.since, &mut raised.many_nodes, &mut raised.findings));
+        let seen = self.seen.iter_mut();
+        let seen = seen.filter(|seen| seen.key.kind == kind && seen.at >= since);
+        let seen = seen.map(|seen| (seen.at, &mut seen.many_units, &mut seen.findings));
+        let mut first: Option<Instant> = None;
+        for (at, is_many, findings) in raised.chain(seen) {
+            *is_many = true;
+            for finding in findings.iter_mut().filter(|finding| finding.rule == rule) {
+                if finding.counts() && finding.verdict.withdraws() {
+                    first = Some(first.map_or(at, |first| first.min(at)));
                 }
                 finding.verdict = Verdict::Healthy;
             }

@@ -21,8 +21,8 @@ pub enum Examined {
     News {
         /// What was inferred.
         findings: Vec<Finding>,
-        /// Many units have this XID: since when it is held against none of them. None where those who
-        /// said it before are acquitted already.
+        /// Many units have this XID, or many nodes raise this level: since when it is held against none of
+        /// them. None where those who said it before are acquitted already.
         acquits: Option<Instant>,
         /// Rules of admins that failed on it.
         failed: u32,
@@ -81,7 +81,7 @@ impl Fleet {
             }
         }
         Examined::News {
-            acquits: self.acquits(now, signal, &findings, w),
+            acquits: self.acquits(now, (&facts.node, signal), &findings, w),
             findings,
             failed,
         }
@@ -90,11 +90,14 @@ impl Fleet {
     fn acquits(
         &self,
         now: Instant,
-        signal: &Signal,
+        (node, signal): (&NodeId, &Signal),
         findings: &[Finding],
         w: &Windows,
     ) -> Option<Instant> {
         let (code, since) = (signal.key().index, now - w.burst);
+        if self.many_flicker(now, node, signal, w) {
+            return Some(since);
+        }
         let mut others = self.xids.iter();
         let is_many = findings.iter().any(Finding::is_of_many_units);
         let is_charged =
@@ -295,6 +298,17 @@ impl Fleet {
         })
     }
 
+    /// Whether so many nodes raise a level at the same time that it is none of theirs.
+    fn many_flicker(&self, now: Instant, node: &NodeId, signal: &Signal, w: &Windows) -> bool {
+        let kind = signal.sign.kind();
+        if signal.cleared || !kind.is_shared() {
+            return false;
+        }
+        let others = self.charts.iter().filter(|(other, _)| *other != node);
+        let others = others.filter(|(_, chart)| chart.did(kind, now - w.burst));
+        others.count() + 1 >= w.many_units as usize
+    }
+
     /// A level that makes a node suspect and is raised again and again.
     fn flaps(
         &self,
@@ -311,7 +325,10 @@ impl Fleet {
         if signal.is_event() || chart.raised.contains_key(&key) {
             return None;
         }
-        let ended = |seen: &Seen| seen.key == key && !seen.by_boot;
+        if self.many_flicker(now, node, signal, w) {
+            return None;
+        }
+        let ended = |seen: &Seen| seen.key == key && !seen.by_boot && !seen.many_units;
         let before = chart.times(now, w.flaps_within, Duration::ZERO, ended);
         (before + 1 >= w.flaps).then_some((Builtin::Flapping, Verdict::Quarantined, *action))
     }

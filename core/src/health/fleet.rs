@@ -7,7 +7,7 @@
 use super::chart::{Chart, Seen};
 use super::edited::EditedRule;
 use super::rule::Builtin;
-use super::signal::{Kind, Sign, Signal};
+use super::signal::{Key, Kind, Sign, Signal};
 use super::{Finding, Mode, Verdict, Windows};
 use crate::id::{NodeId, Slot};
 use crate::time::{Duration, Instant};
@@ -72,8 +72,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Takes in a signal of a node, what was made of it, and since when its XID is held against no
-    /// unit.
+    /// Takes in a signal of a node, what was made of it, and since when the like is held against nobody.
     pub fn heard(
         &mut self,
         at: Instant,
@@ -126,6 +125,10 @@ impl Fleet {
             None => self.charts.entry(node.clone()).or_default(),
         };
         chart.take(at, signal, findings, rebooted);
+        if let Some(since) = acquits.filter(|_| kind.is_shared()) {
+            let charts = self.charts.values_mut();
+            charts.for_each(|chart| chart.acquit_flaps(kind, since));
+        }
         if rebooted || kind == Kind::StorageFailing {
             self.storage_failed(
                 node,
@@ -145,12 +148,15 @@ impl Fleet {
         }
     }
 
-    /// The nodes of which this XID was seen since then.
-    pub fn with_xid(&self, code: u32, since: Instant) -> Vec<NodeId> {
-        let said =
-            |seen: &Seen| seen.key.kind == Kind::Xid && seen.key.index == code && seen.at >= since;
-        let charts = self.charts.iter();
-        let charts = charts.filter(|(_, chart)| chart.seen.iter().any(said));
+    /// The nodes of which the like was seen since then: the same XID, or the same level.
+    pub fn with(&self, key: Key, since: Instant) -> Vec<NodeId> {
+        let said = |seen: &Seen| {
+            seen.key.kind == key.kind && seen.key.index == key.index && seen.at >= since
+        };
+        let did = |chart: &Chart| {
+            chart.seen.iter().any(said) || key.kind.is_shared() && chart.did(key.kind, since)
+        };
+        let charts = self.charts.iter().filter(|(_, chart)| did(chart));
         charts.map(|(node, _)| node.clone()).collect()
     }
 

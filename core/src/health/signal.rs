@@ -194,6 +194,12 @@ impl Kind {
         )
     }
 
+    /// Whether what all nodes have in common, the controller's clock or the saves of a gang, can do it to
+    /// many at once.
+    pub const fn is_shared(self) -> bool {
+        matches!(self, Self::HostMemory | Self::ClockSkew)
+    }
+
     /// Whether probes that begin anew say at their first look that it is not so, where it is not.
     /// What lasts until a repair would otherwise outlast it, or end with the agent that saw it.
     pub const fn is_denied_at_once(self) -> bool {

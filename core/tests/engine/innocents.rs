@@ -6,6 +6,7 @@ use rebloom_core::engine::{Ask, Fact};
 use rebloom_core::health::signal::{Sign, Signal};
 use rebloom_core::health::{Mode, Verdict};
 use rebloom_core::id::Slot;
+use rebloom_core::time::Duration;
 
 fn unit(slot: u32, code: u32) -> Signal {
     let detail = "a test".to_owned();
@@ -164,4 +165,72 @@ fn what_probes_deny_at_their_first_look_takes_nobody_s_turn() {
     say(&mut world, "n0", &xid(79));
     assert_eq!(verdict(&world, "n0"), Verdict::Faulty);
     assert_eq!(world.engine.refusals().get("too_many_signals"), None);
+}
+
+fn skew() -> Signal {
+    let nanos = 2_000_000_000;
+    Signal::raised(None, Sign::ClockSkew { nanos })
+}
+
+fn memory() -> Signal {
+    let (available, total) = (1, 100);
+    Signal::raised(None, Sign::HostMemory { available, total })
+}
+
+/// Nodes raise a level one after the other, and it is over.
+fn flicker(world: &mut World, names: &[&str], level: &Signal) {
+    for name in names {
+        say(world, name, level);
+        world.wait(Duration::from_nanos(1));
+    }
+    for name in names {
+        let cleared = true;
+        say(
+            world,
+            name,
+            &Signal {
+                cleared,
+                ..level.clone()
+            },
+        );
+    }
+    world.pass(minutes(12));
+}
+
+#[test]
+fn what_flickers_on_many_nodes_at_once_is_none_of_theirs() {
+    for level in [skew(), memory()] {
+        let mut world = fleet(&[1; 12]);
+        for _ in 0..6 {
+            flicker(&mut world, &["n0", "n1", "n2", "n3"], &level);
+        }
+        assert_eq!(withdrawals(&world), 0, "{level}");
+        // Nor is it counted when one of them does so alone, which it does for the first time.
+        flicker(&mut world, &["n0"], &level);
+        flicker(&mut world, &["n0"], &level);
+        assert_eq!(withdrawals(&world), 0, "{level}");
+        flicker(&mut world, &["n0"], &level);
+        assert_eq!(verdict(&world, "n0"), Verdict::Quarantined, "{level}");
+    }
+}
+
+#[test]
+fn those_who_flickered_alone_before_are_acquitted_when_many_do() {
+    let mut world = fleet(&[1; 12]);
+    for _ in 0..2 {
+        flicker(&mut world, &["n0", "n1"], &memory());
+    }
+    say(&mut world, "n0", &memory());
+    say(&mut world, "n1", &memory());
+    assert_eq!(verdict(&world, "n0"), Verdict::Quarantined);
+    say(&mut world, "n2", &memory());
+    for name in ["n0", "n1", "n2"] {
+        assert_eq!(verdict(&world, name), Verdict::Suspect, "{name}");
+    }
+    // What is of one GPU flickers wherever it does.
+    let replays = Signal::raised(Some(Slot(0)), Sign::PcieReplays { per_minute: 20 });
+    for _ in 0..3 {
+        flicker(&mut world, &["n4", "n5", "n6"], &replays);
+    }
+    assert_eq!(verdict(&world, "n4"), Verdict::Quarantined);
 }
