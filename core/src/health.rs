@@ -181,7 +181,7 @@ impl Action {
             Self::CheckCooling => "check fans, air flow, coolant and power supplies",
             Self::UpdateSoftware => "bring driver and firmware up to date",
             Self::FreeMemory => "find what uses the host's memory",
-            Self::FreeStorage => "free space, inodes or quota where checkpoints are kept",
+            Self::FreeStorage => "free space or inodes where checkpoints are kept",
             Self::MendStorage => "mount the checkpoints' storage again, or mend it",
             Self::SetClock => "bring the node's clock in step (chrony, NTP)",
             Self::ContactSupport => "send the bug report of the driver to NVIDIA's support",

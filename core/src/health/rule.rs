@@ -123,7 +123,8 @@ pub const RULES: [Rule; 28] = [
          hardware",
         Verdict::Quarantined,
         &[Action::RunDiagnostics],
-        "NVSentinel, RepeatedXID31OnSameGPU and RepeatedXID13OnSameGPCAndTPC",
+        "NVSentinel, RepeatedXID31OnSameGPU; for XID 13, whose unit there is a GPC and TPC, ours is the \
+         GPU",
     ),
     rule(
         Builtin::XidManyUnits,
@@ -132,7 +133,8 @@ pub const RULES: [Rule; 28] = [
          against none of them, nor against those who said it first",
         Verdict::Healthy,
         &[Action::RestartApp],
-        "NVSentinel, RepeatedXID31OnDifferentGPU and RepeatedXID13OnDifferentGPCAndTPC",
+        "after NVSentinel, RepeatedXID31OnDifferentGPU, which counts two GPUs of one node within 24 h; 3 \
+         of the fleet within 3 min are ours",
     ),
     rule(
         Builtin::XidSoftware,
@@ -275,7 +277,7 @@ pub const RULES: [Rule; 28] = [
     rule(
         Builtin::StorageLow,
         "storage_low",
-        "less than 10 % of the checkpoints' space, inodes or quota is left; over again above 15 %. \
+        "less than 10 % of the checkpoints' space or inodes is left; over again above 15 %. \
          Only told: the storage is shared, so no node is at fault",
         Verdict::Healthy,
         &[Action::FreeStorage],
@@ -309,7 +311,8 @@ pub const RULES: [Rule; 28] = [
     rule(
         Builtin::Flapping,
         "flapping",
-        "a level that makes a node suspect is raised for the third time within an hour",
+        "a level that makes a node suspect is raised for the third time within an hour; that of host memory or \
+         the clock not where 3 nodes raise it within 3 min: that is none of theirs",
         Verdict::Quarantined,
         &[],
         "NVSentinel, RepeatedNICDegradation",
