@@ -141,7 +141,12 @@ async fn tell(
     signals: Vec<Signal>,
 ) -> Result<(), mpsc::error::SendError<Input>> {
     for signal in signals {
-        tracing::info!(%signal, "a probe saw something");
+        // A first look tells much that is not so.
+        if signal.cleared {
+            tracing::debug!(%signal, "a probe saw something");
+        } else {
+            tracing::info!(%signal, "a probe saw something");
+        }
         inputs.send(Input::Event(Event::Signal(signal))).await?;
     }
     Ok(())

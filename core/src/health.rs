@@ -23,6 +23,7 @@ pub use examine::Examined;
 
 use crate::id::Slot;
 use crate::time::Duration;
+use rule::Builtin;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -180,7 +181,7 @@ impl Action {
             Self::CheckCooling => "check fans, air flow, coolant and power supplies",
             Self::UpdateSoftware => "bring driver and firmware up to date",
             Self::FreeMemory => "find what uses the host's memory",
-            Self::FreeStorage => "free space, inodes or quota where checkpoints are kept",
+            Self::FreeStorage => "free space or inodes where checkpoints are kept",
             Self::MendStorage => "mount the checkpoints' storage again, or mend it",
             Self::SetClock => "bring the node's clock in step (chrony, NTP)",
             Self::ContactSupport => "send the bug report of the driver to NVIDIA's support",
@@ -249,6 +250,25 @@ impl Finding {
     pub fn counts(&self) -> bool {
         self.mode == Mode::Enforce && self.verdict > Verdict::Healthy
     }
+
+    /// Whether it says that an XID is the software's, since many units have it.
+    fn is_of_many_units(&self) -> bool {
+        self.mode == Mode::Enforce && self.rule == Builtin::XidManyUnits.name()
+    }
+
+    /// Makes of what a process may have caused by itself what many units are: nothing of the unit's.
+    /// Whether the node was to be withdrawn for it.
+    fn acquit(&mut self) -> bool {
+        let of_process = [Builtin::XidOnce, Builtin::XidAgain];
+        if !of_process.iter().any(|rule| rule.name() == self.rule) {
+            return false;
+        }
+        let withdrew = self.counts() && self.verdict.withdraws();
+        Builtin::XidManyUnits.name().clone_into(&mut self.rule);
+        (self.verdict, self.action) = (Verdict::Healthy, Action::RestartApp);
+        self.mode = Mode::Enforce;
+        withdrew
+    }
 }
 
 /// `xid_fatal: GPU 3: XID 79, ...`
@@ -289,6 +309,17 @@ pub struct Windows {
     pub lemon_within: Duration,
     /// No node is withdrawn for a finding that is older than this.
     pub act_within: Duration,
+}
+
+impl Windows {
+    /// How long what asks for this verdict stays in force once it is over.
+    fn clean_spell(&self, verdict: Verdict) -> Duration {
+        match verdict {
+            Verdict::Healthy => Duration::ZERO,
+            Verdict::Suspect => self.suspect_for,
+            Verdict::Quarantined | Verdict::Faulty => self.quarantine_for,
+        }
+    }
 }
 
 const fn minutes(minutes: u64) -> Duration {

@@ -46,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) spawns_fail: bool,
     /// What its probes see until it is over.
     pub(crate) levels: Vec<Signal>,
+    /// What was over while there was no agent to see it, and its successor says at its first look.
+    pub(crate) denied: Vec<Signal>,
 }
 
 /// An agent's process.
@@ -96,6 +98,7 @@ impl Node {
             lag: Duration::ZERO,
             spawns_fail: false,
             levels: Vec::new(),
+            denied: Vec::new(),
         }
     }
 

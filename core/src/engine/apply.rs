@@ -45,7 +45,7 @@ impl State {
             Fact::NodeCordoned { node } => self.node(node, |node| node.cordoned = true),
             Fact::NodeUncordoned { node } => {
                 self.node(node, |node| node.cordoned = false);
-                self.health.lifted(node);
+                self.health.lifted(at, node);
                 for run in self.runs.values_mut() {
                     run.slow.remove(node);
                 }
@@ -54,7 +54,8 @@ impl State {
                 node,
                 signal,
                 findings,
-            } => self.health.heard(at, node, signal, findings),
+                acquits,
+            } => self.health.heard(at, node, signal, findings, *acquits),
             Fact::VerdictReached {
                 node,
                 verdict,

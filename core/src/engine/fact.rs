@@ -75,6 +75,10 @@ pub enum Fact {
         signal: Signal,
         /// What the rules inferred, those in shadow mode too.
         findings: Vec<Finding>,
+        /// Many units have this XID, or many nodes raise this level: what was seen of it since then is held
+        /// against none of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        acquits: Option<Instant>,
     },
     /// Something else is made of a node from now on.
     VerdictReached {

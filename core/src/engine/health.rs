@@ -96,6 +96,10 @@ impl Engine {
             return self.count("bad_signal");
         }
         let windows = self.limits.health;
+        // Probes that begin anew say at once what is not so.
+        if self.state.health.is_over_already(node, &signal) {
+            return self.count("repeated_signal");
+        }
         if !self.ward.listens(self.now, node, windows.burst) {
             return self.count("too_many_signals");
         }
@@ -104,17 +108,27 @@ impl Engine {
             self.state
                 .health
                 .examine(self.now, about, &signal, &windows, &self.ward.programs);
-        let Examined::News { findings, failed } = examined else {
+        let Examined::News {
+            findings,
+            acquits,
+            failed,
+        } = examined
+        else {
             return self.count("repeated_signal");
         };
         (0..failed).for_each(|_| self.count("rule_failed"));
-        let kind = signal.sign.kind();
+        let key = signal.key();
         self.tell(Fact::SignalHeard {
             node: node.clone(),
             signal,
             findings,
+            acquits,
         });
-        if kind == Kind::StorageFailing {
+        if let Some(since) = acquits {
+            let acquitted = self.state.health.with(key, since);
+            acquitted.iter().for_each(|node| self.rejudge(node));
+        }
+        if key.kind == Kind::StorageFailing {
             let stranded: Vec<_> = self.state.health.stranded().iter().cloned().collect();
             stranded.iter().for_each(|node| self.rejudge(node));
         }
@@ -358,10 +372,13 @@ impl Engine {
             let Heard { at, node, signal } = heard;
             let known = self.state.nodes.get(node)?;
             let windows = &self.limits.health;
-            let fields =
-                self.state
-                    .health
-                    .node_fields(*at, &known.facts, known.cordoned, signal, windows);
+            // As it was just before: what came after, and the signal itself, is in the charts by now.
+            let before = *at - Duration::from_nanos(1);
+            let about = (&*known.facts, known.cordoned);
+            let fields = self
+                .state
+                .health
+                .node_fields(before, about, signal, windows);
             let fires = program.fires(&SignalFields::of(signal), &fields);
             Some(RuleHit {
                 at: *at,

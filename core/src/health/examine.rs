@@ -1,6 +1,6 @@
 //! What the rules infer from a signal and from what came before it.
 
-use super::chart::Seen;
+use super::chart::{Raised, Seen};
 use super::expression::{Expression, NodeFields, SignalFields};
 use super::fleet::Fleet;
 use super::rule::{Builtin, limit};
@@ -21,6 +21,9 @@ pub enum Examined {
     News {
         /// What was inferred.
         findings: Vec<Finding>,
+        /// Many units have this XID, or many nodes raise this level: since when it is held against none of
+        /// them. None where those who said it before are acquitted already.
+        acquits: Option<Instant>,
         /// Rules of admins that failed on it.
         failed: u32,
     },
@@ -56,7 +59,7 @@ impl Fleet {
         }
         let mut failed = 0;
         let fields = SignalFields::of(signal);
-        let node = self.node_fields(now, facts, cordoned, signal, w);
+        let node = self.node_fields(now, (facts, cordoned), signal, w);
         for (name, program) in programs {
             let Some(edited) = self.rules.get(name) else {
                 continue;
@@ -77,15 +80,36 @@ impl Fleet {
                 Err(_) => failed += 1,
             }
         }
-        Examined::News { findings, failed }
+        Examined::News {
+            acquits: self.acquits(now, (&facts.node, signal), &findings, w),
+            findings,
+            failed,
+        }
+    }
+
+    fn acquits(
+        &self,
+        now: Instant,
+        (node, signal): (&NodeId, &Signal),
+        findings: &[Finding],
+        w: &Windows,
+    ) -> Option<Instant> {
+        let (code, since) = (signal.key().index, now - w.burst);
+        if self.many_flicker(now, node, signal, w) {
+            return Some(since);
+        }
+        let mut others = self.xids.iter();
+        let is_many = findings.iter().any(Finding::is_of_many_units);
+        let is_charged =
+            |xid: &super::fleet::XidSeen| xid.code == code && xid.at >= since && !xid.many_units;
+        (is_many && others.any(is_charged)).then_some(since)
     }
 
     /// What an expression sees of a node.
     pub fn node_fields(
         &self,
         now: Instant,
-        facts: &NodeFacts,
-        cordoned: bool,
+        (facts, cordoned): (&NodeFacts, bool),
         signal: &Signal,
         w: &Windows,
     ) -> NodeFields {
@@ -104,8 +128,9 @@ impl Fleet {
         let key = signal.key();
         let chart = self.chart(node);
         if let Sign::ProbesStarted { boot } = &signal.sign {
-            let raised = chart.is_some_and(|chart| !chart.raised.is_empty());
-            return self.boots.get(node) == Some(boot) && !raised;
+            let raised = chart.into_iter().flat_map(|chart| chart.raised.values());
+            let is_known = |raised: &Raised| raised.unconfirmed.is_some();
+            return self.boots.get(node) == Some(boot) && raised.into_iter().all(is_known);
         }
         if let Sign::Xid { .. } = &signal.sign {
             let same = |xid: &&super::fleet::XidSeen| {
@@ -120,7 +145,8 @@ impl Fleet {
         // A value that moves is news now and then; what asks for an action, at once.
         let asks = [Kind::RecoveryAction, Kind::RowRemap, Kind::Throttled].contains(&key.kind);
         let is_news = asks || now.since(raised.told) >= w.burst;
-        !signal.cleared && (raised.signal == *signal || !is_news)
+        let is_known = raised.unconfirmed.is_none() && (raised.signal == *signal || !is_news);
+        !signal.cleared && is_known
     }
 
     fn infer(&self, now: Instant, node: &NodeId, signal: &Signal, w: &Windows) -> Vec<Found> {
@@ -147,7 +173,12 @@ impl Fleet {
             Sign::RowRemap { pending: true, .. } => one(Builtin::RowRemapPending, Action::ResetGpu),
             Sign::RowRemap { .. } | Sign::ProbesStarted { .. } => Vec::new(),
             Sign::Throttled { nanos, .. } => {
-                let is_long = Duration::from_nanos(*nanos) >= w.throttled_for;
+                // An agent that starts again counts from its start.
+                let raised = self
+                    .chart(node)
+                    .and_then(|chart| chart.raised.get(&signal.key()));
+                let lasts = raised.map_or(Duration::ZERO, |raised| now.since(raised.since));
+                let is_long = lasts.max(Duration::from_nanos(*nanos)) >= w.throttled_for;
                 let rule = if is_long {
                     Builtin::ThrottledLong
                 } else {
@@ -161,7 +192,10 @@ impl Fleet {
             Sign::HostMemory { .. } => one(Builtin::HostMemory, Action::FreeMemory),
             Sign::Storage { .. } => one(Builtin::StorageLow, Action::FreeStorage),
             Sign::StorageFailing { .. } => {
-                let others = self.stranded.iter().filter(|other| *other != node).count();
+                let others = self.stranded.iter().filter(|other| *other != node);
+                let others = others
+                    .filter(|other| self.is_stranded(now, other, w))
+                    .count();
                 let is_storage = others + 1 >= w.many_units as usize;
                 let verdict = if is_storage {
                     Verdict::Healthy
@@ -194,10 +228,7 @@ impl Fleet {
                 chart.times(now, w.history, apart, of_device)
             })
         };
-        let same = |seen: &Seen| {
-            seen.key.index == code
-                && self.units(seen.at, code, w.burst).len() < w.many_units as usize
-        };
+        let same = |seen: &Seen| seen.key.index == code && !seen.many_units;
         let again = before(w.burst, &same) + 1 >= w.again;
         let once = (Builtin::XidOnce, Verdict::Healthy, entry.action);
         match entry.bucket {
@@ -206,17 +237,18 @@ impl Fleet {
             Bucket::RestartApp | Bucket::Cleanup => {
                 let mut units = self.units(now, code, w.burst);
                 units.insert((node, device));
-                if units.len() >= w.many_units as usize {
-                    vec![(Builtin::XidManyUnits, Verdict::Healthy, Action::RestartApp)]
-                } else if again {
-                    vec![(
-                        Builtin::XidAgain,
-                        Verdict::Quarantined,
-                        Action::RunDiagnostics,
-                    )]
-                } else {
-                    vec![once]
+                let (many, mut found) = (Builtin::XidManyUnits, Vec::new());
+                let is_many = units.len() >= w.many_units as usize;
+                if is_many {
+                    found.push((many, Verdict::Healthy, Action::RestartApp));
                 }
+                // A rule that does not act acquits nobody.
+                if !is_many || self.mode(many) != Mode::Enforce {
+                    let verdict = Verdict::Quarantined;
+                    let repeated = (Builtin::XidAgain, verdict, Action::RunDiagnostics);
+                    found.push(if again { repeated } else { once });
+                }
+                found
             }
             Bucket::UpdateSoftware | Bucket::CheckUvm => {
                 vec![(Builtin::XidSoftware, Verdict::Suspect, entry.action)]
@@ -244,6 +276,17 @@ impl Fleet {
         }
     }
 
+    /// Whether a node still cannot use the storage, as far as anybody knows.
+    fn is_stranded(&self, now: Instant, node: &NodeId, w: &Windows) -> bool {
+        let raised = self.chart(node).into_iter();
+        let mut raised = raised.flat_map(|chart| &chart.raised);
+        let spell = w.quarantine_for;
+        raised.any(|(key, raised)| {
+            let is_fresh = raised.unconfirmed.is_none_or(|at| now.since(at) < spell);
+            key.kind == Kind::StorageFailing && is_fresh
+        })
+    }
+
     /// Whether another XID of the same unit came within the burst: then 45 only cleans up after it.
     fn is_echo(&self, now: Instant, node: &NodeId, signal: &Signal, w: &Windows) -> bool {
         let key = signal.key();
@@ -253,6 +296,17 @@ impl Fleet {
                 && xid.code != key.index
                 && now.since(xid.at) <= w.burst
         })
+    }
+
+    /// Whether so many nodes raise a level at the same time that it is none of theirs.
+    fn many_flicker(&self, now: Instant, node: &NodeId, signal: &Signal, w: &Windows) -> bool {
+        let kind = signal.sign.kind();
+        if signal.cleared || !kind.is_shared() {
+            return false;
+        }
+        let others = self.charts.iter().filter(|(other, _)| *other != node);
+        let others = others.filter(|(_, chart)| chart.did(kind, now - w.burst));
+        others.count() + 1 >= w.many_units as usize
     }
 
     /// A level that makes a node suspect and is raised again and again.
@@ -271,7 +325,11 @@ impl Fleet {
         if signal.is_event() || chart.raised.contains_key(&key) {
             return None;
         }
-        let before = chart.times(now, w.flaps_within, Duration::ZERO, |seen| seen.key == key);
+        if self.many_flicker(now, node, signal, w) {
+            return None;
+        }
+        let ended = |seen: &Seen| seen.key == key && !seen.by_boot && !seen.many_units;
+        let before = chart.times(now, w.flaps_within, Duration::ZERO, ended);
         (before + 1 >= w.flaps).then_some((Builtin::Flapping, Verdict::Quarantined, *action))
     }
 }

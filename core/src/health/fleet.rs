@@ -4,10 +4,10 @@
 //! A part of the engine's durable state: only facts change it, through the methods that are named
 //! after them, and it holds nothing for a node of which nothing was ever seen.
 
-use super::chart::Chart;
+use super::chart::{Chart, Seen};
 use super::edited::EditedRule;
 use super::rule::Builtin;
-use super::signal::{Kind, Sign, Signal};
+use super::signal::{Key, Kind, Sign, Signal};
 use super::{Finding, Mode, Verdict, Windows};
 use crate::id::{NodeId, Slot};
 use crate::time::{Duration, Instant};
@@ -37,6 +37,9 @@ pub(super) struct XidSeen {
     pub(super) node: NodeId,
     pub(super) device: Option<Slot>,
     pub(super) code: u32,
+    /// Many units said it at that time.
+    #[serde(default)]
+    pub(super) many_units: bool,
 }
 
 /// How often a rule found something.
@@ -69,8 +72,15 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Takes in a signal of a node and what was made of it.
-    pub fn heard(&mut self, at: Instant, node: &NodeId, signal: &Signal, findings: &[Finding]) {
+    /// Takes in a signal of a node, what was made of it, and since when the like is held against nobody.
+    pub fn heard(
+        &mut self,
+        at: Instant,
+        node: &NodeId,
+        signal: &Signal,
+        findings: &[Finding],
+        acquits: Option<Instant>,
+    ) {
         for finding in findings {
             let tally = self.tallies.entry(finding.rule.clone()).or_default();
             match finding.mode {
@@ -96,7 +106,11 @@ impl Fleet {
                 node: node.clone(),
                 device: signal.device,
                 code: *code,
+                many_units: findings.iter().any(Finding::is_of_many_units),
             });
+            if let Some(since) = acquits {
+                self.acquit(*code, since);
+            }
         }
         let kind = signal.sign.kind();
         let begins = kind == Kind::ProbesStarted;
@@ -111,13 +125,39 @@ impl Fleet {
             None => self.charts.entry(node.clone()).or_default(),
         };
         chart.take(at, signal, findings, rebooted);
-        if begins || kind == Kind::StorageFailing {
+        if let Some(since) = acquits.filter(|_| kind.is_shared()) {
+            let charts = self.charts.values_mut();
+            charts.for_each(|chart| chart.acquit_flaps(kind, since));
+        }
+        if rebooted || kind == Kind::StorageFailing {
             self.storage_failed(
                 node,
                 kind == Kind::StorageFailing && !signal.cleared,
                 findings,
             );
         }
+    }
+
+    /// Once so many units have an XID that it is the software, it is held against none of them.
+    fn acquit(&mut self, code: u32, since: Instant) {
+        let is_it = |xid: &&mut XidSeen| xid.code == code && xid.at >= since;
+        let acquitted = self.xids.iter_mut().filter(is_it);
+        acquitted.for_each(|xid| xid.many_units = true);
+        for chart in self.charts.values_mut() {
+            chart.acquit(code, since);
+        }
+    }
+
+    /// The nodes of which the like was seen since then: the same XID, or the same level.
+    pub fn with(&self, key: Key, since: Instant) -> Vec<NodeId> {
+        let said = |seen: &Seen| {
+            seen.key.kind == key.kind && seen.key.index == key.index && seen.at >= since
+        };
+        let did = |chart: &Chart| {
+            chart.seen.iter().any(said) || key.kind.is_shared() && chart.did(key.kind, since)
+        };
+        let charts = self.charts.iter().filter(|(_, chart)| did(chart));
+        charts.map(|(node, _)| node.clone()).collect()
     }
 
     /// Once so many nodes cannot use the storage that it is the storage, none of them is at fault.
@@ -134,11 +174,8 @@ impl Fleet {
             return;
         }
         for node in &self.stranded {
-            let chart = self.charts.get_mut(node).into_iter();
-            let raised = chart.flat_map(|chart| chart.raised.values_mut());
-            let found = raised.flat_map(|raised| &mut raised.findings);
-            for finding in found.filter(|finding| finding.rule == rule) {
-                finding.verdict = Verdict::Healthy;
+            if let Some(chart) = self.charts.get_mut(node) {
+                chart.acquit_level(rule);
             }
         }
     }
@@ -172,9 +209,20 @@ impl Fleet {
         }
     }
 
-    /// An admin says that a node can be used: what was held against it is forgotten (S11).
-    pub fn lifted(&mut self, node: &NodeId) {
-        self.charts.remove(node);
+    /// An admin says that a node can be used: what was held against it is forgotten (S11). How often it
+    /// was withdrawn is not, or one that is lifted after each repair would never be a lemon; a lemon is
+    /// pardoned.
+    pub fn lifted(&mut self, at: Instant, node: &NodeId) {
+        let chart = self.charts.remove(node).filter(|chart| !chart.lemon);
+        let withdrawn = chart.map(|chart| chart.withdrawn).unwrap_or_default();
+        if !withdrawn.is_empty() {
+            let chart = Chart {
+                since: at,
+                withdrawn,
+                ..Chart::default()
+            };
+            self.charts.insert(node.clone(), chart);
+        }
         for nodes in [&mut self.withdrawn, &mut self.held, &mut self.stranded] {
             nodes.remove(node);
         }
@@ -194,6 +242,12 @@ impl Fleet {
     /// What is known of a node; none where nothing is.
     pub fn chart(&self, node: &NodeId) -> Option<&Chart> {
         self.charts.get(node)
+    }
+
+    /// Whether a signal says that something is over which is not raised.
+    pub fn is_over_already(&self, node: &NodeId, signal: &Signal) -> bool {
+        let is_raised = |chart: &Chart| chart.raised.contains_key(&signal.key());
+        signal.cleared && !self.chart(node).is_some_and(is_raised)
     }
 
     /// What is made of a node.
@@ -245,16 +299,14 @@ impl Fleet {
             .map_or(rule.rule().mode, |edited| edited.mode)
     }
 
-    /// On how many units this XID was seen within a burst before or after `at`.
+    /// On which units this XID was seen within a burst before `at`.
     pub(super) fn units(
         &self,
         at: Instant,
         code: u32,
         burst: Duration,
     ) -> BTreeSet<(&NodeId, Option<Slot>)> {
-        let near = |xid: &&XidSeen| {
-            xid.code == code && xid.at.since(at) <= burst && at.since(xid.at) <= burst
-        };
+        let near = |xid: &&XidSeen| xid.code == code && at.since(xid.at) <= burst;
         let units = self.xids.iter().filter(near);
         units.map(|xid| (&xid.node, xid.device)).collect()
     }

@@ -9,9 +9,9 @@ use super::rule::limit;
 use super::signal::{Headroom, Key, Kind, Probe, Recovery, Sign, Signal, Throttle, shortened};
 use crate::id::Slot;
 use crate::time::{Duration, Instant};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Most signals that are told within a minute; what is beyond is dropped and counted.
+/// Most events and levels that are told within a minute; what is beyond is dropped and counted.
 pub const MOST_A_MINUTE: usize = 60;
 /// Counters are looked at over this time.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -88,6 +88,8 @@ struct Told {
 pub struct Gauge {
     /// Levels that are raised.
     raised: BTreeMap<Key, Told>,
+    /// Levels that were looked at in this life of the agent: of some it says at first that they are over.
+    looked: BTreeSet<Key>,
     /// Levels that were high once and have to be twice in a row.
     first: BTreeMap<Key, Instant>,
     /// Throttles, since when.
@@ -325,7 +327,13 @@ impl Gauge {
         (is_high, is_low): (bool, bool),
     ) {
         let key = signal.key();
+        let is_first =
+            key.kind.is_denied_at_once() && (is_high || is_low) && self.looked.insert(key);
         match self.raised.get_mut(&key) {
+            None if is_low && is_first => out.push(Signal {
+                cleared: true,
+                ..signal
+            }),
             Some(told) if is_low => {
                 let mut over = told.signal.clone();
                 over.cleared = true;
@@ -395,8 +403,11 @@ impl Gauge {
         let mut room = MOST_A_MINUTE.saturating_sub(self.told.len());
         out.retain(|signal| {
             // That something is over is always told: it would stay raised for ever.
-            if signal.cleared || room > 0 {
-                room = room.saturating_sub(1);
+            if signal.cleared {
+                return true;
+            }
+            if room > 0 {
+                room -= 1;
                 return true;
             }
             self.dropped += 1;
@@ -404,7 +415,8 @@ impl Gauge {
             self.raised.remove(&signal.key());
             false
         });
-        self.told.extend(out.iter().map(|_| now));
+        let raised = out.iter().filter(|signal| !signal.cleared);
+        self.told.extend(raised.map(|_| now));
         out
     }
 }

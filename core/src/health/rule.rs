@@ -3,7 +3,7 @@
 //! The table is what `rebloom health rules list` and `docs/health.md` show; `examine.rs` is what the
 //! rules do. An admin may set each to shadow or off, and add rules of their own beside them.
 
-use super::{Mode, Verdict};
+use super::{Action, Mode, Verdict};
 
 /// A rule that is built in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +53,9 @@ pub struct Rule {
     pub sees: &'static str,
     /// What it makes of the node.
     pub verdict: Verdict,
+    /// What it may ask for, which the signal decides where there are several; empty where it asks for what
+    /// another rule does.
+    pub actions: &'static [Action],
     /// Whether it acts unless an admin says otherwise.
     pub mode: Mode,
     /// Where it comes from.
@@ -67,6 +70,7 @@ const fn rule(
     name: &'static str,
     sees: &'static str,
     verdict: Verdict,
+    actions: &'static [Action],
     source: &'static str,
 ) -> Rule {
     Rule {
@@ -74,6 +78,7 @@ const fn rule(
         name,
         sees,
         verdict,
+        actions,
         mode: Mode::Enforce,
         source,
     }
@@ -86,6 +91,12 @@ pub const RULES: [Rule; 28] = [
         "xid_fatal",
         "an XID after which the unit cannot go on as it is",
         Verdict::Faulty,
+        &[
+            Action::ResetGpu,
+            Action::RebootNode,
+            Action::CheckHardware,
+            Action::ContactSupport,
+        ],
         CATALOGUE,
     ),
     rule(
@@ -94,6 +105,7 @@ pub const RULES: [Rule; 28] = [
         "5 fatal XIDs of one GPU within 24 h; what it says within 3 h of one that was not repaired \
          is the echo of that one",
         Verdict::Faulty,
+        &[Action::ReplaceNode],
         "NVSentinel, RepeatedXIDErrorOnSameGPU (burst window 3 min, sticky window 3 h)",
     ),
     rule(
@@ -101,6 +113,7 @@ pub const RULES: [Rule; 28] = [
         "xid_once",
         "an XID that a process may have caused by itself: only told",
         Verdict::Healthy,
+        &[Action::RestartApp],
         "NVSentinel, XIDErrorSoloNoBurst",
     ),
     rule(
@@ -109,21 +122,26 @@ pub const RULES: [Rule; 28] = [
         "such an XID twice on one GPU within 24 h, 3 min or more apart: the same unit again is its \
          hardware",
         Verdict::Quarantined,
-        "NVSentinel, RepeatedXID31OnSameGPU and RepeatedXID13OnSameGPCAndTPC",
+        &[Action::RunDiagnostics],
+        "NVSentinel, RepeatedXID31OnSameGPU; for XID 13, whose unit there is a GPC and TPC, ours is the \
+         GPU",
     ),
     rule(
         Builtin::XidManyUnits,
         "xid_many_units",
         "such an XID on 3 GPUs within 3 min: many units are the software; only told, and counted \
-         against none of them",
+         against none of them, nor against those who said it first",
         Verdict::Healthy,
-        "NVSentinel, RepeatedXID31OnDifferentGPU and RepeatedXID13OnDifferentGPCAndTPC",
+        &[Action::RestartApp],
+        "after NVSentinel, RepeatedXID31OnDifferentGPU, which counts two GPUs of one node within 24 h; 3 \
+         of the fleet within 3 min are ours",
     ),
     rule(
         Builtin::XidSoftware,
         "xid_software",
         "an XID that asks for newer software or a look at unified memory",
         Verdict::Suspect,
+        &[Action::UpdateSoftware],
         CATALOGUE,
     ),
     rule(
@@ -131,6 +149,7 @@ pub const RULES: [Rule; 28] = [
         "nvlink_xid",
         "an NVLink XID (74, 144 to 150) that is not called fatal",
         Verdict::Suspect,
+        &[Action::CheckLinks],
         "NVSentinel, the XID 74 register rules",
     ),
     rule(
@@ -138,6 +157,7 @@ pub const RULES: [Rule; 28] = [
         "nvlink_xid_again",
         "such an XID twice on one GPU within 24 h",
         Verdict::Quarantined,
+        &[Action::CheckLinks],
         "NVSentinel, RepeatedXID74Reg0HardwareIssue and its kin",
     ),
     rule(
@@ -146,6 +166,7 @@ pub const RULES: [Rule; 28] = [
         "an NVLink XID whose registers or text call it fatal, or whose registers speak of hardware \
          for the second time within 24 h",
         Verdict::Faulty,
+        &[Action::ResetGpu],
         "NVSentinel, XID74Reg0SoloNVLinkError, XID74Reg2Bit13Set, XID74Reg3Bit18Set",
     ),
     rule(
@@ -153,6 +174,7 @@ pub const RULES: [Rule; 28] = [
         "recovery_action",
         "NVML asks for a reset or a reboot: the driver's own vote",
         Verdict::Faulty,
+        &[Action::ResetGpu, Action::RebootNode],
         "NVML, NVML_FI_DEV_GET_GPU_RECOVERY_ACTION (driver 570 or newer)",
     ),
     rule(
@@ -160,6 +182,7 @@ pub const RULES: [Rule; 28] = [
         "recovery_drain",
         "NVML asks to let peer-to-peer work drain",
         Verdict::Quarantined,
+        &[Action::CheckLinks],
         "NVML, NVML_FI_DEV_GET_GPU_RECOVERY_ACTION (driver 570 or newer)",
     ),
     rule(
@@ -167,6 +190,7 @@ pub const RULES: [Rule; 28] = [
         "gpu_lost",
         "NVML says that a GPU is lost, or lists fewer than before",
         Verdict::Faulty,
+        &[Action::RebootNode],
         "NVML, NVML_ERROR_GPU_IS_LOST",
     ),
     rule(
@@ -175,6 +199,7 @@ pub const RULES: [Rule; 28] = [
         "uncorrected ECC errors since the driver was loaded; what could not be contained comes as an \
          XID too",
         Verdict::Suspect,
+        &[Action::ResetGpu],
         NVML,
     ),
     rule(
@@ -182,6 +207,7 @@ pub const RULES: [Rule; 28] = [
         "ecc_sram",
         "more than 4 uncorrected ECC errors in SRAM over the life of the GPU",
         Verdict::Faulty,
+        &[Action::ReplaceNode],
         "the usual rule for a replacement, in the Machine Learning Engineering open book",
     ),
     rule(
@@ -189,6 +215,7 @@ pub const RULES: [Rule; 28] = [
         "row_remap_pending",
         "a remapped row waits for a reset to take effect",
         Verdict::Suspect,
+        &[Action::ResetGpu],
         "NVIDIA, GPU memory error management (XID 63)",
     ),
     rule(
@@ -196,6 +223,7 @@ pub const RULES: [Rule; 28] = [
         "row_remap_failed",
         "a row could not be remapped",
         Verdict::Faulty,
+        &[Action::ReplaceNode],
         "NVIDIA, GPU memory error management (XID 64)",
     ),
     rule(
@@ -203,6 +231,7 @@ pub const RULES: [Rule; 28] = [
         "throttled",
         "a GPU holds its clocks down for heat or power for 30 s",
         Verdict::Suspect,
+        &[Action::CheckCooling],
         "NVML clock event reasons; the time is ours",
     ),
     rule(
@@ -210,6 +239,7 @@ pub const RULES: [Rule; 28] = [
         "throttled_long",
         "the same for 10 min: one such GPU slows its whole gang down",
         Verdict::Quarantined,
+        &[Action::CheckCooling],
         "NVML clock event reasons; the time is ours (BLOOM lost 5.5 % to one slow node)",
     ),
     rule(
@@ -217,6 +247,7 @@ pub const RULES: [Rule; 28] = [
         "pcie_replays",
         "more than 8 PCIe replays within a minute",
         Verdict::Suspect,
+        &[Action::CheckHardware],
         "DCGM, its limit for the replay rate",
     ),
     rule(
@@ -224,6 +255,7 @@ pub const RULES: [Rule; 28] = [
         "nvlink_errors",
         "errors of an NVLink within a minute: replays, recoveries, CRC",
         Verdict::Suspect,
+        &[Action::CheckLinks],
         "nvidia-resiliency-ext, windowed NVLink counters; DCGM treats each recovery as a warning",
     ),
     rule(
@@ -231,6 +263,7 @@ pub const RULES: [Rule; 28] = [
         "nvlink_down",
         "an NVLink that was up is down",
         Verdict::Faulty,
+        &[Action::CheckLinks],
         NVML,
     ),
     rule(
@@ -238,14 +271,16 @@ pub const RULES: [Rule; 28] = [
         "host_memory",
         "less than 3 % of the host's memory is left; over again above 6 %",
         Verdict::Suspect,
+        &[Action::FreeMemory],
         "ByteRobust: 10.1 % of all incidents were out of host memory; the limit is ours",
     ),
     rule(
         Builtin::StorageLow,
         "storage_low",
-        "less than 10 % of the checkpoints' space, inodes or quota is left; over again above 15 %. \
+        "less than 10 % of the checkpoints' space or inodes is left; over again above 15 %. \
          Only told: the storage is shared, so no node is at fault",
         Verdict::Healthy,
+        &[Action::FreeStorage],
         "BLOOM's fs-watchdog, which warned at 85 %; ours is later, since it does not go by mail",
     ),
     rule(
@@ -253,6 +288,7 @@ pub const RULES: [Rule; 28] = [
         "storage_failing",
         "a node cannot use the checkpoints' storage, unless 3 nodes cannot: then it is the storage",
         Verdict::Quarantined,
+        &[Action::MendStorage],
         "ByteRobust: file system mounts, 2.1 % of all incidents",
     ),
     rule(
@@ -260,6 +296,7 @@ pub const RULES: [Rule; 28] = [
         "clock_skew",
         "the node's clock is off by more than 1 s; over again below 0.5 s",
         Verdict::Suspect,
+        &[Action::SetClock],
         "ours: logs and incidents are read side by side",
     ),
     Rule {
@@ -267,14 +304,17 @@ pub const RULES: [Rule; 28] = [
         name: "probe_hung",
         sees: "a probe has not returned for 45 s: three times its interval",
         verdict: Verdict::Quarantined,
+        actions: &[Action::RebootNode],
         mode: Mode::Shadow,
         source: "NVSentinel, GpuDcgmUnresponsive, shipped STORE_ONLY there too",
     },
     rule(
         Builtin::Flapping,
         "flapping",
-        "a level that makes a node suspect is raised for the third time within an hour",
+        "a level that makes a node suspect is raised for the third time within an hour; that of host memory or \
+         the clock not where 3 nodes raise it within 3 min: that is none of theirs",
         Verdict::Quarantined,
+        &[],
         "NVSentinel, RepeatedNICDegradation",
     ),
     rule(
@@ -283,6 +323,7 @@ pub const RULES: [Rule; 28] = [
         "a node is withdrawn for the fifth time within 7 days: it leaves for good, until an admin \
          uncordons it",
         Verdict::Faulty,
+        &[Action::ReplaceNode],
         "NVSentinel, MultipleRemediations; lemon nodes in Meta's RSC (arXiv:2410.21680)",
     ),
 ];

@@ -107,7 +107,8 @@ pub enum Sign {
         /// For how long, in nanoseconds.
         nanos: u64,
     },
-    /// The probes begin anew: nothing that was raised before counts as raised any more.
+    /// The probes begin anew. In another boot nothing is raised any more that was before; in the same
+    /// one it has to be confirmed.
     ProbesStarted {
         /// Names this boot of the node; another boot has another one.
         boot: u64,
@@ -189,6 +190,25 @@ impl Kind {
                 | Self::Throttled
                 | Self::PcieReplays
                 | Self::NvLinkErrors
+                | Self::NvLinkDown
+        )
+    }
+
+    /// Whether what all nodes have in common, the controller's clock or the saves of a gang, can do it to
+    /// many at once.
+    pub const fn is_shared(self) -> bool {
+        matches!(self, Self::HostMemory | Self::ClockSkew)
+    }
+
+    /// Whether probes that begin anew say at their first look that it is not so, where it is not.
+    /// What lasts until a repair would otherwise outlast it, or end with the agent that saw it.
+    pub const fn is_denied_at_once(self) -> bool {
+        matches!(
+            self,
+            Self::RecoveryAction
+                | Self::GpuLost
+                | Self::EccUncorrected
+                | Self::RowRemap
                 | Self::NvLinkDown
         )
     }

@@ -166,7 +166,7 @@ pub enum LinkFault {
 /// By register: bits, and what any of them says. The first row that fits decides.
 ///
 /// Source: the XID 74 rules of NVSentinel's health-events-analyzer, which follow NVIDIA's catalogue.
-const REGISTERS: [(usize, &[u32], LinkFault); 9] = [
+const REGISTERS: [(usize, &[u32], LinkFault); 10] = [
     (0, &[1, 20], LinkFault::Hardware),
     (2, &[13], LinkFault::Hardware),
     (3, &[18], LinkFault::Hardware),
@@ -175,6 +175,11 @@ const REGISTERS: [(usize, &[u32], LinkFault); 9] = [
     (0, &[27, 29], LinkFault::HardwareIfAgain),
     (2, &[0, 1, 2, 6], LinkFault::HardwareIfAgain),
     (2, &[16, 17, 18, 19], LinkFault::HardwareIfAgain),
+    (
+        4,
+        &[18, 19, 21, 22, 24, 25, 27, 28],
+        LinkFault::HardwareIfAgain,
+    ),
     (0, &[21, 22], LinkFault::Signal),
 ];
 

@@ -46,6 +46,8 @@ impl Outbox {
     fn note(&mut self, signal: &Signal) {
         if matches!(signal.sign, Sign::ProbesStarted { .. }) {
             self.levels.clear();
+        } else if signal.cleared && !self.levels.contains_key(&signal.key()) {
+            // What never was raised, as probes say that begin anew.
         } else if !signal.is_event() {
             self.levels.insert(signal.key(), signal.clone());
             if self.levels.len() > LEVELS {

@@ -234,6 +234,26 @@ fn repeat_offenders_leave_for_good() {
 }
 
 #[test]
+fn a_node_that_is_lifted_after_each_repair_is_a_lemon_all_the_same() {
+    let mut world = fleet(&[1, 1, 1]);
+    for _ in 1..=4 {
+        say(&mut world, "n1", &xid(119));
+        assert!(!health(&world, "n1").is_lemon);
+        world.ask(Ask::Uncordon { node: node("n1") });
+        assert_eq!(verdict(&world, "n1"), Verdict::Healthy);
+        assert_eq!(health(&world, "n1").findings, []);
+        world.pass(minutes(5));
+    }
+    say(&mut world, "n1", &xid(119));
+    assert!(health(&world, "n1").is_lemon);
+    // Who lifts a lemon pardons it.
+    world.ask(Ask::Uncordon { node: node("n1") });
+    world.pass(minutes(5));
+    say(&mut world, "n1", &xid(119));
+    assert!(!health(&world, "n1").is_lemon);
+}
+
+#[test]
 fn what_an_admin_cordoned_stays_so_whatever_its_health() {
     let mut world = fleet(&[1, 1, 1]);
     world.ask(Ask::Cordon { node: node("n1") });
@@ -336,6 +356,45 @@ fn admins_edit_rules_and_see_what_they_would_do() {
     });
     say(&mut world, "n1", &xid(79));
     assert_eq!(verdict(&world, "n1"), Verdict::Faulty);
+}
+
+#[test]
+fn a_rule_is_tested_on_what_was_known_when_the_signal_came() {
+    let mut world = fleet(&[1, 1, 1]);
+    for _ in 0..3 {
+        say(&mut world, "n0", &xid(63));
+        world.pass(minutes(5));
+    }
+    let fires = |world: &World, when: &str| -> Vec<bool> {
+        let hits = world.engine.test_rule(when).unwrap();
+        hits.into_iter().map(|hit| hit.fires.unwrap()).collect()
+    };
+    let again = "signal.kind == 'xid' && signal.code == 63 && node.again >= 3";
+    assert_eq!(fires(&world, again), [false, false, true]);
+    assert_eq!(fires(&world, "node.again == 1"), [true, false, false]);
+    say(&mut world, "n0", &vote(Recovery::Reset));
+    let withdrawn = fires(&world, "node.withdrawals > 0");
+    assert_eq!(
+        withdrawn, [false; 4],
+        "it was withdrawn for the last of them"
+    );
+    // The rule that is set says the same.
+    let own = Some(OwnRule {
+        when: again.to_owned(),
+        verdict: Verdict::Suspect,
+        action: Action::None,
+    });
+    let (name, mode) = ("remaps".to_owned(), Mode::Enforce);
+    world.ask(Ask::SetRule {
+        rule: EditedRule { name, mode, own },
+    });
+    for expected in [0, 0, 1] {
+        say(&mut world, "n1", &xid(63));
+        world.pass(minutes(5));
+        let rules = world.engine.health_rules();
+        let mine = rules.iter().find(|rule| rule.name == "remaps").unwrap();
+        assert_eq!(mine.tally.enforced, expected);
+    }
 }
 
 #[test]

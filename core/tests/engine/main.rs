@@ -17,6 +17,7 @@ mod evaluations;
 mod generations;
 mod hangs;
 mod health;
+mod innocents;
 mod ladder;
 mod layouts;
 mod learned;

@@ -4,13 +4,18 @@ use super::minutes;
 use proptest::prelude::*;
 use rebloom_core::health::gauge::{Gauge, GpuReading, MOST_A_MINUTE, Reading};
 use rebloom_core::health::kernel_log;
-use rebloom_core::health::signal::{Headroom, Kind, Probe, Recovery, Sign, Signal, Throttle};
+use rebloom_core::health::signal::{Headroom, Key, Kind, Probe, Recovery, Sign, Signal, Throttle};
 use rebloom_core::id::Slot;
 use rebloom_core::time::{Duration, Instant};
+use std::collections::BTreeSet;
 
 pub(super) struct Bench {
     pub(super) gauge: Gauge,
     pub(super) now: Instant,
+    /// What is raised, as far as was told.
+    raised: BTreeSet<Key>,
+    /// What was told to be over without having been raised.
+    pub(super) denied: Vec<Key>,
 }
 
 impl Bench {
@@ -19,16 +24,36 @@ impl Bench {
         let first = gauge.begin(99);
         assert_eq!(first.sign, Sign::ProbesStarted { boot: 99 });
         let now = Instant::ZERO + Duration::from_secs(5000);
-        Self { gauge, now }
+        Self {
+            gauge,
+            now,
+            raised: BTreeSet::new(),
+            denied: Vec::new(),
+        }
     }
 
     /// Reads every 15 seconds.
     pub(super) fn read(&mut self, reading: Reading) -> Vec<Signal> {
         self.now = self.now + Duration::from_secs(15);
-        let signals = self.gauge.read(self.now, reading);
-        for signal in &signals {
+        self.read_now(reading)
+    }
+
+    /// What is told, without what is denied at a first look.
+    pub(super) fn read_now(&mut self, reading: Reading) -> Vec<Signal> {
+        let mut signals = self.gauge.read(self.now, reading);
+        signals.retain(|signal| {
             signal.check().unwrap();
-        }
+            let key = signal.key();
+            let is_denied = signal.cleared && !self.raised.remove(&key);
+            if is_denied {
+                assert!(key.kind.is_denied_at_once(), "{signal} was not raised");
+                assert!(!self.denied.contains(&key), "{signal}, for the second time");
+                self.denied.push(key);
+            } else if !signal.cleared {
+                self.raised.insert(key);
+            }
+            !is_denied
+        });
         signals
     }
 
@@ -265,12 +290,58 @@ fn no_more_is_said_than_may_be_and_levels_are_made_up_for() {
     assert_eq!(bench.kinds(lost()), [(Kind::GpuLost, RAISED)]);
 }
 
+#[test]
+fn a_new_life_says_at_its_first_look_what_is_not_so() {
+    let mut bench = Bench::new();
+    let reading = |is_up| {
+        gpu(GpuReading {
+            recovery: Some(None),
+            ecc: Some(0),
+            rows: Some((3, false, false)),
+            links: (0..18).map(|link| (link, is_up, 0)).collect(),
+            ..GpuReading::default()
+        })
+    };
+    assert!(bench.read(reading(false)).is_empty());
+    let kinds: Vec<_> = bench.denied.iter().map(|key| key.kind).collect();
+    let whole = [
+        Kind::GpuLost,
+        Kind::RecoveryAction,
+        Kind::EccUncorrected,
+        Kind::RowRemap,
+    ];
+    assert_eq!(kinds, whole, "nobody knows of a link that was never up");
+    assert!(bench.read(reading(true)).is_empty());
+    assert_eq!(bench.denied.len(), 4 + 18);
+    assert!(bench.read(reading(true)).is_empty(), "once is enough");
+    assert_eq!(bench.denied.len(), 4 + 18);
+    // It takes nothing of what may be said, and what is so is not denied.
+    let line = |code| kernel_log::xid(&format!("NVRM: Xid (PCI:0000:3b:00): {code}, x")).unwrap();
+    let told: usize = (1..=100)
+        .map(|code| {
+            let (device, line) = (None, line(code));
+            bench.read_now(Reading::Xid { device, line }).len()
+        })
+        .sum();
+    assert_eq!(told, MOST_A_MINUTE);
+    let mut bench = Bench::new();
+    let lost = |is_lost| {
+        gpu(GpuReading {
+            is_lost,
+            ..GpuReading::default()
+        })
+    };
+    assert_eq!(bench.kinds(lost(true)), [(Kind::GpuLost, RAISED)]);
+    assert_eq!(bench.kinds(lost(false)), [(Kind::GpuLost, OVER)]);
+    assert!(bench.denied.is_empty());
+}
+
 proptest! {
     /// Whatever is read, what is told can be, alternates by its edges, and is bounded.
     #[test]
     fn what_is_told_can_be(readings in prop::collection::vec((0_u32..3, any::<u64>(), any::<u64>(), 0_u8..8), 0..200)) {
         let mut bench = Bench::new();
-        let mut raised = std::collections::BTreeSet::new();
+        let mut raised = BTreeSet::new();
         for (which, a, b, bits) in readings {
             let reading = match which {
                 0 => Reading::Memory { available: a, total: b },

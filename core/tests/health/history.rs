@@ -234,7 +234,7 @@ fn a_node_of_which_nothing_bad_was_ever_seen_has_no_chart() {
     bench.tell("n1", &boot(1)).unwrap();
     assert!(bench.fleet.chart(&node("n1")).is_none());
     let (now, over) = (bench.now, over(replays(0, 9)));
-    bench.fleet.heard(now, &node("n1"), &over, &[]);
+    bench.fleet.heard(now, &node("n1"), &over, &[], None);
     assert!(bench.fleet.chart(&node("n1")).is_none());
     assert_eq!(bench.fleet.recent().count(), 2);
 }

@@ -12,14 +12,17 @@ mod expressions;
 mod gauge;
 mod history;
 mod kernel_log;
+mod restarts;
 mod rules;
 mod signals;
+mod single;
 mod xid;
 
 use rebloom_core::health::chart::Judged;
 use rebloom_core::health::edited::{EditedRule, OwnRule};
 use rebloom_core::health::expression::Expression;
 use rebloom_core::health::fleet::Fleet;
+use rebloom_core::health::rule::Builtin;
 use rebloom_core::health::signal::{Sign, Signal};
 use rebloom_core::health::{Action, Examined, Finding, Mode, Verdict, Windows};
 use rebloom_core::id::{NodeId, Slot};
@@ -97,11 +100,23 @@ impl Bench {
             &self.windows,
             &self.programs,
         );
-        let Examined::News { findings, failed } = examined else {
+        let Examined::News {
+            findings,
+            acquits,
+            failed,
+        } = examined
+        else {
             return None;
         };
         assert_eq!(failed, 0);
-        self.fleet.heard(self.now, &node(name), signal, &findings);
+        for finding in &findings {
+            let known = Builtin::from_name(&finding.rule).map(|rule| rule.rule().actions);
+            if let Some(actions) = known.filter(|actions| !actions.is_empty()) {
+                assert!(actions.contains(&finding.action), "{finding:?}");
+            }
+        }
+        let name = &node(name);
+        self.fleet.heard(self.now, name, signal, &findings, acquits);
         Some(findings)
     }
 

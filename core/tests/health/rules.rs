@@ -2,7 +2,7 @@
 
 use super::{Bench, minutes, node, on, over, xid};
 use rebloom_core::health::rule::{Builtin, RULES};
-use rebloom_core::health::signal::{Headroom, Kind, Probe, Recovery, Sign, Signal, Throttle};
+use rebloom_core::health::signal::{Recovery, Sign, Signal, Throttle};
 use rebloom_core::health::{Action, Mode, Verdict};
 use rebloom_core::time::Duration;
 
@@ -26,172 +26,6 @@ fn failing() -> Signal {
     of_node(Sign::StorageFailing {
         error: "no such device".to_owned(),
     })
-}
-
-/// One signal alone: the rule, and what becomes of the node.
-#[test]
-fn a_single_signal() {
-    let ecc = |volatile, sram| on(0, Sign::EccUncorrected { volatile, sram });
-    let rows = |pending, failed| {
-        on(
-            0,
-            Sign::RowRemap {
-                rows: 1,
-                pending,
-                failed,
-            },
-        )
-    };
-    let storage = |of| {
-        of_node(Sign::Storage {
-            of,
-            left: 1,
-            total: 100,
-        })
-    };
-    let action = |action| on(0, Sign::RecoveryAction { action });
-    let second = 1_000_000_000;
-    let cases: Vec<(Signal, &[&str], Verdict)> = vec![
-        (xid(0, 79, ""), &["xid_fatal"], Verdict::Faulty),
-        (xid(0, 48, ""), &["xid_fatal"], Verdict::Faulty),
-        (xid(0, 54, ""), &["xid_fatal"], Verdict::Faulty),
-        (xid(0, 61, ""), &["xid_fatal"], Verdict::Faulty),
-        (xid(0, 151, ""), &["xid_fatal"], Verdict::Faulty),
-        (xid(0, 31, ""), &["xid_once"], Verdict::Healthy),
-        (xid(0, 94, ""), &["xid_once"], Verdict::Healthy),
-        (xid(0, 45, ""), &["xid_once"], Verdict::Healthy),
-        (xid(0, 63, ""), &[], Verdict::Healthy),
-        (xid(0, 154, ""), &[], Verdict::Healthy),
-        (xid(0, 78, ""), &["xid_software"], Verdict::Suspect),
-        (xid(0, 159, ""), &["xid_software"], Verdict::Suspect),
-        (xid(0, 74, REG0_HARDWARE), &["nvlink_xid"], Verdict::Suspect),
-        (
-            xid(0, 74, "link 1(0x2, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0)"),
-            &["nvlink_xid_fatal"],
-            Verdict::Faulty,
-        ),
-        (
-            xid(0, 145, "RLW Nonfatal XC1"),
-            &["nvlink_xid"],
-            Verdict::Suspect,
-        ),
-        (
-            xid(0, 145, "RLW Fatal XC1"),
-            &["nvlink_xid_fatal"],
-            Verdict::Faulty,
-        ),
-        (
-            action(Recovery::Reset),
-            &["recovery_action"],
-            Verdict::Faulty,
-        ),
-        (
-            action(Recovery::Reboot),
-            &["recovery_action"],
-            Verdict::Faulty,
-        ),
-        (
-            action(Recovery::DrainAndReset),
-            &["recovery_action"],
-            Verdict::Faulty,
-        ),
-        (
-            action(Recovery::RecoverDomain),
-            &["recovery_action"],
-            Verdict::Faulty,
-        ),
-        (
-            action(Recovery::ResetBus),
-            &["recovery_action"],
-            Verdict::Faulty,
-        ),
-        (
-            action(Recovery::RebootSystem),
-            &["recovery_action"],
-            Verdict::Faulty,
-        ),
-        (
-            action(Recovery::DrainPeers),
-            &["recovery_drain"],
-            Verdict::Quarantined,
-        ),
-        (on(0, Sign::GpuLost), &["gpu_lost"], Verdict::Faulty),
-        (ecc(1, 0), &["ecc_uncorrected"], Verdict::Suspect),
-        (ecc(0, 4), &["ecc_uncorrected"], Verdict::Suspect),
-        (ecc(0, 5), &["ecc_sram"], Verdict::Faulty),
-        (rows(true, false), &["row_remap_pending"], Verdict::Suspect),
-        (rows(true, true), &["row_remap_failed"], Verdict::Faulty),
-        (throttled(30 * second), &["throttled"], Verdict::Suspect),
-        (
-            throttled(600 * second),
-            &["throttled_long"],
-            Verdict::Quarantined,
-        ),
-        (
-            on(0, Sign::PcieReplays { per_minute: 9 }),
-            &["pcie_replays"],
-            Verdict::Suspect,
-        ),
-        (
-            on(
-                0,
-                Sign::NvLinkErrors {
-                    link: 1,
-                    per_minute: 1,
-                },
-            ),
-            &["nvlink_errors"],
-            Verdict::Suspect,
-        ),
-        (
-            on(0, Sign::NvLinkDown { link: 1 }),
-            &["nvlink_down"],
-            Verdict::Faulty,
-        ),
-        (
-            of_node(Sign::HostMemory {
-                available: 1,
-                total: 100,
-            }),
-            &["host_memory"],
-            Verdict::Suspect,
-        ),
-        (storage(Headroom::Space), &["storage_low"], Verdict::Healthy),
-        (
-            storage(Headroom::Inodes),
-            &["storage_low"],
-            Verdict::Healthy,
-        ),
-        (storage(Headroom::Quota), &["storage_low"], Verdict::Healthy),
-        (failing(), &["storage_failing"], Verdict::Quarantined),
-        (
-            of_node(Sign::ClockSkew { nanos: -2 }),
-            &["clock_skew"],
-            Verdict::Suspect,
-        ),
-        (
-            // In shadow mode: found, and counted for nothing.
-            of_node(Sign::ProbeHung {
-                probe: Probe::Gpu,
-                nanos: 60 * second,
-            }),
-            &["probe_hung"],
-            Verdict::Healthy,
-        ),
-    ];
-    let mut kinds: Vec<_> = cases
-        .iter()
-        .map(|(signal, ..)| signal.sign.kind())
-        .collect();
-    kinds.push(Kind::ProbesStarted);
-    kinds.sort();
-    kinds.dedup();
-    assert_eq!(kinds.len(), Kind::ALL.len(), "a case for every kind");
-    for (signal, rules, verdict) in cases {
-        let mut bench = Bench::new();
-        assert_eq!(bench.rules("n1", &signal), rules, "{signal}");
-        assert_eq!(bench.verdict("n1"), verdict, "{signal}");
-    }
 }
 
 #[test]
@@ -470,7 +304,7 @@ fn what_an_admin_lifts_is_forgotten_and_a_chart_stays_small() {
     assert_eq!(bench.verdict("n1"), Verdict::Faulty);
     let bytes = serde_json::to_vec(bench.fleet.chart(&node("n1")).unwrap()).unwrap();
     assert!(bytes.len() < 16 << 10, "{} bytes", bytes.len());
-    bench.fleet.lifted(&node("n1"));
+    bench.fleet.lifted(bench.now, &node("n1"));
     assert_eq!(bench.verdict("n1"), Verdict::Healthy);
     assert_eq!(
         bench.rules("n1", &throttled(Duration::from_secs(30).as_nanos() as u64)),

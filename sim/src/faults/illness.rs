@@ -4,7 +4,7 @@
 use crate::options::Fault;
 use crate::world::{Happening, Undo, World};
 use rebloom_core::health::Verdict;
-use rebloom_core::health::signal::{Recovery, Sign, Signal, Throttle};
+use rebloom_core::health::signal::{Kind, Recovery, Sign, Signal, Throttle};
 use rebloom_core::id::Slot;
 use rebloom_core::supervisor::Event;
 use rebloom_core::time::Duration;
@@ -84,6 +84,8 @@ impl World {
         signal.cleared = true;
         if self.nodes[node].agent.is_some() {
             self.probe(node, signal);
+        } else if signal.sign.kind() == Kind::RecoveryAction {
+            self.nodes[node].denied.push(signal);
         }
     }
 
@@ -128,10 +130,13 @@ impl World {
         }
     }
 
-    /// An agent begins: what was raised before is over unless it is raised again.
+    /// An agent begins: what is still so is raised again, and what asks for no reset any more says so.
     pub(crate) fn probes_start(&mut self, node: usize) {
         let boot = self.nodes[node].booted.as_nanos();
         self.probe(node, Signal::raised(None, Sign::ProbesStarted { boot }));
+        for signal in std::mem::take(&mut self.nodes[node].denied) {
+            self.probe(node, signal);
+        }
         for signal in self.nodes[node].levels.clone() {
             self.probe(node, signal);
         }

@@ -83,7 +83,7 @@ pub enum Headroom {
     Space,
     /// Inodes of the file system.
     Inodes,
-    /// Bytes of the quota.
+    /// Bytes of the quota; no probe reads one yet.
     Quota,
 }
 
