@@ -138,6 +138,54 @@ fn write(prefix: &Path, documents: &[Vec<i32>]) {
     fs::write(bin_path(prefix), bytes).unwrap();
 }
 
+/// Source a has four texts, one of them twice, and one torn: of five, three are its own. Source b has three: one is
+/// of a, one is much like one of a.
+#[test]
+fn bars_are_as_long_as_what_they_stand_for() {
+    let (_folder, listed) = listed();
+    let page = page("a", &corpus(&listed, 0, |_| ()));
+    let charts: Vec<&str> = page.split("<svg").skip(1).collect();
+    let bars = |chart: &str| -> Vec<(String, f64)> {
+        let attribute = |bar: &str, name: &str| {
+            let from = bar.split_once(&format!("{name}=\"")).unwrap().1;
+            from.split_once('"').unwrap().0.to_owned()
+        };
+        let bars = chart.split("<rect ").skip(1);
+        bars.map(|bar| {
+            (
+                attribute(bar, "class"),
+                attribute(bar, "width").parse().unwrap(),
+            )
+        })
+        .collect()
+    };
+    let expected = |shares: [[f64; 4]; 2]| {
+        let classes = ["one", "two", "three", "four"].map(str::to_owned);
+        let rows = shares.map(|row| {
+            classes
+                .clone()
+                .into_iter()
+                .zip(row.map(|share| 540.0 * share))
+        });
+        rows.into_iter().flatten().collect::<Vec<_>>()
+    };
+    let rounded = |bars: Vec<(String, f64)>| {
+        let bars = bars.into_iter();
+        bars.map(|(class, width)| (class, format!("{width:.1}")))
+            .collect::<Vec<_>>()
+    };
+    let third = 1.0 / 3.0;
+    assert_eq!(
+        rounded(bars(charts[2])),
+        rounded(expected([[0.6, 0.0, 0.2, 0.2], [third, third, third, 0.0]]))
+    );
+    // One document has eight bytes, six have a thousand or two.
+    let sizes = bars(charts[1]);
+    assert_eq!(sizes.first().unwrap().1, 90.0, "{sizes:?}");
+    assert_eq!(sizes.last().unwrap().1, 540.0, "{sizes:?}");
+    assert_eq!(bars(charts[0]), [("one".to_owned(), 540.0)]);
+}
+
 #[test]
 fn the_page_stands_alone_and_escapes_what_is_not_its_own() {
     let (_folder, listed) = listed();
