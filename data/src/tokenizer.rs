@@ -3,6 +3,10 @@
 //!
 //! The same text and size give the same file, whatever the machine.
 
+mod spelling;
+
+pub use spelling::Spelling;
+
 use crate::aside::Aside;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
