@@ -23,7 +23,7 @@ pub(crate) fn run(command: DataCommand, output: Output) -> Result<(), Failure> {
     match command {
         DataCommand::Build(args) => build_command(&args, output),
         DataCommand::Inspect(args) => inspect::run(&args, output),
-        DataCommand::Verify { prefix } => check::run(&prefix, output),
+        DataCommand::Verify { prefix, vocab } => check::run(&prefix, vocab, output),
     }
 }
 

@@ -335,6 +335,22 @@ fn a_dataset_is_built_and_verified() {
     let found: serde_json::Value = serde_json::from_slice(&damaged.stdout).unwrap();
     assert_eq!(found["whole"], false);
     fs::write(&bin, whole).unwrap();
+    fs::remove_file(folder.path().join("out/set.json")).unwrap();
+    let bare = rebloom(folder.path(), &verify[..3]);
+    let said = String::from_utf8(bare.stdout).unwrap();
+    assert!(
+        bare.status.success() && said.contains("the largest token is "),
+        "{said}"
+    );
+    assert!(said.contains("whole; it has no page beside it"), "{said}");
+    let narrow = ["data", "verify", "out/set", "--vocab", "5"];
+    let narrow = rebloom(folder.path(), &narrow);
+    assert_eq!(narrow.status.code(), Some(1));
+    let said = String::from_utf8(narrow.stderr).unwrap();
+    assert!(
+        said.contains("set.bin: tokens are outside the vocabulary of 5"),
+        "{said}"
+    );
     assert_eq!(
         refused(folder.path(), &["data", "verify", "out/other"]).0,
         3

@@ -90,9 +90,7 @@ impl Source {
             reason,
         };
         match self.form.unwrap_or_else(|| Form::of(path)) {
-            Form::Text => Box::new(std::iter::once_with(move || {
-                read(path).and_then(used).map_err(skip)
-            })),
+            Form::Text => Box::new(std::iter::once_with(move || document(path).map_err(skip))),
             Form::Udhr => {
                 let found = read(path).map(|page| udhr::documents(&page)).map_err(skip);
                 match found {
@@ -184,6 +182,11 @@ fn unreadable(error: &io::Error) -> Reason {
     Reason::Unreadable {
         error: error.to_string(),
     }
+}
+
+/// A file that is one document, as [`Form::Text`] reads it.
+pub fn document(path: &Path) -> Result<String, Reason> {
+    read(path).and_then(used)
 }
 
 /// The text of a file, without a byte order mark.

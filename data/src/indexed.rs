@@ -57,7 +57,8 @@ impl Width {
         }
     }
 
-    const fn bytes(self) -> usize {
+    /// Bytes of a token.
+    pub const fn bytes(self) -> usize {
         match self {
             Self::U16 => 2,
             Self::I32 => 4,
@@ -177,18 +178,23 @@ impl Indexed {
         self.outside_all(vocabulary).next()
     }
 
+    /// All tokens in pieces of bounded length: a sequence, the place of the first token in it, the tokens.
+    pub fn pieces(&self) -> impl Iterator<Item = (usize, usize, Vec<i32>)> + '_ {
+        const PIECE: usize = 1 << 16;
+        (0..self.sequences).flat_map(move |sequence| {
+            let size = self.size(sequence) as usize;
+            (0..size).step_by(PIECE).map(move |from| {
+                let mut tokens = vec![0; PIECE.min(size - from)];
+                self.read(sequence, from, &mut tokens);
+                (sequence, from, tokens)
+            })
+        })
+    }
+
     /// Every token that is not in `0..vocabulary`, as [`Indexed::outside`] has the first.
     pub fn outside_all(&self, vocabulary: u32) -> impl Iterator<Item = (usize, usize, i32)> + '_ {
-        const PIECE: usize = 1 << 16;
         let fits = move |token: i32| u32::try_from(token).is_ok_and(|token| token < vocabulary);
-        let pieces = (0..self.sequences).flat_map(move |sequence| {
-            let size = self.size(sequence) as usize;
-            let starts = (0..size).step_by(PIECE);
-            starts.map(move |from| (sequence, from, PIECE.min(size - from)))
-        });
-        pieces.flat_map(move |(sequence, from, length)| {
-            let mut tokens = vec![0; length];
-            self.read(sequence, from, &mut tokens);
+        self.pieces().flat_map(move |(sequence, from, tokens)| {
             let odd = tokens
                 .into_iter()
                 .enumerate()

@@ -23,6 +23,9 @@ use std::path::Path;
 /// Documents that are compared for likeness; a signature takes 512 bytes and a place in 16 tables.
 const MOST_NEAR: usize = 200_000;
 
+/// Documents with tokens that have no text are named up to this many.
+const MOST_ODD: usize = 20;
+
 /// Characters shown of a sample.
 const SHOWN: usize = 600;
 
@@ -89,6 +92,12 @@ pub struct Report {
     pub lacking: Vec<(String, String)>,
     /// Documents that were compared for likeness; the first so many, where there are more.
     pub compared: u64,
+    /// Documents of a dataset after those that its page counts: no source has them, and they are not inspected.
+    pub unlisted: u64,
+    /// Tokens of a dataset that its tokenizer has no text for.
+    pub outside: u64,
+    /// The first documents that have such tokens, each with how many and which.
+    pub odd: Vec<String>,
 }
 
 impl Report {
@@ -101,6 +110,22 @@ impl Report {
             amount.bytes += source.all.bytes;
         }
         languages
+    }
+
+    /// What of a dataset is not in the figures, each in a line.
+    pub fn left_aside(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.unlisted > 0 {
+            lines.push(format!(
+                "{} documents at the end belong to no source of the page and were not inspected",
+                self.unlisted
+            ));
+        }
+        if self.outside > 0 {
+            lines.push(format!("{} tokens have no text:", self.outside));
+            lines.extend(self.odd.iter().cloned());
+        }
+        lines
     }
 
     /// Documents of all sources.
@@ -169,17 +194,29 @@ pub fn dataset(prefix: &Path, samples: usize, mut progress: impl FnMut(u64)) -> 
             }
             let mut tokens = vec![0; indexed.size(next) as usize];
             indexed.read(next, 0, &mut tokens);
-            let tokens: Vec<u32> = tokens
-                .into_iter()
-                .filter_map(|t| t.try_into().ok())
-                .collect();
-            inspector.found(Ok(tokenizer.decode(&tokens)?));
+            let id = |token: &i32| {
+                let id = u32::try_from(*token).ok();
+                id.filter(|id| *id < tokenizer.vocabulary())
+            };
+            let known: Vec<u32> = tokens.iter().filter_map(id).collect();
+            if let Some(first) = tokens.iter().find(|token| id(token).is_none()) {
+                let many = tokens.len() - known.len();
+                inspector.report.outside += many as u64;
+                if inspector.report.odd.len() < MOST_ODD {
+                    inspector.report.odd.push(format!(
+                        "document {next} of {} has {many} tokens without text, the first of them {first}",
+                        origin.name
+                    ));
+                }
+            }
+            inspector.found(Ok(tokenizer.decode(&known)?));
             progress(inspector.bytes);
             next += 1;
         }
     }
     let mut report = inspector.finish();
     report.lacking = meta.lacking;
+    report.unlisted = (indexed.sequences() - next) as u64;
     Ok(report)
 }
 

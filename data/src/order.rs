@@ -11,6 +11,7 @@
 
 pub mod blend;
 mod mt19937;
+pub mod passes;
 
 pub use mt19937::Mt19937;
 

@@ -3,6 +3,10 @@
 //!
 //! The same text and size give the same file, whatever the machine.
 
+mod spelling;
+
+pub use spelling::Spelling;
+
 use crate::aside::Aside;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -130,6 +134,9 @@ impl Tokenizer {
         let vocabulary = largest.map_or(0, |id| id + 1);
         // `</s>` in a user's text is five characters and no end of a document.
         model.set_encode_special_tokens(true);
+        // What fits others' batches would take the end of a document away here, or add what nobody wrote.
+        model.with_truncation(None).map_err(refused)?;
+        model.with_padding(None);
         Ok(Self {
             model,
             json,
@@ -297,6 +304,31 @@ mod tests {
             loaded.encode(TEXT).unwrap(),
             tokenizer.encode(TEXT).unwrap()
         );
+    }
+
+    /// A file as fine-tuning leaves it: with a longest text, and what shorter ones are filled up with.
+    #[test]
+    fn what_cuts_or_fills_up_in_training_of_others_does_neither_here() {
+        let long = TEXT.repeat(40);
+        let plain = trained(400);
+        let tokens = plain.encode(&long).unwrap();
+        assert!(tokens.len() > 512);
+        let truncation = serde_json::json!({
+            "direction": "Right", "max_length": 512, "strategy": "LongestFirst", "stride": 0,
+        });
+        let padding = serde_json::json!({
+            "strategy": {"Fixed": 100_000}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 3, "pad_type_id": 0, "pad_token": "<pad>",
+        });
+        for (field, value) in [("truncation", truncation), ("padding", padding)] {
+            let mut file: serde_json::Value = serde_json::from_str(&plain.json).unwrap();
+            file[field] = value;
+            let bytes = file.to_string().into_bytes();
+            let tokenizer = Tokenizer::parse(Path::new("a"), &bytes).unwrap();
+            // (Not shown: they are thousands.)
+            assert!(tokenizer.encode(&long).unwrap() == tokens, "{field}");
+            assert!(tokenizer.decode(&tokens).unwrap() == long, "{field}");
+        }
     }
 
     #[test]

@@ -33,12 +33,16 @@ pub(crate) fn known_version(text: &[u8], oldest: u32, newest: u32) -> Result<u32
 /// Reads the manifest in a checkpoint's directory.
 pub fn read(directory: &Path) -> Result<Manifest, Error> {
     let path = directory.join(MANIFEST);
-    let text = crate::read(&path, LARGEST)?;
-    parse(&text).map_err(|problem| Error::odd(&path, problem))
+    parse(&path, &crate::read(&path, LARGEST)?)
+}
+
+/// The manifest in the text of the file `path`.
+pub fn parse(path: &Path, text: &[u8]) -> Result<Manifest, Error> {
+    of_text(text).map_err(|problem| Error::odd(path, problem))
 }
 
 /// The manifest in a text, or the field and what is wrong with it.
-pub fn parse(text: &[u8]) -> Result<Manifest, String> {
+fn of_text(text: &[u8]) -> Result<Manifest, String> {
     known_version(text, OLDEST_MANIFEST, MANIFEST_VERSION)?;
     let manifest: Manifest = from_json(text)?;
     if !manifest.is_whole() {
@@ -85,7 +89,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut Value)) -> String {
         let mut manifest = good();
         change(&mut manifest);
-        parse(manifest.to_string().as_bytes()).unwrap_err()
+        of_text(manifest.to_string().as_bytes()).unwrap_err()
     }
 
     #[test]
@@ -93,7 +97,7 @@ mod tests {
         for version in OLDEST_MANIFEST..=MANIFEST_VERSION {
             let mut manifest = good();
             manifest["version"] = version.into();
-            let read = parse(manifest.to_string().as_bytes()).unwrap();
+            let read = of_text(manifest.to_string().as_bytes()).unwrap();
             assert_eq!((read.version, read.shards.len()), (version, 2));
         }
     }
@@ -104,7 +108,7 @@ mod tests {
             let wanted = format!("version: {version} is not known; this build reads 1 to 2");
             assert_eq!(refused(|m| m["version"] = version.into()), wanted);
             let other = json!({"version": version, "pieces": {"other": "words"}});
-            assert_eq!(parse(other.to_string().as_bytes()).unwrap_err(), wanted);
+            assert_eq!(of_text(other.to_string().as_bytes()).unwrap_err(), wanted);
         }
         let error = refused(|m| m["version"] = json!("two"));
         assert!(error.starts_with("version: invalid type"), "{error}");

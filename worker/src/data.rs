@@ -10,6 +10,7 @@ use rebloom_core::skips::Skips;
 use rebloom_core::spec::{Data, DataPart, RunSpec};
 use rebloom_data::dataset::{Dataset, Weighted};
 use rebloom_data::held_out::HeldOut;
+use rebloom_data::order::passes;
 use rebloom_runtime::telemetry::chain;
 use std::ops::Range;
 use std::path::Path;
@@ -20,13 +21,20 @@ use tch::{Device, Tensor};
 pub trait Samples: Send {
     /// Reads sample `k`: as many tokens as `into` has room for, one more than the sequence.
     fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String>;
+
+    /// How many there are; none where there is no end of them.
+    fn count(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl Samples for Arc<Dataset> {
-    /// A run that passes over samples reaches beyond those it asked for, and then begins again.
     fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String> {
-        let k = k % self.samples().max(1);
         Dataset::read(self, k, into).map_err(|error| chain(&error))
+    }
+
+    fn count(&self) -> Option<u64> {
+        Some(self.samples())
     }
 }
 
@@ -157,12 +165,27 @@ impl Reader {
         Self { device, ..self }
     }
 
+    /// The sample that comes after `consumed` others. A run that passes over samples reaches beyond those it asked
+    /// for, and then goes through the others again.
+    fn number(&self, consumed: u64) -> Result<u64, String> {
+        let number = self.skips.number(consumed);
+        let Some(count) = self.samples.count() else {
+            return Ok(number);
+        };
+        passes::sample(number, count, self.skips.ranges()).ok_or_else(|| {
+            format!(
+                "guard.skip: all of the {count} samples are passed over; leave some to train on"
+            )
+        })
+    }
+
     /// Words and their targets, one after the other over the samples that are consumed while the
     /// count goes through `consumed`.
     pub fn read(&mut self, consumed: Range<u64>) -> Result<(Tensor, Tensor), String> {
         self.words.clear();
         self.targets.clear();
-        for number in consumed.map(|consumed| self.skips.number(consumed)) {
+        for consumed in consumed {
+            let number = self.number(consumed)?;
             self.samples.read(number, &mut self.tokens)?;
             if let Some(odd) = self
                 .tokens
@@ -261,6 +284,54 @@ mod tests {
         let words = Vec::<i64>::try_from(words).unwrap();
         let numbers: Vec<i64> = words.chunks(4).map(|sample| sample[0]).collect();
         assert_eq!(numbers, [0, 3, 7, 8]);
+    }
+
+    /// So many samples, and no more.
+    struct Finite(u64);
+    impl Samples for Finite {
+        fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String> {
+            assert!(k < self.0, "sample {k} of {}", self.0);
+            into.fill(i32::try_from(k).unwrap());
+            Ok(())
+        }
+
+        fn count(&self) -> Option<u64> {
+            Some(self.0)
+        }
+    }
+
+    fn finite(
+        samples: u64,
+        skips: Vec<Range<u64>>,
+        consumed: Range<u64>,
+    ) -> Result<Vec<i64>, String> {
+        let reader = Reader::new(&spec(1, 1), Box::new(Finite(samples)));
+        let (words, _) = reader.skipping(Skips::from(skips)).read(consumed)?;
+        let words = Vec::<i64>::try_from(words).unwrap();
+        Ok(words.chunks(4).map(|sample| sample[0]).collect())
+    }
+
+    /// A run of twelve samples of which eight are skipped needs all that it has left three times.
+    #[test]
+    fn what_is_skipped_is_not_read_when_the_samples_begin_again() {
+        let named = finite(12, vec![0..8], 0..12).unwrap();
+        assert_eq!(named, [8, 9, 10, 11].repeat(3));
+        // A spike in the second pass skips its samples there and from then on.
+        let named = finite(12, vec![0..8, 13..14], 0..10).unwrap();
+        assert_eq!(named, [8, 9, 10, 11, 8, 10, 11, 8, 10, 11]);
+        // Without skips, the order is the data's, over and over.
+        let named = finite(5, vec![], 0..12).unwrap();
+        assert_eq!(named, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]);
+    }
+
+    #[test]
+    fn data_of_which_all_is_skipped_is_refused() {
+        let error = finite(12, vec![0..12], 0..1).unwrap_err();
+        assert!(
+            error.starts_with("guard.skip: all of the 12 samples"),
+            "{error}"
+        );
+        assert_eq!(finite(12, vec![0..11], 0..2).unwrap(), [11, 11]);
     }
 
     #[test]

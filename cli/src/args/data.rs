@@ -99,9 +99,13 @@ pub(crate) enum DataCommand {
     Inspect(InspectData),
     /// Read a dataset whole, name every damage, and say what is in it
     #[command(after_help = "Example:\n  rebloom data verify /data/novels\n  \
-        rebloom data verify /data/novels -o json | jq .damage")]
+        rebloom data verify /data/novels -o json | jq .damage\n  \
+        rebloom data verify /data/megatron --vocab 250880   # one that has no page beside it")]
     Verify {
         /// Path of the dataset without .bin / .idx
         prefix: PathBuf,
+        /// Tokens have to be below this, too: the model's `vocab`
+        #[arg(long, value_name = "N", value_parser = whole::<u32>(1, 1 << 22))]
+        vocab: Option<u32>,
     },
 }

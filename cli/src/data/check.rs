@@ -1,7 +1,7 @@
 //! Whether a dataset is whole, and whether the files that a run names fit it.
 
 use crate::failure::Failure;
-use crate::format::{self, Output, bytes, line};
+use crate::format::{self, Output, bytes, count, grouped, line};
 use rebloom_core::eval::EvalSet;
 use rebloom_core::spec::{Flaw, Model, RunSpec};
 use rebloom_data::held_out::HeldOut;
@@ -24,8 +24,8 @@ struct Shown<'a> {
     found: &'a Examined,
 }
 
-/// Reads a dataset whole, says what is in it, and names every damage.
-pub(super) fn run(prefix: &Path, output: Output) -> Result<(), Failure> {
+/// Reads a dataset whole, says what is in it, and names every damage; tokens from `vocab` on are one.
+pub(super) fn run(prefix: &Path, vocab: Option<u32>, output: Output) -> Result<(), Failure> {
     for path in [idx_path(prefix), bin_path(prefix)] {
         if !path.exists() {
             return Err(Failure::NotFound(format!(
@@ -35,7 +35,7 @@ pub(super) fn run(prefix: &Path, output: Output) -> Result<(), Failure> {
         }
     }
     let mut next = STEP;
-    let found = examine(prefix, |done, all| {
+    let found = examine(prefix, vocab, |done, all| {
         if done >= next && output != Output::Json {
             line(&format!("read {} of {}", bytes(done), bytes(all)));
             next = done + STEP;
@@ -48,8 +48,11 @@ pub(super) fn run(prefix: &Path, output: Output) -> Result<(), Failure> {
             whole,
             found: &found,
         })?;
-    } else if let Some(meta) = &found.page {
-        super::said(meta).iter().for_each(|text| line(text));
+    } else {
+        match &found.page {
+            Some(meta) => super::said(meta).iter().for_each(|text| line(text)),
+            None => bare(&found),
+        }
     }
     if !whole {
         let all: Vec<String> = found.damage.iter().map(ToString::to_string).collect();
@@ -62,10 +65,22 @@ pub(super) fn run(prefix: &Path, output: Output) -> Result<(), Failure> {
         line(if found.page.is_some() {
             "whole"
         } else {
-            "whole; it has no page beside it, so that nothing more is known"
+            "whole; it has no page beside it, so that neither its sources nor changes of its bytes are known"
         });
     }
     Ok(())
+}
+
+/// What is known of a dataset by its two files alone.
+fn bare(found: &Examined) {
+    let documents = count(found.documents, "document");
+    line(&format!("{} tokens in {documents}", grouped(found.tokens)));
+    if let Some(largest) = found.largest {
+        let least = u64::from(largest) + 1;
+        line(&format!(
+            "the largest token is {largest}: model.vocab has to be {least} or more"
+        ));
+    }
 }
 
 /// What is wrong with the files that a spec names: datasets, held-out sets, weights to begin with. Where the nodes

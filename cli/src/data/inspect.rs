@@ -79,6 +79,7 @@ fn show(report: &Report) {
             line(&format!("left out of {}: {skipped}", source.name));
         }
     }
+    report.left_aside().iter().for_each(|text| line(text));
     if !report.lacking.is_empty() {
         let names: Vec<&str> = report
             .lacking

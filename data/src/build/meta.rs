@@ -99,9 +99,22 @@ impl Meta {
 
     /// What the bytes of a page say.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        serde_json::from_slice(bytes).map_err(|e| {
-            Error::format(path, "content", format!("`{e}`"), "not a page of a dataset")
-        })
+        let not_a_page = |field: &str, problem: serde_json::Error| {
+            let problem = format!("`{problem}`");
+            Error::format(path, field, problem, "not a page of a dataset")
+        };
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        let meta = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let field = error.path().to_string();
+            // A dot is the whole of it, and a question mark what has no name yet.
+            let field = match field.as_str() {
+                "." | "?" => "content",
+                field => field,
+            };
+            not_a_page(field, error.into_inner())
+        })?;
+        reader.end().map_err(|error| not_a_page("content", error))?;
+        Ok(meta)
     }
 
     /// How many documents and files were left out.

@@ -175,7 +175,11 @@ fn a_corpus_without_text_is_refused() {
 
 /// What examining says, without the folder.
 fn damage(prefix: &Path) -> Vec<String> {
-    let found = examine(prefix, |_, _| ()).damage;
+    damage_below(prefix, None)
+}
+
+fn damage_below(prefix: &Path, vocabulary: Option<u32>) -> Vec<String> {
+    let found = examine(prefix, vocabulary, |_, _| ()).damage;
     let folder = format!("{}/", prefix.parent().unwrap().display());
     found
         .iter()
@@ -187,10 +191,15 @@ fn damage(prefix: &Path) -> Vec<String> {
 fn every_damage_is_found_and_named() {
     let (_folder, prefix, meta) = built();
     let mut heard = (0, 0);
-    let whole = examine(&prefix, |done, all| heard = (done, all));
+    let whole = examine(&prefix, None, |done, all| heard = (done, all));
     assert_eq!(
         (whole.damage, whole.documents, whole.page),
         (Vec::new(), 3, Some(meta))
+    );
+    assert!(
+        whole
+            .largest
+            .is_some_and(|largest| (256..300).contains(&largest))
     );
     assert!(heard.0 == heard.1 && heard.0 > 100);
     let (bin, idx) = (bin_path(&prefix), idx_path(&prefix));
@@ -230,6 +239,71 @@ fn every_damage_is_found_and_named() {
     assert!(damage(&prefix)[0].starts_with("data.tokenizer.json: file cannot be read"));
     fs::write(meta_path(&prefix), "{").unwrap();
     assert!(damage(&prefix)[0].starts_with("data.json: content is"));
+    fs::write(meta_path(&prefix), r#"{"vocabulary": "many"}"#).unwrap();
+    let found = damage(&prefix);
+    assert!(
+        found[0].starts_with("data.json: vocabulary is `invalid type"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_page_that_tells_of_another_dataset_is_damage() {
+    let (_folder, prefix, meta) = built();
+    let other = Meta {
+        documents: 4,
+        ..meta.clone()
+    };
+    other.write(&prefix).unwrap();
+    let tokens = meta.tokens;
+    assert_eq!(
+        damage(&prefix),
+        [format!(
+            "data.json: tokens is {tokens} tokens in 4 documents, but the index has {tokens} in 3"
+        )]
+    );
+    meta.write(&prefix).unwrap();
+    let other = Tokenizer::train(["another text ".repeat(9)].into_iter(), 280).unwrap();
+    other.save(&tokenizer_path(&prefix)).unwrap();
+    let (found, was) = (other.sha256(), meta.tokenizer_sha256);
+    assert_eq!(
+        damage(&prefix),
+        [format!(
+            "data.tokenizer.json: sha256 is {found}, and was {was} when the dataset was built"
+        )]
+    );
+}
+
+/// As Megatron leaves one: nothing lies beside its two files.
+#[test]
+fn every_token_of_a_dataset_without_a_page_is_read() {
+    let folder = TempDir::new().unwrap();
+    let prefix = folder.path().join("data");
+    let mut writer = Writer::create(&prefix, Width::I32).unwrap();
+    for document in [&[5, 9, 7][..], &[2], &[40, 8, 39]] {
+        writer.push(document).unwrap();
+        writer.end_document();
+    }
+    writer.finish().unwrap();
+    let mut heard = (0, 0);
+    let whole = examine(&prefix, None, |done, all| heard = (done, all));
+    assert_eq!(
+        (whole.documents, whole.tokens, whole.largest),
+        (3, 7, Some(40))
+    );
+    assert_eq!((whole.page, whole.damage, heard), (None, vec![], (28, 28)));
+    assert!(damage_below(&prefix, Some(41)).is_empty());
+    let outside = "data.bin: tokens are outside the vocabulary of 39 in 2 places of documents 2; \
+                   the first is token 40 at 0 of document 2";
+    assert_eq!(damage_below(&prefix, Some(39)), [outside]);
+    let mut tokens = fs::read(bin_path(&prefix)).unwrap();
+    for at in [1, 3, 6] {
+        tokens[4 * at..4 * at + 4].copy_from_slice(&(-3_i32).to_le_bytes());
+    }
+    fs::write(bin_path(&prefix), tokens).unwrap();
+    let negative = "data.bin: tokens are negative in 3 places of documents 0, 1, 2; \
+                    the first is token -3 at 1 of document 0";
+    assert_eq!(damage(&prefix), [negative]);
 }
 
 fn refused(prefix: &Path, wanted: Wanted) -> Unfit {

@@ -49,6 +49,9 @@ pub fn page(title: &str, report: &Report) -> String {
             .collect();
         page += &format!("<p>Languages without text: {}</p>\n", names.join(", "));
     }
+    for line in report.left_aside() {
+        page += &format!("<p>{}</p>\n", escaped(&line));
+    }
     page += "<h2>Text by language</h2>\n";
     page += &by_language(&languages.into_iter().collect::<Vec<_>>());
     page += "<h2>Sizes of documents</h2>\n";

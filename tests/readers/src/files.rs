@@ -14,6 +14,7 @@ use rebloom_format::slice::Slice;
 use rebloom_format::spec_file::SpecFile;
 use rebloom_format::{facts, head, manifest};
 use rebloom_runtime::flight::Tower;
+use serde_json::Value;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
@@ -25,6 +26,27 @@ const NAME: &str = "the-file";
 fn naming(error: &impl Display) -> String {
     let said = error.to_string();
     assert!(said.contains(NAME), "the file is not named: {said}");
+    said
+}
+
+/// An error over sound JSON names the field that is wrong, one of `fields` or below it, first.
+fn naming_field(error: &impl Display, bytes: &[u8], fields: &[&str]) -> String {
+    let said = naming(error);
+    let is_sound = serde_json::from_slice::<serde_json::Map<String, Value>>(bytes).is_ok();
+    let problem = said
+        .strip_prefix(NAME)
+        .and_then(|said| said.strip_prefix(": "));
+    let problem = problem.unwrap_or(&said);
+    let first = problem
+        .split(['.', '[', ':', ' '])
+        .next()
+        .unwrap_or_default();
+    let by_name = |field: &&str| problem.contains(&format!("field `{field}`"));
+    // One that is not known is named in its own words.
+    let is_named = fields.contains(&first)
+        || fields.iter().any(by_name)
+        || problem.contains("unknown field `");
+    assert!(!is_sound || is_named, "no field is named: {said}");
     said
 }
 
@@ -80,21 +102,37 @@ pub(crate) fn indexed(bytes: &[u8]) -> Outcome {
 
 /// The page beside a dataset.
 pub(crate) fn page(bytes: &[u8]) -> Outcome {
-    let meta = Meta::parse(Path::new(NAME), bytes).map_err(|e| naming(&e))?;
+    let fields = [
+        "vocabulary",
+        "tokenizer_sha256",
+        "end_of_document",
+        "documents",
+        "tokens",
+        "inputs_sha256",
+        "bin_sha256",
+        "idx_sha256",
+        "sources",
+        "lacking",
+    ];
+    let meta = Meta::parse(Path::new(NAME), bytes);
+    let meta = meta.map_err(|e| naming_field(&e, bytes, &fields))?;
     let _: u64 = meta.left_out();
     Ok(())
 }
 
 /// The manifest of a checkpoint, as the worker and the agent read it.
 pub(crate) fn manifest(bytes: &[u8]) -> Outcome {
-    let manifest = manifest::parse(bytes)?;
+    let fields = ["version", "run", "id", "layout", "samples", "shards"];
+    let manifest = manifest::parse(Path::new(NAME), bytes);
+    let manifest = manifest.map_err(|e| naming_field(&e, bytes, &fields))?;
     assert!(manifest.is_known() && manifest.is_whole());
     Ok(())
 }
 
-/// The head of a shard, with what it says of its checkpoint.
+/// The head of a shard, with what it says of its checkpoint. Its file is named by the worker, which cannot be here.
 pub(crate) fn shard(bytes: &[u8]) -> Outcome {
-    let (head, facts) = facts::read(&mut &bytes[..], bytes.len() as u64)?;
+    let read = facts::read(&mut &bytes[..], bytes.len() as u64);
+    let (head, facts) = read.map_err(in_head)?;
     assert!(head.data + head.room == bytes.len() as u64);
     // What a load asks of it: whether it has pieces of what this model has.
     let known = parameters(&facts.model);
@@ -110,9 +148,33 @@ pub(crate) fn shard(bytes: &[u8]) -> Outcome {
     Ok(())
 }
 
+/// An error over the head of a file says so.
+fn in_head(problem: String) -> String {
+    assert!(
+        problem.starts_with("head: "),
+        "where is not said: {problem}"
+    );
+    problem
+}
+
 /// A `config.json` of Hugging Face.
 pub(crate) fn config(bytes: &[u8]) -> Outcome {
-    let config = Config::parse(Path::new(NAME), bytes).map_err(|e| naming(&e))?;
+    let fields = [
+        "model_type",
+        "hidden_size",
+        "n_embed",
+        "n_layer",
+        "num_hidden_layers",
+        "n_head",
+        "num_attention_heads",
+        "vocab_size",
+        "seq_length",
+        "layer_norm_epsilon",
+        "apply_residual_connection_post_layernorm",
+        "tie_word_embeddings",
+    ];
+    let config = Config::parse(Path::new(NAME), bytes);
+    let config = config.map_err(|e| naming_field(&e, bytes, &fields))?;
     let model = config.model();
     assert!(model.hidden.is_multiple_of(model.heads));
     assert!(!parameters(&model).is_empty());
@@ -121,7 +183,8 @@ pub(crate) fn config(bytes: &[u8]) -> Outcome {
 
 /// A `model.safetensors.index.json`; what it names must not lie elsewhere.
 pub(crate) fn index(bytes: &[u8]) -> Outcome {
-    let index = Index::parse(Path::new(NAME), bytes).map_err(|e| naming(&e))?;
+    let index = Index::parse(Path::new(NAME), bytes);
+    let index = index.map_err(|e| naming_field(&e, bytes, &["weight_map"]))?;
     let files = index.files();
     let is_beside = |file: &&str| Path::new(NAME).join(file).parent() == Some(Path::new(NAME));
     assert!(files.iter().all(is_beside));
@@ -139,12 +202,22 @@ const MODEL: Model = Model {
     residual_after_layernorm: false,
 };
 
-/// A file of weights: places that were accepted lie inside of it.
+/// A file of weights: places that were accepted lie inside of it. Its file is named by the worker, which cannot be
+/// here; what is named here is the parameter.
 pub(crate) fn weights(bytes: &[u8]) -> Outcome {
     let known = parameters(&MODEL);
     let length = bytes.len() as u64;
-    let head = head::read(&mut &bytes[..], length)?;
-    for (name, place) in places(&head, &known)? {
+    let head = head::read(&mut &bytes[..], length).map_err(in_head)?;
+    let places = places(&head, &known).inspect_err(|problem| {
+        let mut names = head
+            .metadata
+            .tensors()
+            .into_keys()
+            .chain(known.keys().cloned());
+        let is_named = names.any(|name| problem.contains(&name));
+        assert!(is_named, "no parameter is named: {problem}");
+    })?;
+    for (name, place) in places {
         let parameter = known.get(&name).unwrap_or(&known[EMBEDDING]);
         let elements = parameter.shape.iter().product::<i64>().unsigned_abs();
         let width = width(place.dtype).expect("others are refused") as u64;

@@ -3,7 +3,7 @@
 use super::Inference;
 use super::sample::{Chooser, Sampling};
 use crate::shim::cuda;
-use rebloom_data::tokenizer::Tokenizer;
+pub use rebloom_data::tokenizer::Spelling;
 use tch::Tensor;
 
 /// Why it ended.
@@ -72,34 +72,4 @@ pub fn generate(
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
     Vec::try_from(cuda::home(tensor)).expect("logits are a vector of fp32")
-}
-
-/// Turns tokens into text as they come: what is not a whole letter yet is held back.
-#[derive(Debug, Default)]
-pub struct Spelling {
-    tokens: Vec<u32>,
-    /// Bytes of text that were given out.
-    said: usize,
-}
-
-impl Spelling {
-    /// The text that `token` completes.
-    pub fn add(&mut self, token: u32, tokenizer: &Tokenizer) -> String {
-        self.tokens.push(token);
-        let text = tokenizer.decode(&self.tokens).unwrap_or_default();
-        let whole = text.trim_end_matches('\u{FFFD}').len();
-        self.give(&text, whole)
-    }
-
-    /// What was held back.
-    pub fn end(&mut self, tokenizer: &Tokenizer) -> String {
-        let text = tokenizer.decode(&self.tokens).unwrap_or_default();
-        self.give(&text, text.len())
-    }
-
-    fn give(&mut self, text: &str, until: usize) -> String {
-        let new = text.get(self.said..until).unwrap_or_default().to_owned();
-        self.said = self.said.max(until);
-        new
-    }
 }

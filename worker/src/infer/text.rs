@@ -1,5 +1,6 @@
 //! Text by language: a folder with a file, or a folder of files, for each; or one file. Every file is a document.
 
+use rebloom_data::corpus;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -68,21 +69,12 @@ fn walk(path: PathBuf, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// The text of a file.
+/// The text of a file, as training reads it.
 pub fn read(path: &Path) -> Result<String, LeftOut> {
-    let left_out = |reason: String| LeftOut {
+    corpus::document(path).map_err(|reason| LeftOut {
         path: path.to_owned(),
-        reason,
-    };
-    let bytes = fs::read(path).map_err(|error| left_out(format!("cannot be read: {error}")))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        left_out(format!("is not UTF-8 from byte {at} on"))
-    })?;
-    if text.trim().is_empty() {
-        return Err(left_out("is empty".to_owned()));
-    }
-    Ok(text)
+        reason: reason.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -102,17 +94,22 @@ mod tests {
             ("sw/.hidden", b"no"),
             ("xx.txt", b" \n"),
             ("yy.txt", b"ab\xff"),
+            ("zz.txt", b"\xef\xbb\xbfzote"),
+            ("zy.txt", b"ab\xc3"),
         ] {
             fs::write(at(name), bytes).unwrap();
         }
         let found = Languages::find(folder.path()).unwrap().files;
         let names: Vec<_> = found.keys().map(String::as_str).collect();
-        assert_eq!(names, ["fr", "sw", "xx", "yy"]);
+        assert_eq!(names, ["fr", "sw", "xx", "yy", "zy", "zz"]);
         assert_eq!(found["sw"], [at("sw/b.txt"), at("sw/more/a")]);
         assert_eq!(read(&found["fr"][0]).unwrap(), "tous");
         assert_eq!(read(&found["xx"][0]).unwrap_err().reason, "is empty");
         let bad = read(&found["yy"][0]).unwrap_err();
         assert_eq!(bad.reason, "is not UTF-8 from byte 2 on");
+        assert_eq!(read(&found["zz"][0]).unwrap(), "zote", "without its mark");
+        let torn = read(&found["zy"][0]).unwrap_err();
+        assert_eq!(torn.reason, "is cut off after byte 2");
         let one = Languages::find(&at("fr.txt")).unwrap().files;
         assert_eq!(one, [("fr".to_owned(), vec![at("fr.txt")])].into());
         assert!(Languages::find(&at("no")).is_err());
