@@ -275,6 +275,7 @@ impl Run {
                 generation,
                 rank,
                 phase,
+                step,
                 ..
             } => {
                 if let Some(gang) = self.gang.as_mut().filter(|g| g.generation == *generation) {
@@ -282,6 +283,7 @@ impl Run {
                         at,
                         rank: *rank,
                         phase: *phase,
+                        step: *step,
                     });
                 }
             }
@@ -303,19 +305,22 @@ impl Run {
                 step,
                 rung,
                 ..
-            } => match rung {
-                Some(rung) => {
-                    self.broke(at, cause, (*began, *heard), *step, *rung);
-                }
-                None => {
-                    self.found_slow(cause);
-                    if cause.is_hang() {
-                        // It was to stop; the time in which it hung was no training.
-                        self.spend((*began).min(at), Some(Spend::Detect));
+            } => {
+                self.doubt(cause);
+                match rung {
+                    Some(rung) => {
+                        self.broke(at, cause, (*began, *heard), *step, *rung);
                     }
-                    self.record_incident(at, cause, Some(at), None);
+                    None => {
+                        self.found_slow(cause);
+                        if cause.is_hang() {
+                            // It was to stop; the time in which it hung was no training.
+                            self.spend((*began).min(at), Some(Spend::Detect));
+                        }
+                        self.record_incident(at, cause, Some(at), None);
+                    }
                 }
-            },
+            }
             Fact::PhaseTimed { phase, timing, .. } => {
                 self.timings.insert(*phase, *timing);
             }
@@ -402,6 +407,7 @@ impl Run {
         (self.state, self.why) = (RunState::Pending, Cause::ResumeRequested);
         (self.stop, self.broken) = (None, None);
         self.misread.clear();
+        self.timings.clear();
         self.turn = Turn {
             since: at,
             waited: Duration::ZERO,

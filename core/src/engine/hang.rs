@@ -227,7 +227,9 @@ impl Engine {
         let is_done = gang
             .member(rank)
             .is_some_and(|member| member.finished.is_some());
-        if is_done || page.is_some_and(|page| page.phase != phase) {
+        let has_moved =
+            |page: &Page| page.phase != phase || overdue.step.is_some_and(|step| step != page.step);
+        if is_done || page.is_some_and(has_moved) {
             return self.tell(Fact::OverdueDropped { run: id.clone() });
         }
         let is_booked = matches!(run.state, RunState::Running | RunState::Stopping);

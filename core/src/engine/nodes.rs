@@ -91,6 +91,7 @@ impl Engine {
             None => self.watches.entry(pages.run.clone()).or_default(),
         };
         watch.follow(run, gang, self.now);
+        let times = (self.now, self.awake, self.limits.beat_every);
         let step = watch.step;
         for Sighting { rank, page } in pages.sightings {
             if gang.node_of(rank) != Some(node) {
@@ -98,7 +99,7 @@ impl Engine {
                 continue;
             }
             if page.generation == generation {
-                let look = watch.look(run, gang, (rank, &page), (self.now, self.limits.beat_every));
+                let look = watch.look(run, gang, (rank, &page), times);
                 seen.extend(look.into_iter().map(|look| (rank, look)));
             }
             if page.generation == generation && page.step > watch.step {

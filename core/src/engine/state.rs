@@ -12,7 +12,7 @@ use crate::eval::Evaluation;
 use crate::flight::Phase;
 use crate::guard::Samples;
 use crate::hang::bisect::Bisect;
-use crate::hang::deadline::{self, Timing};
+use crate::hang::deadline::Timing;
 use crate::health::fleet::Fleet;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::layout::Layout;
@@ -165,6 +165,9 @@ pub(super) struct Overdue {
     pub(super) at: Instant,
     pub(super) rank: Rank,
     pub(super) phase: Phase,
+    /// The step that its page named, where it was late by what was learned.
+    #[serde(default)]
+    pub(super) step: Option<Step>,
 }
 
 /// How a generation came to its end, and where recovery begins.
@@ -408,10 +411,6 @@ impl Run {
         }
         if spec.checkpoint.every_steps != every_steps {
             Arc::make_mut(&mut spec).checkpoint.every_steps = every_steps;
-        }
-        let deadlines = deadline::learned(&spec.deadlines, &self.timings);
-        if spec.deadlines != deadlines {
-            Arc::make_mut(&mut spec).deadlines = deadlines;
         }
         Some(spec)
     }

@@ -24,6 +24,7 @@ mod ledger;
 mod nodes;
 mod placement;
 mod queue;
+mod restores;
 mod rungs;
 mod scale;
 mod slow;

@@ -5,6 +5,7 @@ use crate::checkpoint::{CheckpointId, Shard};
 use crate::engine::state::{Broken, Held, Run, Save, Skipped};
 use crate::engine::{CheckpointState, Incident, Ledger, Milepost, RunState, Rung, Spend};
 use crate::eval::Evaluation;
+use crate::hang::deadline::Timing;
 use crate::id::{IncidentId, NodeId, Step};
 use crate::ladder::evict;
 use crate::time::{Duration, Instant};
@@ -33,6 +34,19 @@ impl Run {
             .as_ref()
             .map(|gang| Arc::clone(&gang.placement.nodes));
         self.ladder.progress(&nodes.unwrap_or_default());
+        self.timings.retain(|_, timing| !timing.doubted);
+    }
+
+    /// A hang that was judged by what was learned may have been none: then the phase gets the time that was
+    /// set by hand, or a sound run would be ended there again and again.
+    pub(super) fn doubt(&mut self, cause: &Cause) {
+        let (Cause::RankHung { phase, .. } | Cause::GangHung { phase, .. }) = cause else {
+            return;
+        };
+        let overdue = self.gang.as_ref().and_then(|gang| gang.overdue.as_ref());
+        if overdue.is_some_and(|overdue| overdue.phase == *phase && overdue.step.is_some()) {
+            self.timings.insert(*phase, Timing::in_doubt());
+        }
     }
 
     pub(super) fn broke(
