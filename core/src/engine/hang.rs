@@ -11,7 +11,7 @@ use crate::cause::Cause;
 use crate::flight::{Page, Phase};
 use crate::hang::deadline::Clock;
 use crate::hang::pace::Pace;
-use crate::hang::rules::Heard;
+use crate::hang::rules::{Heard, Pause};
 use crate::hang::stacks;
 use crate::hang::straggler::Stragglers;
 use crate::id::{Generation, NodeId, Rank, RunId, Step};
@@ -63,6 +63,8 @@ pub(super) struct Watch {
     pub(super) saves: u64,
     /// What was heard of each log rule in this generation.
     pub(super) heard: BTreeMap<u32, Heard>,
+    /// When these have nothing to hear.
+    pub(super) pause: Pause,
     /// Whether no node of the gang can be reached.
     pub(super) dark: bool,
     /// When a node of the gang could be reached again after none could.
@@ -77,6 +79,7 @@ impl Watch {
             self.clock.clear();
             self.stragglers.clear();
             self.heard.clear();
+            self.pause.clear();
             let (batch, _) = self.batch;
             self.pace.begin((run.spec.layout, run.async_off, batch));
             self.generation = gang.generation;

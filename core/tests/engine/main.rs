@@ -22,6 +22,7 @@ mod layouts;
 mod learned;
 mod ledger;
 mod nodes;
+mod output;
 mod placement;
 mod queue;
 mod restores;

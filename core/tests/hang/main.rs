@@ -8,7 +8,7 @@ mod straggler;
 use rebloom_core::flight::{Page, Phase};
 use rebloom_core::hang::deadline::{self, Clock, Learn, Timing};
 use rebloom_core::hang::pace::Pace;
-use rebloom_core::hang::rules::{self, Breach, Heard, LogRule, Match, Metric, Operator};
+use rebloom_core::hang::rules::{self, Breach, Heard, LogRule, Match, Metric, Operator, Pause};
 use rebloom_core::hang::stacks::{StackGroup, odd_ones_out};
 use rebloom_core::id::{Generation, Rank, Step};
 use rebloom_core::time::{Duration, Instant};
@@ -182,24 +182,29 @@ fn said(lines: u32, stopped: bool) -> Match {
 #[test]
 fn a_rule_waits_for_its_start_and_then_for_each_next_line() {
     let (rule, mut heard) = (rule(), Heard::default());
+    let pause = Pause::default();
     let within = seconds(60);
     assert_eq!(
-        rules::due(&rule, heard, at(100)),
+        rules::due(&rule, heard, at(100), &pause),
         Some((at(160), Breach::NotStarted { within }))
     );
-    heard.hear(&said(2, false), at(150));
+    heard.hear(&said(2, false), &pause, at(150));
     let within = seconds(300);
     assert_eq!(
-        rules::due(&rule, heard, at(100)),
+        rules::due(&rule, heard, at(100), &pause),
         Some((at(450), Breach::Ceased { within }))
     );
     assert_eq!(
-        rules::due(&rule, heard, at(200)).unwrap().0,
+        rules::due(&rule, heard, at(200), &pause).unwrap().0,
         at(500),
         "not before it was in sight"
     );
-    heard.hear(&said(0, true), at(160));
-    assert_eq!(rules::due(&rule, heard, at(100)), None, "the watch is over");
+    heard.hear(&said(0, true), &pause, at(160));
+    assert_eq!(
+        rules::due(&rule, heard, at(100), &pause),
+        None,
+        "the watch is over"
+    );
 }
 
 #[test]
