@@ -279,7 +279,12 @@ impl Engine {
     /// stands somewhere else than the rest.
     pub(super) fn suspects(&self, run: &Run, gang: &Gang, watch: &Watch) -> Vec<Suspect> {
         let still = self.still(gang, watch);
-        let suspects = blame(run.spec.layout, gang.generation, &watch.pages, &still);
+        let mut suspects = blame(run.spec.layout, gang.generation, &watch.pages, &still);
+        // Who has finished holds nobody up.
+        let is_done = |rank| gang.member(rank).is_some_and(|it| it.finished.is_some());
+        if !suspects.iter().all(|suspect| is_done(suspect.rank)) {
+            suspects.retain(|suspect| !is_done(suspect.rank));
+        }
         if suspects.len() <= 1 {
             return suspects;
         }

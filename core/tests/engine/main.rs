@@ -23,6 +23,7 @@ mod learned;
 mod ledger;
 mod nodes;
 mod output;
+mod phases;
 mod placement;
 mod queue;
 mod restores;
