@@ -4,12 +4,14 @@
 mod gang;
 mod incident;
 
+pub(super) use incident::EVIDENCE;
+
 use super::ledger::Book;
 use super::state::{Ladder, Moving, Node, Overdue, Run, Skipped, StopAsked, Turn, Yielding};
 use super::{Fact, RunState, Spend, State};
 use crate::cause::Cause;
 use crate::hang::bisect::{Bisect, Outcome};
-use crate::id::{Digest, Generation, NodeId, RunId};
+use crate::id::{Digest, Generation, NodeId, RunId, Step};
 use crate::report::{Milestone, NodeFacts};
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
@@ -408,6 +410,9 @@ impl Run {
         (self.stop, self.broken) = (None, None);
         self.misread.clear();
         self.timings.clear();
+        self.trust_again();
+        // What begins anew has a new first checkpoint to come to.
+        let sealed = self.newest_sealed().map_or(Step(0), |_| self.ladder.sealed);
         self.turn = Turn {
             since: at,
             waited: Duration::ZERO,
@@ -415,7 +420,7 @@ impl Run {
         // An admin's word gives every budget back, but repairs no node.
         self.ladder = Ladder {
             best: self.ladder.best,
-            sealed: self.ladder.sealed,
+            sealed,
             blamed: std::mem::take(&mut self.ladder.blamed),
             ..Ladder::default()
         };

@@ -280,6 +280,9 @@ pub(super) struct Ladder {
     /// Hangs since the last clean spell, and when the last one came or launches were changed.
     pub(super) hangs: u32,
     pub(super) calm_since: Instant,
+    /// How many of these hangs spoke against each node.
+    #[serde(default)]
+    pub(super) named: BTreeMap<NodeId, u32>,
     /// Restarts after failures of the run's own; progress does not give them back (S7).
     pub(super) own: u32,
     /// Most steps ever done.
@@ -308,11 +311,23 @@ impl Ladder {
         self.tries.values().sum()
     }
 
-    /// Counts a hang; those before a clean spell are forgotten.
-    pub(super) fn hung(&mut self, at: Instant, clean_spell: Duration) {
-        let is_clean = at.since(self.calm_since) >= clean_spell;
-        self.hangs = if is_clean { 1 } else { self.hangs + 1 };
+    /// Counts a hang that speaks against these nodes; those before a clean spell are forgotten.
+    pub(super) fn hung(&mut self, at: Instant, clean_spell: Duration, nodes: &[NodeId]) {
+        if at.since(self.calm_since) >= clean_spell {
+            self.hangs = 0;
+            self.named.clear();
+        }
+        self.hangs += 1;
         self.calm_since = at;
+        for node in nodes {
+            *self.named.entry(node.clone()).or_default() += 1;
+        }
+    }
+
+    /// How many hangs spoke against the one of these nodes that was named most often.
+    pub(super) fn named(&self, nodes: &[NodeId]) -> u32 {
+        let named = nodes.iter().filter_map(|node| self.named.get(node));
+        named.copied().max().unwrap_or_default()
     }
 }
 
@@ -385,6 +400,16 @@ impl Run {
             .iter()
             .filter(|held| held.state == CheckpointState::Sealed);
         sealed.map(|held| held.id).max()
+    }
+
+    /// Whether its next generation would begin anew though it has sealed checkpoints: all of them were refused,
+    /// or the older ones are gone. Where all that it ever sealed was trained on samples that are skipped, there
+    /// is nothing else to begin with.
+    pub(super) fn has_lost_its_checkpoints(&self) -> bool {
+        let is_refused = |held: &Held| !self.is_tainted(held.id.generation, held.samples);
+        self.ladder.sealed > Step(0)
+            && self.newest_sealed().is_none()
+            && (self.held.iter().any(is_refused) || !self.pruned.is_empty())
     }
 
     pub(super) fn checkpoint_state(&self, id: CheckpointId) -> Option<CheckpointState> {

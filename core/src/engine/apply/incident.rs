@@ -17,7 +17,7 @@ const INCIDENTS: usize = 2000;
 /// Mileposts and evaluations kept of one run; odd, so that the newest stays when every other one goes.
 const MILEPOSTS: usize = 510;
 /// Further causes kept of one incident.
-const EVIDENCE: usize = 64;
+pub(in crate::engine) const EVIDENCE: usize = 64;
 
 impl Run {
     /// More steps than ever before are progress.
@@ -62,9 +62,13 @@ impl Run {
         if self.state == RunState::Running {
             self.close_incident(at);
         }
+        let avoid = self.at_fault(cause);
         if cause.is_hang() {
             let spell = Duration::from_secs(self.spec.recovery.clean_spell);
-            self.ladder.hung(at, spell);
+            // What else is said of the same generation is no other hang.
+            let is_first = self.broken.is_none();
+            let nodes = if is_first { avoid.as_slice() } else { &[] };
+            self.ladder.hung(at, spell, nodes);
         }
         let is_storage = matches!(
             cause,
@@ -85,7 +89,6 @@ impl Run {
         self.came_to(step);
         (self.state, self.why) = (RunState::Recovering, cause.clone());
         let hung = cause.stuck();
-        let avoid = self.at_fault(cause);
         match &mut self.broken {
             Some(broken) => {
                 broken.rung = broken.rung.max(rung);
@@ -151,6 +154,16 @@ impl Run {
             .or_default()
             .refused
             .push(id);
+    }
+
+    /// Every checkpoint that was refused gets another chance: an admin may have repaired the storage.
+    pub(super) fn trust_again(&mut self) {
+        let clean = |held: &&Held| !self.is_tainted(held.id.generation, held.samples);
+        let clean: Vec<_> = self.held.iter().filter(clean).map(|it| it.id).collect();
+        let mut held = self.held.iter_mut();
+        held.by_ref()
+            .filter(|held| clean.contains(&held.id))
+            .for_each(|held| held.state = CheckpointState::Sealed);
     }
 
     /// What only this node refused counts as sealed again.
