@@ -275,6 +275,11 @@ pub enum Cause {
         /// For how long.
         lasted: Duration,
     },
+    /// Hangs keep coming, and asynchronous launches cannot be turned off; beside the hang that it speaks of.
+    LaunchesStayAsync {
+        /// Why not.
+        why: String,
+    },
     /// A run that shrank has room for more copies of its model again.
     RoomToGrow {
         /// How many it will have.
@@ -298,6 +303,11 @@ pub enum Cause {
     NoProgress {
         /// How many recoveries in a row.
         recoveries: u32,
+    },
+    /// None of the checkpoints of the run can be loaded any more; it is not begun anew by itself.
+    NoSoundCheckpoint {
+        /// Step of the newest that was ever sealed.
+        step: Step,
     },
 }
 
@@ -327,12 +337,14 @@ impl Cause {
             Self::SaveFailed { .. } => "SaveFailed",
             Self::LossSpiked { .. } => "LossSpiked",
             Self::CleanSpell { .. } => "CleanSpell",
+            Self::LaunchesStayAsync { .. } => "LaunchesStayAsync",
             Self::RoomToGrow { .. } => "RoomToGrow",
             Self::Preempted { .. } => "Preempted",
             Self::Superseded => "Superseded",
             Self::Completed => "Completed",
             Self::BudgetSpent { .. } => "BudgetSpent",
             Self::NoProgress { .. } => "NoProgress",
+            Self::NoSoundCheckpoint { .. } => "NoSoundCheckpoint",
         }
     }
 
@@ -361,12 +373,14 @@ impl Cause {
             | Self::SaveFailed { .. }
             | Self::LossSpiked { .. }
             | Self::CleanSpell { .. }
+            | Self::LaunchesStayAsync { .. }
             | Self::RoomToGrow { .. }
             | Self::Preempted { .. }
             | Self::Superseded
             | Self::Completed
             | Self::BudgetSpent { .. }
-            | Self::NoProgress { .. } => None,
+            | Self::NoProgress { .. }
+            | Self::NoSoundCheckpoint { .. } => None,
         }
     }
 
@@ -388,6 +402,20 @@ impl Cause {
                 | Self::RanksMissing { .. }
                 | Self::SaveFailed { .. }
         )
+    }
+
+    /// Whether a recovery from this cause was not planned. Of these a run has only so many before it seals
+    /// another checkpoint, whether they climb or not (L4).
+    pub const fn is_fault(&self) -> bool {
+        self.climbs()
+            || self.spends_budget()
+            || matches!(
+                self,
+                Self::NodeLost { .. }
+                    | Self::NodeFaulty { .. }
+                    | Self::CheckpointUnsound { .. }
+                    | Self::StorageMisread { .. }
+            )
     }
 
     /// Whether something took too long: then it may be the launches themselves that hang.

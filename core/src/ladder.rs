@@ -68,6 +68,9 @@ impl Rung {
     }
 }
 
+/// Hangs that speak against the same node, after which ranks leave it.
+const SAME: u32 = 2;
+
 /// What was tried already, and which of the special rungs can be taken at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing<'a> {
@@ -77,6 +80,9 @@ pub struct Standing<'a> {
     pub unsealed: u32,
     /// Hangs since the last clean spell.
     pub hangs: u32,
+    /// How many of these, the present one too, spoke against the same node: by a rank on it, or by a group
+    /// that has one there.
+    pub blamed: u32,
     /// Whether turning asynchronous launches off can be tried and is not in force.
     pub may_async_off: bool,
     /// Whether a smaller layout is allowed.
@@ -112,13 +118,14 @@ pub fn first(cause: &Cause, tries: &BTreeMap<Rung, u32>) -> Rung {
 }
 
 /// The rung to take for a cause: the first from `from` on that has budget left and can be tried.
-/// Causes that are exempt take `from` as it is and spend nothing.
+/// Causes that are exempt take `from` as it is and spend no rung; without a checkpoint in between even
+/// these come to an end, unless they were planned.
 pub fn climb(cause: &Cause, from: Rung, recovery: &Recovery, standing: &Standing<'_>) -> Rung {
+    if cause.is_fault() && standing.unsealed >= recovery.unsealed {
+        return Rung::Park;
+    }
     if !cause.climbs() {
         return from;
-    }
-    if standing.unsealed >= recovery.unsealed {
-        return Rung::Park;
     }
     let tries = |rung: Rung| standing.tries.get(&rung).copied().unwrap_or_default();
     let is_hang = cause.is_hang();
@@ -130,10 +137,20 @@ pub fn climb(cause: &Cause, from: Rung, recovery: &Recovery, standing: &Standing
         };
         is_possible && tries(rung) < rung.budget(recovery)
     };
-    // Hangs that come back after progress never spend a lower rung; the pattern itself is the sign.
+    // Hangs that come back after progress never spend a lower rung; the pattern itself is the sign. Where it is
+    // the same node again, that leaves first; where it did not help, it is the launches.
+    if is_hang && standing.blamed == SAME && is_open(Rung::Replace) {
+        return Rung::Replace;
+    }
     if is_hang && standing.hangs > recovery.hangs && is_open(Rung::AsyncOff) {
         return Rung::AsyncOff;
     }
+    let is_same = is_hang && standing.blamed > SAME;
+    let from = if is_same {
+        from.max(Rung::Replace)
+    } else {
+        from
+    };
     let mut left = Rung::ALL.into_iter().filter(|rung| *rung >= from);
     left.find(|rung| is_open(*rung)).unwrap_or(Rung::Park)
 }

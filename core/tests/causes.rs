@@ -97,6 +97,10 @@ fn all() -> Vec<Cause> {
         Cause::Completed,
         Cause::BudgetSpent { restarts: 3 },
         Cause::NoProgress { recoveries: 10 },
+        Cause::NoSoundCheckpoint { step: Step(10) },
+        Cause::LaunchesStayAsync {
+            why: "n1 has no GPU".to_owned(),
+        },
         Cause::GangHung {
             phase: Phase::Exit,
             suspects: vec![Rank(2), Rank(3)],

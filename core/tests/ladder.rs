@@ -6,14 +6,15 @@
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod spec;
 
-use rebloom_core::cause::{Cause, Exit};
+use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::flight::Phase;
-use rebloom_core::id::{NodeId, Rank};
+use rebloom_core::id::{NodeId, Rank, Step};
 use rebloom_core::ladder::evict::{self, Group};
 use rebloom_core::ladder::gate::{self, Nccl, Shut, Site};
 use rebloom_core::ladder::{Rung, Standing, climb, first, shape};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{Elastic, Recovery};
+use rebloom_core::time::Duration;
 use std::collections::BTreeMap;
 
 fn node() -> NodeId {
@@ -49,6 +50,7 @@ fn climbed(cause: &Cause, may_async_off: bool, may_shrink: bool) -> Vec<(Rung, u
             tries: &tries,
             unsealed: 0,
             hangs: 0,
+            blamed: 0,
             may_async_off,
             may_shrink,
         };
@@ -86,6 +88,7 @@ fn hangs_that_come_back_after_progress_turn_launches_off_and_unsealed_runs_are_p
         tries: &tries,
         unsealed,
         hangs,
+        blamed: 0,
         may_async_off: true,
         may_shrink: false,
     };
@@ -100,6 +103,101 @@ fn hangs_that_come_back_after_progress_turn_launches_off_and_unsealed_runs_are_p
     let drained = Cause::NodeDrained { node: node() };
     let exempt = climb(&drained, Rung::Reform, &recovery, &standing(9, 99));
     assert_eq!(exempt, Rung::Reform);
+}
+
+#[test]
+fn hangs_that_come_back_on_the_same_node_make_it_leave_before_launches_are_turned_off() {
+    use Rung::*;
+    let tries = BTreeMap::new();
+    let cause = Cause::RankHung {
+        rank: Rank(1),
+        node: node(),
+        phase: Phase::Step,
+        channel: None,
+    };
+    let recovery = Recovery::default();
+    // How many hangs there were, how many spoke against the same node, and whether the gate is open.
+    for (hangs, blamed, may_async_off, expected) in [
+        (1, 1, true, Reform),
+        (2, 1, true, Reform),
+        (2, 2, true, Replace),
+        (3, 2, true, Replace),
+        (3, 1, true, AsyncOff),
+        (3, 3, true, AsyncOff),
+        (9, 1, false, Reform),
+        (3, 3, false, Replace),
+        (9, 9, false, Replace),
+    ] {
+        let standing = Standing {
+            tries: &tries,
+            unsealed: 0,
+            hangs,
+            blamed,
+            may_async_off,
+            may_shrink: false,
+        };
+        let rung = climb(&cause, first(&cause, &tries), &recovery, &standing);
+        assert_eq!(rung, expected, "{hangs} {blamed} {may_async_off}");
+        let other = climb(&exited(), Reform, &recovery, &standing);
+        assert_eq!(other, Reform, "what died has not hung");
+    }
+}
+
+#[test]
+fn without_a_checkpoint_in_between_every_cause_that_was_not_planned_comes_to_an_end() {
+    let (recovery, tries) = (Recovery::default(), BTreeMap::new());
+    let unsound = Unsound::Missing {
+        file: "manifest.json".to_owned(),
+    };
+    let lost = Cause::NodeLost {
+        node: node(),
+        silent_for: Duration::from_secs(5),
+    };
+    let refused = Cause::CheckpointUnsound {
+        step: Step(10),
+        rank: Rank(1),
+        unsound: unsound.clone(),
+    };
+    let misread = Cause::StorageMisread {
+        node: node(),
+        rank: Rank(1),
+        unsound,
+    };
+    let failed = Cause::RankFailed {
+        rank: Rank(1),
+        node: node(),
+        phase: Phase::Step,
+        error: "it broke".to_owned(),
+        blamed: Blamed::Run,
+    };
+    let drained = Cause::NodeDrained { node: node() };
+    let spell = Duration::from_secs(60);
+    let clean = Cause::CleanSpell { lasted: spell };
+    for (cause, ends) in [
+        (lost, true),
+        (refused, true),
+        (misread, true),
+        (failed, true),
+        (exited(), true),
+        (drained, false),
+        (clean, false),
+        (Cause::RoomToGrow { data: 2 }, false),
+    ] {
+        for unsealed in [23, 24] {
+            let standing = Standing {
+                tries: &tries,
+                unsealed,
+                hangs: 0,
+                blamed: 0,
+                may_async_off: false,
+                may_shrink: false,
+            };
+            let from = first(&cause, &tries);
+            let rung = climb(&cause, from, &recovery, &standing);
+            let is_over = ends && unsealed == 24;
+            assert_eq!(rung, if is_over { Rung::Park } else { from }, "{cause}");
+        }
+    }
 }
 
 #[test]

@@ -287,6 +287,12 @@ impl From<Cause> for wire::Cause {
             }),
             Cause::BudgetSpent { restarts } => w::Kind::BudgetSpent(w::BudgetSpent { restarts }),
             Cause::NoProgress { recoveries } => w::Kind::NoProgress(w::NoProgress { recoveries }),
+            Cause::LaunchesStayAsync { why } => {
+                w::Kind::LaunchesStayAsync(w::LaunchesStayAsync { why })
+            }
+            Cause::NoSoundCheckpoint { step } => {
+                w::Kind::NoSoundCheckpoint(w::NoSoundCheckpoint { step: step.0 })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -407,6 +413,12 @@ impl TryFrom<wire::Cause> for Cause {
                 },
                 w::Kind::NoProgress(it) => Self::NoProgress {
                     recoveries: it.recoveries,
+                },
+                w::Kind::LaunchesStayAsync(it) => Self::LaunchesStayAsync {
+                    why: text(it.why, "launches_stay_async.why")?,
+                },
+                w::Kind::NoSoundCheckpoint(it) => Self::NoSoundCheckpoint {
+                    step: Step(it.step),
                 },
             },
         )

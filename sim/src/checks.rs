@@ -1,6 +1,7 @@
 //! What must never be: the safety invariants and the truth of the training state, checked on what
 //! machines do, not on what they believe. Each check stands where the thing it judges happens.
 
+mod journal;
 mod orders;
 
 use crate::options::{Options, Planted};
@@ -12,6 +13,7 @@ use rebloom_core::checkpoint::Manifest;
 use rebloom_core::engine::{Engine, Fact, Placement, Record, Rung, judge};
 use rebloom_core::health::fleet::most_withdrawn;
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Slot, Step};
+use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,13 +36,15 @@ pub(crate) struct Checks {
     enrolled: BTreeSet<NodeId>,
     /// The share of them that verdicts may withdraw (S8).
     share: f64,
+    /// Rungs of the ladder that were taken.
+    pub(crate) rungs: BTreeSet<Rung>,
 }
 
 /// What was seen of one run.
 #[derive(Debug)]
 pub(crate) struct Seen {
     spec: RunSpec,
-    /// Every state in a world where nothing happens: by step, then by rank.
+    /// Every state in a world where nothing happens: by step, then by part of the model.
     pub(crate) truth: Vec<Vec<Saved>>,
     /// The newest generation in which any rank completed a step.
     stepped: Generation,
@@ -49,6 +53,10 @@ pub(crate) struct Seen {
     fruitless: u32,
     /// Restarts after failures of the run's own, since it was submitted or resumed.
     own: u32,
+    /// Newest step that was sealed since it was submitted or resumed, and recoveries since, planned ones
+    /// left out.
+    sealed: Step,
+    unsealed: u32,
     decided: BTreeMap<Generation, Arc<Placement>>,
     /// Why each generation was decided.
     causes: BTreeMap<Generation, Cause>,
@@ -67,6 +75,8 @@ impl Checks {
             best: Step(0),
             fruitless: 0,
             own: 0,
+            sealed: Step(0),
+            unsealed: 0,
             decided: BTreeMap::new(),
             causes: BTreeMap::new(),
             newest: Generation(0),
@@ -87,54 +97,13 @@ impl Checks {
             withdrawn: BTreeSet::new(),
             enrolled: BTreeSet::new(),
             share: options.limits.withdraw_share,
+            rungs: BTreeSet::new(),
         }
     }
 
     /// Where a run is placed, by the journal.
     pub(crate) fn placement(&self, run: &RunId) -> Option<&Placement> {
         self.runs.get(run)?.placement.as_deref()
-    }
-
-    /// What admins did, and which placements are over.
-    fn note_fact(&mut self, fact: &Fact) {
-        if let Fact::ResumeAsked { run } | Fact::StopAsked { run, .. } = fact
-            && let Some(seen) = self.runs.get_mut(run)
-        {
-            (seen.own, seen.fruitless) = (0, 0);
-        }
-        if let Fact::LayoutChosen { run, layout } = fact
-            && let Some(seen) = self.runs.get_mut(run)
-        {
-            seen.spec.layout = *layout;
-        }
-        if let Fact::RunEnded { run, .. } | Fact::Unplaced { run } = fact
-            && let Some(seen) = self.runs.get_mut(run)
-        {
-            seen.placement = None;
-        }
-        if let Fact::NodeCordoned { node } = fact {
-            self.cordoned.insert(node.clone());
-        }
-        if let Fact::NodeUncordoned { node } = fact {
-            self.cordoned.remove(node);
-            self.withdrawn.remove(node);
-        }
-        if let Fact::NodeEnrolled { facts, .. } = fact {
-            self.enrolled.insert(facts.node.clone());
-        }
-        if let Fact::VerdictReached { node, verdict, .. } = fact {
-            if verdict.withdraws() {
-                self.withdrawn.insert(node.clone());
-            } else {
-                self.withdrawn.remove(node);
-            }
-        }
-        if let Fact::NodeLost { node, .. } = fact {
-            self.lost.insert(node.clone());
-        }
-        if let Fact::NodeReturned { node } = fact {
-            self.lost.remove(node);
-        }
     }
 
     /// A rank's news may be written down for the newest generation only; that an older rank is gone
@@ -202,11 +171,10 @@ impl Checks {
 }
 
 impl Seen {
-    fn true_state(&self, rank: Rank, step: Step) -> Option<Saved> {
-        self.truth
-            .get(usize::try_from(step.0).ok()?)?
-            .get(rank.0 as usize)
-            .copied()
+    fn true_state(&self, layout: Layout, rank: Rank, step: Step) -> Option<Saved> {
+        let parts = self.truth.get(usize::try_from(step.0).ok()?)?;
+        let part = training::part(layout, rank);
+        parts.get(part.0 as usize).copied()
     }
 }
 
@@ -218,14 +186,15 @@ impl World {
         };
         let (run, rank) = (&process.run, process.rank);
         let saved = process.saved;
-        let Some(seen) = self.checks.runs.get_mut(run) else {
+        let layout = process.go.as_ref().map(|go| go.spec.layout);
+        let Some((seen, layout)) = self.checks.runs.get_mut(run).zip(layout) else {
             return;
         };
         if saved.step > seen.best {
             seen.best = saved.step;
             seen.fruitless = 0;
         }
-        let truth = seen.true_state(rank, saved.step);
+        let truth = seen.true_state(layout, rank, saved.step);
         let run = run.clone();
         if truth != Some(saved) {
             let step = saved.step;
@@ -257,11 +226,9 @@ impl World {
             return;
         };
         let (run, rank, saved) = (&process.run, process.rank, process.saved);
-        let sound = self
-            .checks
-            .runs
-            .get(run)
-            .and_then(|seen| seen.true_state(rank, saved.step));
+        let layout = process.go.as_ref().map(|go| go.spec.layout);
+        let seen = self.checks.runs.get(run).zip(layout);
+        let sound = seen.and_then(|(seen, layout)| seen.true_state(layout, rank, saved.step));
         let excused = self.options.planted == Some(Planted::SamplesRepeated);
         if sound != Some(saved) && !excused {
             let what = format!("S6: rank {rank} of {run} resumed from unsound state");
@@ -302,11 +269,12 @@ impl World {
     /// A manifest is to be written.
     pub(crate) fn check_manifest(&mut self, manifest: &Manifest) {
         let complete = manifest.is_whole()
-            && self
-                .checks
-                .runs
-                .get(&manifest.run)
-                .is_some_and(|run| run.spec.layout == manifest.layout);
+            && self.checks.runs.get(&manifest.run).is_some_and(|run| {
+                // Copies may have left.
+                let data = manifest.layout.data;
+                let given = run.spec.layout;
+                data <= given.data && Layout { data, ..given } == manifest.layout
+            });
         if !complete || !self.storage.is_true(manifest) {
             let at = manifest.id.directory();
             self.checks.violated(format!(
@@ -331,6 +299,8 @@ impl World {
             placement,
             cause,
             rung,
+            resume,
+            layout,
             ..
         } = &record.fact
         else {
@@ -341,7 +311,6 @@ impl World {
         let Some(seen) = self.checks.runs.get_mut(run) else {
             return;
         };
-        let layout = seen.spec.layout;
         let whole = layout
             .ranks()
             .eq(placement.seats.iter().map(|seat| seat.rank));
@@ -386,6 +355,17 @@ impl World {
             if seen.own > seen.spec.recovery.restarts {
                 violations.push(format!("S7: {run} is restarted above its budget"));
             }
+        }
+        if resume.is_none() && seen.sealed > Step(0) {
+            let step = seen.sealed;
+            violations.push(format!(
+                "L4: {run} begins anew though it sealed step {step}"
+            ));
+        }
+        self.checks.rungs.extend(*rung);
+        seen.unsealed += u32::from(rung.is_some() && cause.is_fault());
+        if seen.unsealed > seen.spec.recovery.unsealed {
+            violations.push(format!("L4: {run} goes on and on without a checkpoint"));
         }
         if rung.is_some() {
             seen.fruitless += 1;
@@ -432,33 +412,6 @@ impl World {
         violations
             .into_iter()
             .for_each(|what| self.checks.violated(what));
-    }
-
-    /// A controller goes on from this journal.
-    pub(crate) fn check_journal<'a>(&mut self, facts: impl Iterator<Item = &'a Fact>) {
-        for seen in self.checks.runs.values_mut() {
-            (seen.placement, seen.own, seen.newest) = (None, 0, Generation(0));
-        }
-        self.checks.cordoned.clear();
-        self.checks.lost.clear();
-        self.checks.withdrawn.clear();
-        self.checks.enrolled.clear();
-        for fact in facts {
-            self.checks.note_fact(fact);
-            if let Fact::Placed {
-                run,
-                generation,
-                placement,
-                cause,
-                ..
-            } = fact
-                && let Some(seen) = self.checks.runs.get_mut(run)
-            {
-                seen.placement = Some(placement.clone());
-                seen.newest = *generation;
-                seen.own += u32::from(cause.spends_budget());
-            }
-        }
     }
 
     /// The engine has changed its state.

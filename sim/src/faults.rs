@@ -5,7 +5,7 @@ mod illness;
 use crate::agent::Node;
 use crate::options::{Fault, fits};
 use crate::world::{Happening, Undo, World};
-use rebloom_core::cause::{Blamed, Exit};
+use rebloom_core::cause::{Blamed, Cause, Exit};
 use rebloom_core::engine::{Ask, NodeHealth, RunState};
 use rebloom_core::health::{Action, Finding};
 use rebloom_core::order::Stop;
@@ -96,6 +96,12 @@ impl World {
                 self.note("fault", format_args!("storage is full"));
                 let back = self.random.millis(100, 10_000);
                 self.after(back, Happening::Undo(Undo::Full));
+            }
+            Fault::LoseStorage => {
+                self.storage.is_away = true;
+                self.note("fault", format_args!("storage is away"));
+                let back = self.random.millis(100, 20_000);
+                self.after(back, Happening::Undo(Undo::Away));
             }
             Fault::FailSpawn => {
                 let node = self.any_node();
@@ -231,6 +237,7 @@ impl World {
             }
             Undo::Lag { node } => self.nodes[node].lag = Duration::ZERO,
             Undo::Full => self.storage.is_full = false,
+            Undo::Away => self.storage.is_away = false,
             Undo::Spawns { node } => self.nodes[node].spawns_fail = false,
             Undo::Cordon { node } => {
                 let node = self.nodes[node].id.clone();
@@ -259,7 +266,7 @@ impl World {
         }
         self.calm = Some(self.now);
         self.note("fault", format_args!("no more faults"));
-        self.storage.is_full = false;
+        (self.storage.is_full, self.storage.is_away) = (false, false);
         self.thaw_controller(self.controller.life());
         for node in 0..self.nodes.len() {
             let on = || self.nodes.iter().filter(|node| node.is_on);
@@ -307,8 +314,14 @@ impl World {
                 node: node.facts.node,
             })
             .collect();
+        let mut unsound = Vec::new();
         for spec in &self.options.runs {
-            match engine.run(&spec.name, now).map(|run| run.state) {
+            let view = engine.run(&spec.name, now);
+            let why = view.as_ref().map(|run| &run.why);
+            if matches!(why, Some(Cause::NoSoundCheckpoint { .. })) {
+                unsound.push(spec.name.clone());
+            }
+            match view.map(|run| run.state) {
                 None => asks.push(Ask::Submit {
                     spec: Box::new(spec.clone()),
                     dry_run: false,
@@ -329,6 +342,7 @@ impl World {
                 ) => {}
             }
         }
+        unsound.iter().for_each(|run| self.storage.restore(run));
         for ask in asks {
             if let Ask::Resume { run, .. } = &ask {
                 self.count_resume(&run.clone());

@@ -209,7 +209,13 @@ impl World {
             return;
         };
         let arrived = std::mem::take(&mut gang.arrived);
-        let reduced = training::reduce(arrived.values().map(|arrival| arrival.saved));
+        let one = arrived
+            .values()
+            .find_map(|arrival| self.processes.get(&arrival.pid)?.go.as_ref());
+        let Some(layout) = one.map(|go| go.spec.layout) else {
+            return;
+        };
+        let reduced = training::reduce(layout, arrived.values().map(|arrival| arrival.saved));
         let stop = arrived.values().any(|arrival| arrival.stop);
         let mut doings = arrived.values().map(|it| (it.saved.step, it.evaluates));
         let first = doings.next();

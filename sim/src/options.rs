@@ -66,6 +66,7 @@ pub(crate) enum Fault {
     LoseAgent,
     FreezeAgent,
     FreezeController,
+    LoseStorage,
 }
 
 impl Fault {
@@ -341,13 +342,14 @@ impl fmt::Display for Options {
             writeln!(
                 f,
                 "{:<9} TP {tensor} x PP {pipeline} x DP {data}, {} steps, saved every {}, kept {}, \
-                 {:?}, {:?}",
+                 {:?}, {:?}, {:?}",
                 run.name.as_str(),
                 run.train.steps,
                 run.checkpoint.every_steps,
                 run.checkpoint.keep,
                 run.recovery,
-                run.deadlines
+                run.deadlines,
+                run.elastic
             )?;
         }
         writeln!(f, "limits    {:?}", self.limits)?;

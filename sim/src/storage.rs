@@ -4,6 +4,7 @@ use crate::random::mix;
 use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::id::{Digest, Rank, RunId, Step};
+use rebloom_core::layout::{Coordinates, Layout};
 use std::collections::BTreeMap;
 
 /// What a shard holds: one rank's part of the training state.
@@ -39,6 +40,8 @@ struct Directory {
 pub(crate) struct Storage {
     directories: BTreeMap<(RunId, CheckpointId), Directory>,
     pub(crate) is_full: bool,
+    /// No node has it mounted.
+    pub(crate) is_away: bool,
 }
 
 const BYTES: u64 = 4096;
@@ -59,6 +62,17 @@ fn name(rank: Rank) -> String {
 }
 
 impl Storage {
+    /// Why nothing can be written, where that is so.
+    fn refuses(&self) -> Result<(), String> {
+        if self.is_away {
+            return Err("no such file or directory".to_owned());
+        }
+        if self.is_full {
+            return Err("no space left on device".to_owned());
+        }
+        Ok(())
+    }
+
     pub(crate) fn write(
         &mut self,
         run: &RunId,
@@ -66,9 +80,7 @@ impl Storage {
         rank: Rank,
         saved: Saved,
     ) -> Result<Shard, String> {
-        if self.is_full {
-            return Err("no space left on device".to_owned());
-        }
+        self.refuses()?;
         let directory = self.directories.entry((run.clone(), id)).or_default();
         directory.files.insert(rank, File { saved, rot: None });
         Ok(Shard {
@@ -81,9 +93,7 @@ impl Storage {
 
     /// Writes a manifest, unless a shard it names is not there in its full length.
     pub(crate) fn seal(&mut self, manifest: Manifest) -> Result<(), String> {
-        if self.is_full {
-            return Err("no space left on device".to_owned());
-        }
+        self.refuses()?;
         let key = (manifest.run.clone(), manifest.id);
         let directory = self.directories.get_mut(&key).ok_or("no such directory")?;
         let is_there = |shard: &Shard| {
@@ -107,13 +117,24 @@ impl Storage {
         manifest.is_whole() && manifest.shards.iter().all(written)
     }
 
-    /// Reads one rank's part back, as the worker does: manifest, length, hash.
-    pub(crate) fn read(&self, run: &RunId, id: CheckpointId, rank: Rank) -> Result<Saved, Unsound> {
+    /// Reads back what a rank of this layout needs, as the worker does: manifest, length, hash. Where other
+    /// copies wrote it, one of these.
+    pub(crate) fn read(
+        &self,
+        run: &RunId,
+        id: CheckpointId,
+        layout: Layout,
+        rank: Rank,
+    ) -> Result<Saved, Unsound> {
         let missing = |file: String| Unsound::Missing { file };
         let directory = self.directories.get(&(run.clone(), id));
+        let directory = directory.filter(|_| !self.is_away);
         let directory = directory.ok_or_else(|| missing("manifest.json".into()))?;
         let manifest = directory.manifest.as_ref();
         let manifest = manifest.ok_or_else(|| missing("manifest.json".into()))?;
+        let at = layout.coordinates(rank);
+        let data = at.data % manifest.layout.data;
+        let rank = manifest.layout.rank(Coordinates { data, ..at });
         let shard = manifest.shards.iter().find(|shard| shard.rank == rank);
         let shard = shard.ok_or_else(|| missing(name(rank)))?;
         let file = directory
@@ -146,7 +167,7 @@ impl Storage {
             .directories
             .iter()
             .rev()
-            .filter(|((of, _), _)| of == run);
+            .filter(|((of, _), _)| of == run && !self.is_away);
         of_run
             .filter_map(|(_, directory)| directory.manifest.clone())
             .take(16)
@@ -154,7 +175,16 @@ impl Storage {
     }
 
     pub(crate) fn remove(&mut self, run: &RunId, id: CheckpointId) {
-        self.directories.remove(&(run.clone(), id));
+        if !self.is_away {
+            self.directories.remove(&(run.clone(), id));
+        }
+    }
+
+    /// An admin has a backup of all that is there.
+    pub(crate) fn restore(&mut self, run: &RunId) {
+        let of_run = self.directories.iter_mut().filter(|((of, _), _)| of == run);
+        let files = of_run.flat_map(|(_, directory)| directory.files.values_mut());
+        files.for_each(|file| file.rot = None);
     }
 
     /// Lets one file of the newest checkpoint rot; says which.

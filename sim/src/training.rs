@@ -2,17 +2,27 @@
 //!
 //! A rank's state after a step mixes the states of the whole gang before it with the samples of that
 //! step. A step left out, done twice, done on other samples or with a rank that resumed from
-//! something else gives other states for ever: so T1 can be checked after every single step.
+//! something else gives other states for ever: so T1 can be checked after every single step. Copies of the
+//! model hold the same, so that a run comes to the same with fewer of them.
 
 use crate::random::mix;
 use crate::storage::Saved;
 use rebloom_core::eval::{Evaluation, Score};
 use rebloom_core::id::{Rank, Step};
+use rebloom_core::layout::{Coordinates, Layout};
 use rebloom_core::spec::RunSpec;
+use std::collections::BTreeMap;
+
+/// Which part of the model a rank holds: the rank that holds it where there is one copy.
+pub(crate) fn part(layout: Layout, rank: Rank) -> Rank {
+    let at = layout.coordinates(rank);
+    Layout { data: 1, ..layout }.rank(Coordinates { data: 0, ..at })
+}
 
 /// The state before the first step.
 pub(crate) fn initial(spec: &RunSpec, rank: Rank) -> Saved {
-    let state = mix(spec.train.seed ^ mix(u64::from(rank.0)));
+    let part = part(spec.layout, rank);
+    let state = mix(spec.train.seed ^ mix(u64::from(part.0)));
     Saved {
         step: Step(0),
         samples: 0,
@@ -20,9 +30,16 @@ pub(crate) fn initial(spec: &RunSpec, rank: Rank) -> Saved {
     }
 }
 
-/// What the gang's collectives carry in one step.
-pub(crate) fn reduce(states: impl Iterator<Item = Saved>) -> u64 {
-    states.fold(0, |sum, saved| mix(sum ^ saved.state))
+/// What the gang's collectives carry in one step, by its ranks in order: all parts of the model, and what a copy
+/// differs in, where one does.
+pub(crate) fn reduce(layout: Layout, states: impl Iterator<Item = Saved>) -> u64 {
+    let mut parts = BTreeMap::new();
+    let mut off = 0;
+    for (rank, saved) in layout.ranks().zip(states) {
+        let first = *parts.entry(part(layout, rank)).or_insert(saved.state);
+        off ^= first ^ saved.state;
+    }
+    parts.into_values().fold(off, |sum, state| mix(sum ^ state))
 }
 
 /// One step of one rank, from what the collectives carried and the samples that are next for it.
@@ -54,17 +71,20 @@ pub(crate) fn evaluation(reduced: u64, at: Saved) -> Evaluation {
     }
 }
 
-/// Every state of every rank in a world where nothing ever happens: by step, then by rank.
+/// Every state of every part of the model in a world where nothing ever happens: by step, then by part.
 pub(crate) fn undisturbed(spec: &RunSpec) -> Vec<Vec<Saved>> {
+    let mut spec = spec.clone();
+    spec.layout.data = 1;
+    let (spec, layout) = (&spec, spec.layout);
     let mut all = vec![
-        spec.layout
+        layout
             .ranks()
             .map(|rank| initial(spec, rank))
             .collect::<Vec<_>>(),
     ];
     for at in 0..spec.train.steps {
         let before = &all[usize::try_from(at).expect("steps fit in memory")];
-        let reduced = reduce(before.iter().copied());
+        let reduced = reduce(layout, before.iter().copied());
         all.push(
             before
                 .iter()

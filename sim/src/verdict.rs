@@ -4,10 +4,11 @@ use crate::agent::Node;
 use crate::storage::digest;
 use crate::training;
 use crate::world::World;
-use rebloom_core::engine::{Ledger, NodeState, NodeView, RunState, RunView};
+use rebloom_core::engine::{Ledger, NodeState, NodeView, RunState, RunView, Rung};
 use rebloom_core::id::{RunId, Step};
+use rebloom_core::layout::Layout;
 use rebloom_core::time::{Duration, Instant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// How often each run was resumed after the storm.
@@ -35,6 +36,8 @@ pub struct Verdict {
     pub lasted: Duration,
     /// Each run: generations, incidents, and where its time went.
     pub runs: Vec<(RunId, u64, usize, Ledger)>,
+    /// Rungs of the recovery ladder that were taken.
+    pub rungs: BTreeSet<Rung>,
 }
 
 /// A world in which something was wrong.
@@ -209,11 +212,10 @@ impl World {
         for view in views {
             let run = &view.spec.name;
             let truth = self.checks.runs.get(run).and_then(|seen| seen.truth.last());
-            let truth: Vec<_> = truth
-                .into_iter()
-                .flatten()
-                .map(|saved| digest(*saved))
-                .collect();
+            let layout = view.spec.layout;
+            let part = |rank| truth?.get(training::part(layout, rank).0 as usize);
+            let truth = layout.ranks().filter_map(part);
+            let truth: Vec<_> = truth.map(|saved| digest(*saved)).collect();
             if view.final_states != truth {
                 return Err(format!(
                     "T1: {run} ended in another state than it would have had"
@@ -251,6 +253,7 @@ impl World {
             events: self.trace.events(),
             lasted: self.now.since(Instant::ZERO),
             runs: runs.collect(),
+            rungs: self.checks.rungs.clone(),
         })
     }
 
@@ -264,7 +267,11 @@ impl World {
         let due = truth.iter().filter_map(|ranks| {
             let first = ranks.first()?;
             let is_due = eval?.is_due(first.step, view.spec.train.steps);
-            let reduced = || training::reduce(ranks.iter().copied());
+            let one = Layout {
+                data: 1,
+                ..view.spec.layout
+            };
+            let reduced = || training::reduce(one, ranks.iter().copied());
             is_due.then(|| training::evaluation(reduced(), *first))
         });
         let due: Vec<_> = due.collect();

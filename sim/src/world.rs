@@ -178,6 +178,7 @@ pub(crate) enum Undo {
     Isolation { node: usize },
     Lag { node: usize },
     Full,
+    Away,
     Spawns { node: usize },
     Level { node: usize },
     Repair { node: usize },

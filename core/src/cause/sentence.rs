@@ -146,6 +146,9 @@ impl fmt::Display for Cause {
                     lasted.as_secs()
                 )
             }
+            Self::LaunchesStayAsync { why } => {
+                write!(f, "asynchronous launches cannot be turned off: {why}")
+            }
             Self::RoomToGrow { data } => {
                 write!(f, "there is room for {data} copies of the model again")
             }
@@ -191,6 +194,12 @@ impl fmt::Display for Cause {
             }
             Self::NoProgress { recoveries } => {
                 write!(f, "{recoveries} recoveries in a row led to no progress")
+            }
+            Self::NoSoundCheckpoint { step } => {
+                write!(
+                    f,
+                    "no checkpoint is left that can be loaded; the newest was that of step {step}"
+                )
             }
         }
     }

@@ -163,10 +163,7 @@ impl Engine {
             };
             return Err(Refusal::WrongState(id, run.state, remedy.to_owned()));
         }
-        let from = run
-            .newest_sealed()
-            .map_or(0, |checkpoint| checkpoint.step.0);
-        let mut message = format!("{id} goes on from step {from}");
+        let mut shape = String::new();
         let layout = layout.filter(|layout| *layout != run.spec.layout);
         if let Some(layout) = layout {
             let mut spec = (*run.spec).clone();
@@ -178,13 +175,17 @@ impl Engine {
             if !flaws.is_empty() {
                 return Err(Refusal::Flaws(flaws));
             }
-            message = format!("{message} as {layout}");
+            shape = format!(" as {layout}");
             self.tell(Fact::LayoutChosen {
                 run: id.clone(),
                 layout,
             });
         }
         self.tell(Fact::ResumeAsked { run: id.clone() });
+        let run = self.state.runs.get(&id);
+        let newest = run.and_then(super::state::Run::newest_sealed);
+        let from = newest.map_or(0, |checkpoint| checkpoint.step.0);
+        let message = format!("{id} goes on from step {from}{shape}");
         Ok(self.done(message, Some(&id)))
     }
 

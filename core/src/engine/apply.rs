@@ -4,12 +4,14 @@
 mod gang;
 mod incident;
 
+pub(super) use incident::EVIDENCE;
+
 use super::ledger::Book;
 use super::state::{Ladder, Moving, Node, Overdue, Run, Skipped, StopAsked, Turn, Yielding};
 use super::{Fact, RunState, Spend, State};
 use crate::cause::Cause;
 use crate::hang::bisect::{Bisect, Outcome};
-use crate::id::{Digest, Generation, NodeId, RunId};
+use crate::id::{Digest, Generation, NodeId, RunId, Step};
 use crate::report::{Milestone, NodeFacts};
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
@@ -276,6 +278,7 @@ impl Run {
                 generation,
                 rank,
                 phase,
+                step,
                 ..
             } => {
                 if let Some(gang) = self.gang.as_mut().filter(|g| g.generation == *generation) {
@@ -283,6 +286,7 @@ impl Run {
                         at,
                         rank: *rank,
                         phase: *phase,
+                        step: *step,
                     });
                 }
             }
@@ -304,19 +308,22 @@ impl Run {
                 step,
                 rung,
                 ..
-            } => match rung {
-                Some(rung) => {
-                    self.broke(at, cause, (*began, *heard), *step, *rung);
-                }
-                None => {
-                    self.found_slow(cause);
-                    if cause.is_hang() {
-                        // It was to stop; the time in which it hung was no training.
-                        self.spend((*began).min(at), Some(Spend::Detect));
+            } => {
+                self.doubt(cause);
+                match rung {
+                    Some(rung) => {
+                        self.broke(at, cause, (*began, *heard), *step, *rung);
                     }
-                    self.record_incident(at, cause, Some(at), None);
+                    None => {
+                        self.found_slow(cause);
+                        if cause.is_hang() {
+                            // It was to stop; the time in which it hung was no training.
+                            self.spend((*began).min(at), Some(Spend::Detect));
+                        }
+                        self.record_incident(at, cause, Some(at), None);
+                    }
                 }
-            },
+            }
             Fact::PhaseTimed { phase, timing, .. } => {
                 self.timings.insert(*phase, *timing);
             }
@@ -403,6 +410,10 @@ impl Run {
         (self.state, self.why) = (RunState::Pending, Cause::ResumeRequested);
         (self.stop, self.broken) = (None, None);
         self.misread.clear();
+        self.timings.clear();
+        self.trust_again();
+        // What begins anew has a new first checkpoint to come to.
+        let sealed = self.newest_sealed().map_or(Step(0), |_| self.ladder.sealed);
         self.turn = Turn {
             since: at,
             waited: Duration::ZERO,
@@ -410,7 +421,7 @@ impl Run {
         // An admin's word gives every budget back, but repairs no node.
         self.ladder = Ladder {
             best: self.ladder.best,
-            sealed: self.ladder.sealed,
+            sealed,
             blamed: std::mem::take(&mut self.ladder.blamed),
             ..Ladder::default()
         };

@@ -261,6 +261,10 @@ pub enum Fact {
         rank: Rank,
         /// In which phase.
         phase: Phase,
+        /// The step that its page named, where it was late by what was learned; none where its own
+        /// deadline passed.
+        #[serde(default)]
+        step: Option<Step>,
     },
     /// The rank that was overdue had moved on when its page was read.
     OverdueDropped {

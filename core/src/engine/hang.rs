@@ -11,7 +11,7 @@ use crate::cause::Cause;
 use crate::flight::{Page, Phase};
 use crate::hang::deadline::Clock;
 use crate::hang::pace::Pace;
-use crate::hang::rules::Heard;
+use crate::hang::rules::{Heard, Pause};
 use crate::hang::stacks;
 use crate::hang::straggler::Stragglers;
 use crate::id::{Generation, NodeId, Rank, RunId, Step};
@@ -63,6 +63,8 @@ pub(super) struct Watch {
     pub(super) saves: u64,
     /// What was heard of each log rule in this generation.
     pub(super) heard: BTreeMap<u32, Heard>,
+    /// When these have nothing to hear.
+    pub(super) pause: Pause,
     /// Whether no node of the gang can be reached.
     pub(super) dark: bool,
     /// When a node of the gang could be reached again after none could.
@@ -77,6 +79,7 @@ impl Watch {
             self.clock.clear();
             self.stragglers.clear();
             self.heard.clear();
+            self.pause.clear();
             let (batch, _) = self.batch;
             self.pace.begin((run.spec.layout, run.async_off, batch));
             self.generation = gang.generation;
@@ -227,7 +230,9 @@ impl Engine {
         let is_done = gang
             .member(rank)
             .is_some_and(|member| member.finished.is_some());
-        if is_done || page.is_some_and(|page| page.phase != phase) {
+        let has_moved =
+            |page: &Page| page.phase != phase || overdue.step.is_some_and(|step| step != page.step);
+        if is_done || page.is_some_and(has_moved) {
             return self.tell(Fact::OverdueDropped { run: id.clone() });
         }
         let is_booked = matches!(run.state, RunState::Running | RunState::Stopping);
@@ -274,7 +279,12 @@ impl Engine {
     /// stands somewhere else than the rest.
     pub(super) fn suspects(&self, run: &Run, gang: &Gang, watch: &Watch) -> Vec<Suspect> {
         let still = self.still(gang, watch);
-        let suspects = blame(run.spec.layout, gang.generation, &watch.pages, &still);
+        let mut suspects = blame(run.spec.layout, gang.generation, &watch.pages, &still);
+        // Who has finished holds nobody up.
+        let is_done = |rank| gang.member(rank).is_some_and(|it| it.finished.is_some());
+        if !suspects.iter().all(|suspect| is_done(suspect.rank)) {
+            suspects.retain(|suspect| !is_done(suspect.rank));
+        }
         if suspects.len() <= 1 {
             return suspects;
         }

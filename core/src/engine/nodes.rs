@@ -85,12 +85,13 @@ impl Engine {
             return self.count("stale_page");
         };
         let generation = gang.generation;
-        let (mut stale, mut seen) = (0, Vec::new());
+        let (mut stale, mut seen, mut goes_on) = (0, Vec::new(), false);
         let watch = match self.watches.get_mut(&pages.run) {
             Some(watch) => watch,
             None => self.watches.entry(pages.run.clone()).or_default(),
         };
         watch.follow(run, gang, self.now);
+        let times = (self.now, self.awake, self.limits.beat_every);
         let step = watch.step;
         for Sighting { rank, page } in pages.sightings {
             if gang.node_of(rank) != Some(node) {
@@ -98,8 +99,9 @@ impl Engine {
                 continue;
             }
             if page.generation == generation {
-                let look = watch.look(run, gang, (rank, &page), (self.now, self.limits.beat_every));
+                let look = watch.look(run, gang, (rank, &page), times);
                 seen.extend(look.into_iter().map(|look| (rank, look)));
+                goes_on |= watch.pause.look(rank, page.phase, self.now);
             }
             if page.generation == generation && page.step > watch.step {
                 watch.step = page.step;
@@ -112,8 +114,8 @@ impl Engine {
             }
             watch.pages.insert(rank, page);
         }
-        if watch.step > step && run.catches_up() {
-            // It may have caught up.
+        if goes_on || (watch.step > step && run.catches_up()) {
+            // What its output should say is due again; or it may have caught up.
             self.agenda.touch(&pages.run);
         }
         (0..stale).for_each(|_| self.count("stale_page"));

@@ -4,6 +4,7 @@
 //! room, for an agent that is about to come back, or until the old gang surely cannot step (S1).
 //! What was decided is a fact before anything is sent, so a recovery that is cut in two goes on.
 
+use super::apply::EVIDENCE;
 use super::state::{Broken, Gang, Run};
 use super::{Engine, Fact, NodeState, RunState, Rung};
 use crate::cause::Cause;
@@ -128,14 +129,36 @@ impl Engine {
             let restarts = run.spec.recovery.restarts;
             return self.end(id, RunState::Failed, Cause::BudgetSpent { restarts });
         }
+        // (The gate looks at every node of the gang.)
+        let is_hang = broken.cause.is_hang() && !run.async_off;
+        let gate = if is_hang {
+            self.async_gate(run)
+        } else {
+            Ok(())
+        };
         let rung = ladder::climb(
             &broken.cause,
             broken.rung,
             &run.spec.recovery,
-            &self.standing(run, &broken.cause),
+            &Self::standing(run, broken, gate.is_ok()),
         );
+        if let Err(shut) = gate
+            && let Some(cause) = self.left_out(run, broken, &shut)
+        {
+            self.tell(Fact::EvidenceAdded {
+                run: id.clone(),
+                cause,
+            });
+            return self.recover(id, held);
+        }
+        if run.has_lost_its_checkpoints() {
+            let step = run.ladder.sealed;
+            return self.end(id, RunState::Parked, Cause::NoSoundCheckpoint { step });
+        }
         if rung == Rung::Park {
-            let recoveries = run.ladder.recoveries();
+            let is_unsealed = run.ladder.unsealed >= run.spec.recovery.unsealed;
+            let unsealed = if is_unsealed { run.ladder.unsealed } else { 0 };
+            let recoveries = run.ladder.recoveries().max(unsealed);
             return self.end(id, RunState::Parked, Cause::NoProgress { recoveries });
         }
         let waits = run.gang.is_some()
@@ -157,13 +180,27 @@ impl Engine {
         }
     }
 
-    fn standing<'a>(&self, run: &'a Run, cause: &Cause) -> Standing<'a> {
+    /// Why launches stay asynchronous though they would be turned off if that could be, where the incident
+    /// does not say so yet.
+    fn left_out(&self, run: &Run, broken: &Broken, shut: &Shut) -> Option<Cause> {
+        let recovery = &run.spec.recovery;
+        let open = Self::standing(run, broken, true);
+        let would_be = ladder::climb(&broken.cause, broken.rung, recovery, &open);
+        let cause = Cause::LaunchesStayAsync {
+            why: shut.to_string(),
+        };
+        let incident = run.open_incident()?;
+        let is_news = !incident.evidence.contains(&cause) && incident.evidence.len() < EVIDENCE;
+        (would_be == Rung::AsyncOff && is_news).then_some(cause)
+    }
+
+    fn standing<'a>(run: &'a Run, broken: &Broken, is_gate_open: bool) -> Standing<'a> {
         Standing {
             tries: &run.ladder.tries,
             unsealed: run.ladder.unsealed,
             hangs: run.ladder.hangs,
-            // (The gate looks at every node of the gang.)
-            may_async_off: cause.is_hang() && !run.async_off && self.async_gate(run).is_ok(),
+            blamed: run.ladder.named(&broken.avoid),
+            may_async_off: broken.cause.is_hang() && !run.async_off && is_gate_open,
             may_shrink: !shape::smaller(&run.spec, run.spec.layout).is_empty(),
         }
     }

@@ -197,6 +197,7 @@ impl Engine {
                         generation,
                         rank,
                         phase,
+                        step: None,
                     });
                 }
             }

@@ -28,7 +28,7 @@ impl Engine {
                     // From now on another deadline counts.
                     self.agenda.touch(id);
                 }
-                heard.hear(what, self.now);
+                heard.hear(what, &watch.pause, self.now);
             }
         }
     }
@@ -45,7 +45,7 @@ impl Engine {
         let rules = run.spec.log_rules.iter().zip(0..);
         let due = rules.filter_map(|(rule, at)| {
             let heard = watch.heard.get(&at).copied().unwrap_or_default();
-            let (by, breach) = rules::due(rule, heard, since)?;
+            let (by, breach) = rules::due(rule, heard, since, &watch.pause)?;
             Some((rule.name.clone(), breach, by))
         });
         due.min_by_key(|(_, _, by)| *by)

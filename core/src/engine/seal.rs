@@ -4,7 +4,7 @@
 //! files are whole. One that lacks a shard when its generation ends never comes about.
 
 use super::state::{Run, Save};
-use super::{CheckpointState, Engine, Fact, Rung};
+use super::{CheckpointState, Engine, Fact, RunState, Rung};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, Shard};
 use crate::id::{NodeId, Rank, RunId};
@@ -175,8 +175,8 @@ fn manifest(id: &RunId, save: &Save) -> Manifest {
 }
 
 /// Checkpoints whose files can go: sealed ones beyond those to keep, unsound ones older than all of
-/// them, and failed ones that nobody writes to any more. Never the newest sealed one, nor the one
-/// that the gang may still be loading.
+/// them, and failed ones that nobody writes to any more. Never the newest sealed one, and no sealed one at
+/// all before the gang has loaded: what it loads may turn out to be unsound.
 fn prunable(run: &Run) -> Vec<CheckpointId> {
     let is_sealed = |state| state == CheckpointState::Sealed;
     let sealed: Vec<_> = run
@@ -189,13 +189,12 @@ fn prunable(run: &Run) -> Vec<CheckpointId> {
         .len()
         .saturating_sub(run.spec.checkpoint.keep.max(1) as usize);
     let oldest_kept = sealed.get(surplus);
-    let loading = run
-        .gang
-        .as_ref()
-        .filter(|gang| gang.reached < Some(Milestone::Loaded));
-    let loading = loading.and_then(|gang| gang.resume);
+    let has_loaded = match &run.gang {
+        Some(gang) => gang.reached >= Some(Milestone::Loaded),
+        None => run.state == RunState::Completed,
+    };
     let held = run.held.iter().map(|held| held.id);
-    let held = held.filter(|id| oldest_kept.is_some_and(|kept| id < kept) && Some(*id) != loading);
+    let held = held.filter(|id| has_loaded && oldest_kept.is_some_and(|kept| id < kept));
     let newest = run
         .saves
         .iter()

@@ -14,7 +14,7 @@ use crate::flight::{Page, Phase};
 use crate::hang::bisect::{Bisect, Outcome};
 use crate::hang::deadline::{self, Learn};
 use crate::hang::straggler::Straggler;
-use crate::id::{NodeId, Rank, RunId};
+use crate::id::{NodeId, Rank, RunId, Step};
 use crate::interval::Measured;
 use crate::spec::seconds;
 use crate::time::{Duration, Instant};
@@ -25,10 +25,10 @@ const SAME: f64 = 0.1;
 /// What one look at a page told beside where the rank is.
 #[derive(Debug, PartialEq)]
 pub(super) enum Seen {
-    /// A phase is over and took so long.
-    Took(Phase, Duration),
-    /// A phase goes on for longer than was learned.
-    Late(Phase),
+    /// A phase is over, took so long, and was in this step.
+    Took(Phase, Duration, Step),
+    /// A phase goes on, in this step, for longer than was learned.
+    Late(Phase, Step),
     /// The rank has been slow for a while.
     Slow(Straggler),
 }
@@ -40,14 +40,14 @@ impl Engine {
             return;
         };
         match seen {
-            Seen::Took(phase, took) => {
+            Seen::Took(phase, took, step) => {
                 let known = run.timings.get(&phase).copied().unwrap_or_default();
-                if let Some(timing) = known.after(took) {
+                if let Some(timing) = known.after(took, (run.generation, step)) {
                     let run = id.clone();
                     self.tell(Fact::PhaseTimed { run, phase, timing });
                 }
             }
-            Seen::Late(phase) => {
+            Seen::Late(phase, step) => {
                 let gang = run.gang.as_ref().filter(|gang| gang.overdue.is_none());
                 if let Some(generation) = gang.map(|gang| gang.generation) {
                     self.tell(Fact::RankOverdue {
@@ -55,6 +55,7 @@ impl Engine {
                         generation,
                         rank,
                         phase,
+                        step: Some(step),
                     });
                 }
             }
@@ -206,10 +207,27 @@ impl Engine {
 
 /// Whether a phase has gone on for longer than was learned, and a little more since pages are not
 /// read all the time. What is set by hand the worker's own deadline watches.
-fn is_late(run: &Run, learn: &Learn, (phase, went): (Phase, Duration), slack: Duration) -> bool {
+fn is_late(
+    (run, gang): (&Run, &Gang),
+    learn: &Learn,
+    (phase, step, went): (Phase, Step, Duration),
+    slack: Duration,
+) -> bool {
+    let is_like_those_before = match phase {
+        Phase::Step => step.0 >= gang.first_step().0 + learn.skip,
+        // A start is not a restore.
+        Phase::Load => gang.resume.is_some(),
+        // The last save of a gang is waited for; the others go on beside the next steps.
+        Phase::Save => {
+            let leaves = run.stop.is_some() || run.leaves_by_itself().is_some();
+            !leaves && step.0 < run.spec.train.steps
+        }
+        Phase::Init | Phase::Eval => true,
+        Phase::Idle | Phase::Exit => false,
+    };
     let by_hand = run.spec.deadlines.of(phase);
     let allowed = deadline::allowed(by_hand, run.timings.get(&phase), Some(learn));
-    allowed < by_hand && went > seconds(allowed) + slack
+    is_like_those_before && allowed < by_hand && went > seconds(allowed) + slack
 }
 
 impl Watch {
@@ -219,7 +237,7 @@ impl Watch {
         run: &Run,
         gang: &Gang,
         (rank, page): (Rank, &Page),
-        (now, beat_every): (Instant, Duration),
+        (now, awake, beat_every): (Instant, Instant, Duration),
     ) -> Vec<Seen> {
         let mut seen = Vec::new();
         if run.broken.is_some() {
@@ -234,13 +252,19 @@ impl Watch {
         }
         let lives = |member: &Member| member.finished.is_none() && !member.gone;
         if learns.is_some() {
-            seen.extend(look.over.map(|(phase, took)| Seen::Took(phase, took)));
-            let (phase, _) = look.goes_on;
+            // Random weights are there at once, which says nothing of a restore.
+            let tells = |phase| phase != Phase::Load || gang.resume.is_some();
+            let over = look.over.filter(|(phase, ..)| tells(*phase));
+            seen.extend(over.map(|(phase, took, step)| Seen::Took(phase, took, step)));
+            let (phase, since) = look.goes_on;
+            // Who slept may be looking at a page from before.
+            let went = now.since(since.max(awake));
             let may_be_late = phase != Phase::Idle
                 && gang.overdue.is_none()
                 && gang.member(rank).is_some_and(lives);
-            if may_be_late && is_late(run, &learn, look.goes_on, beat_every * 4) {
-                seen.push(Seen::Late(phase));
+            let here = (phase, page.step, went);
+            if may_be_late && is_late((run, gang), &learn, here, beat_every * 4) {
+                seen.push(Seen::Late(phase, page.step));
             }
         }
         self.follow_batch(run, page);

@@ -12,7 +12,7 @@ use crate::eval::Evaluation;
 use crate::flight::Phase;
 use crate::guard::Samples;
 use crate::hang::bisect::Bisect;
-use crate::hang::deadline::{self, Timing};
+use crate::hang::deadline::Timing;
 use crate::health::fleet::Fleet;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::layout::Layout;
@@ -165,6 +165,9 @@ pub(super) struct Overdue {
     pub(super) at: Instant,
     pub(super) rank: Rank,
     pub(super) phase: Phase,
+    /// The step that its page named, where it was late by what was learned.
+    #[serde(default)]
+    pub(super) step: Option<Step>,
 }
 
 /// How a generation came to its end, and where recovery begins.
@@ -277,6 +280,9 @@ pub(super) struct Ladder {
     /// Hangs since the last clean spell, and when the last one came or launches were changed.
     pub(super) hangs: u32,
     pub(super) calm_since: Instant,
+    /// How many of these hangs spoke against each node.
+    #[serde(default)]
+    pub(super) named: BTreeMap<NodeId, u32>,
     /// Restarts after failures of the run's own; progress does not give them back (S7).
     pub(super) own: u32,
     /// Most steps ever done.
@@ -305,11 +311,23 @@ impl Ladder {
         self.tries.values().sum()
     }
 
-    /// Counts a hang; those before a clean spell are forgotten.
-    pub(super) fn hung(&mut self, at: Instant, clean_spell: Duration) {
-        let is_clean = at.since(self.calm_since) >= clean_spell;
-        self.hangs = if is_clean { 1 } else { self.hangs + 1 };
+    /// Counts a hang that speaks against these nodes; those before a clean spell are forgotten.
+    pub(super) fn hung(&mut self, at: Instant, clean_spell: Duration, nodes: &[NodeId]) {
+        if at.since(self.calm_since) >= clean_spell {
+            self.hangs = 0;
+            self.named.clear();
+        }
+        self.hangs += 1;
         self.calm_since = at;
+        for node in nodes {
+            *self.named.entry(node.clone()).or_default() += 1;
+        }
+    }
+
+    /// How many hangs spoke against the one of these nodes that was named most often.
+    pub(super) fn named(&self, nodes: &[NodeId]) -> u32 {
+        let named = nodes.iter().filter_map(|node| self.named.get(node));
+        named.copied().max().unwrap_or_default()
     }
 }
 
@@ -384,6 +402,16 @@ impl Run {
         sealed.map(|held| held.id).max()
     }
 
+    /// Whether its next generation would begin anew though it has sealed checkpoints: all of them were refused,
+    /// or the older ones are gone. Where all that it ever sealed was trained on samples that are skipped, there
+    /// is nothing else to begin with.
+    pub(super) fn has_lost_its_checkpoints(&self) -> bool {
+        let is_refused = |held: &Held| !self.is_tainted(held.id.generation, held.samples);
+        self.ladder.sealed > Step(0)
+            && self.newest_sealed().is_none()
+            && (self.held.iter().any(is_refused) || !self.pruned.is_empty())
+    }
+
     pub(super) fn checkpoint_state(&self, id: CheckpointId) -> Option<CheckpointState> {
         self.held
             .iter()
@@ -408,10 +436,6 @@ impl Run {
         }
         if spec.checkpoint.every_steps != every_steps {
             Arc::make_mut(&mut spec).checkpoint.every_steps = every_steps;
-        }
-        let deadlines = deadline::learned(&spec.deadlines, &self.timings);
-        if spec.deadlines != deadlines {
-            Arc::make_mut(&mut spec).deadlines = deadlines;
         }
         Some(spec)
     }

@@ -1,15 +1,14 @@
 //! Deadlines that a run learns from itself: how long each phase took at most, times a safety factor.
 //!
-//! What is set by hand is what a phase may ever take; what was learned only makes it less. The first steps
-//! of a generation are left out, since they warm caches and libraries. Never judges who is late.
+//! What is set by hand is what a phase may ever take; what was learned only makes it less, and is for the
+//! controller to watch: workers know only what was set. The first steps of a generation are left out, since
+//! they warm caches and libraries. Never judges who is late.
 
 use crate::by_rank::ByRank;
 use crate::flight::{Page, Phase};
-use crate::id::{Rank, Step};
-use crate::spec::Deadlines;
+use crate::id::{Generation, Rank, Step};
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// How deadlines are learned.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -38,47 +37,54 @@ impl Default for Learn {
 pub struct Timing {
     /// The longest time that it took.
     pub longest: Duration,
-    /// How often that was taken anew; a first sight alone is not believed.
+    /// How often it was seen, by whichever ranks; a first sight alone is not believed.
     pub seen: u32,
+    /// The occurrence that was counted last: every rank of a gang shows the same one.
+    #[serde(default)]
+    pub last: Option<(Generation, Step)>,
+    /// Whether a hang was judged by it. It may have been too short, so nothing is learned before the run
+    /// has come further than ever.
+    #[serde(default)]
+    pub doubted: bool,
 }
 
 /// Growth below this is not worth a record.
 const MATTERS: f64 = 1.1;
+/// Occurrences after which a time is believed.
+const BELIEVED: u32 = 2;
 
 impl Timing {
-    /// What is known after one more time, where that changes anything.
-    pub fn after(self, took: Duration) -> Option<Self> {
+    /// What is known after one more time, where that changes anything; `of` is the generation and step in
+    /// which it was.
+    pub fn after(self, took: Duration, of: (Generation, Step)) -> Option<Self> {
         let grows = took.as_secs_f64() > self.longest.as_secs_f64() * MATTERS;
-        (grows || self.seen < 2).then_some(Self {
+        let is_new = self.last != Some(of);
+        let tells = grows || (is_new && self.seen < BELIEVED);
+        (tells && !self.doubted).then_some(Self {
             longest: self.longest.max(took),
-            seen: self.seen + 1,
+            seen: self.seen.saturating_add(u32::from(is_new)),
+            last: Some(of),
+            doubted: false,
         })
+    }
+
+    /// What is left of it once a hang was judged by it.
+    pub fn in_doubt() -> Self {
+        Self {
+            doubted: true,
+            ..Self::default()
+        }
     }
 }
 
 /// How long a phase may take, in seconds: by hand, or less where that was learned.
 pub fn allowed(by_hand: f64, timing: Option<&Timing>, learn: Option<&Learn>) -> f64 {
-    match (timing.filter(|timing| timing.seen >= 2), learn) {
+    match (timing.filter(|timing| timing.seen >= BELIEVED), learn) {
         (Some(timing), Some(learn)) => {
             let learned = timing.longest.as_secs_f64() * learn.factor;
             learned.max(learn.least).min(by_hand)
         }
         (None, _) | (_, None) => by_hand,
-    }
-}
-
-/// Every deadline of a run as it stands with what was learned.
-pub fn learned(by_hand: &Deadlines, timings: &BTreeMap<Phase, Timing>) -> Deadlines {
-    let learn = by_hand.learn.as_ref();
-    let of = |phase, seconds| allowed(seconds, timings.get(&phase), learn);
-    Deadlines {
-        init: of(Phase::Init, by_hand.init),
-        load: of(Phase::Load, by_hand.load),
-        step: of(Phase::Step, by_hand.step),
-        eval: of(Phase::Eval, by_hand.eval),
-        save: of(Phase::Save, by_hand.save),
-        exit: of(Phase::Exit, by_hand.exit),
-        learn: by_hand.learn,
     }
 }
 
@@ -91,10 +97,10 @@ pub struct Clock {
 /// What one look at a page told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// A phase, or one step of it, that is over, and how long it took.
-    pub over: Option<(Phase, Duration)>,
-    /// The phase that goes on, and for how long it has.
-    pub goes_on: (Phase, Duration),
+    /// A phase, or one step of it, that is over, how long it took, and the step in which it was.
+    pub over: Option<(Phase, Duration, Step)>,
+    /// The phase that goes on, and since when it has.
+    pub goes_on: (Phase, Instant),
 }
 
 impl Clock {
@@ -108,7 +114,7 @@ impl Clock {
         let here = (page.phase, page.step, now);
         let (phase, step, since) = *self.since.get_or_insert(rank, here);
         if (phase, step) == (page.phase, page.step) {
-            let goes_on = (phase, now.since(since));
+            let goes_on = (phase, since);
             return Look {
                 over: None,
                 goes_on,
@@ -119,11 +125,14 @@ impl Clock {
             // The worker's own clock is finer than the beat, and a beat may hold several steps.
             let is_warm = page.step.0 > first.0 + learn.skip;
             let took = Duration::from_nanos(page.step_nanos);
-            (is_warm && page.step > step && !took.is_zero()).then_some((phase, took))
+            (is_warm && page.step > step && !took.is_zero()).then_some((phase, took, page.step))
         } else {
-            (phase != page.phase && phase != Phase::Idle).then(|| (phase, now.since(since)))
+            // Before they have loaded, the pages of survivors may still name a step of the last generation.
+            let is_early = matches!(phase, Phase::Init | Phase::Load);
+            let step = if is_early { first } else { step };
+            (phase != page.phase && phase != Phase::Idle).then(|| (phase, now.since(since), step))
         };
-        let goes_on = (page.phase, Duration::ZERO);
+        let goes_on = (page.phase, now);
         Look { over, goes_on }
     }
 

@@ -1,11 +1,15 @@
-//! Log rules: what the output of a run should say, and when. Field names as in HyperPod's log monitoring.
+//! Log rules: what the output of a run should say, and when. The names of HyperPod's log monitoring are read
+//! as well.
 //!
 //! Lines are matched where they are written, by the agent; here it is only judged what matches mean. A
-//! rule speaks of the gang: it is enough that one rank says what is expected. Never reads a pattern.
+//! rule speaks of the gang: it is enough that one rank says what is expected, and nothing is expected of a
+//! gang that evaluates or saves. Never reads a pattern.
 
-use crate::id::Generation;
+use crate::flight::Phase;
+use crate::id::{Generation, Rank};
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// The longest pattern that is taken, in bytes.
@@ -20,18 +24,32 @@ pub struct LogRule {
     /// Its name, in incidents and metrics.
     pub name: String,
     /// A regular expression for one line.
+    #[serde(alias = "logPattern")]
     pub pattern: String,
-    /// Seconds after the gang was loaded by which a line must have matched.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Seconds after the gang was loaded by which a line must have matched, without those in which it
+    /// evaluated or saved.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        alias = "expectedStartCutOffInSeconds"
+    )]
     pub expected_start: Option<f64>,
-    /// Seconds after a match within which the next must come.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Seconds after a match within which the next must come, counted alike.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        alias = "expectedRecurringFrequencyInSeconds"
+    )]
     pub expected_recurrence: Option<f64>,
     /// A line that ends the watch until the next generation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        alias = "stopPattern"
+    )]
     pub stop_pattern: Option<String>,
     /// Whether a match is itself a fault of the rank that wrote it.
-    #[serde(default)]
+    #[serde(default, alias = "faultOnMatch")]
     pub fault_on_match: bool,
     /// A limit on the number in the pattern's first group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,15 +117,19 @@ pub struct Match {
 pub struct Heard {
     /// When a line matched last.
     pub last: Option<Instant>,
+    /// For how long the gang had paused by then.
+    #[serde(default)]
+    pub paused: Duration,
     /// Whether the watch is over.
     pub stopped: bool,
 }
 
 impl Heard {
     /// Takes in what came with a beat.
-    pub fn hear(&mut self, what: &Match, now: Instant) {
+    pub fn hear(&mut self, what: &Match, pause: &Pause, now: Instant) {
         if what.lines > 0 {
             self.last = Some(now);
+            self.paused = pause.by(now);
         }
         self.stopped |= what.stopped;
     }
@@ -148,21 +170,65 @@ impl fmt::Display for Breach {
     }
 }
 
-/// When a rule is broken if nothing more is heard, and how; `since` is when the gang was loaded.
-pub fn due(rule: &LogRule, heard: Heard, since: Instant) -> Option<(Instant, Breach)> {
-    if heard.stopped {
+/// For how long the ranks of a gang evaluated or saved, when nobody expects it to say anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pause {
+    /// Ranks that do.
+    ranks: BTreeSet<Rank>,
+    /// Since when any does.
+    since: Option<Instant>,
+    /// All pauses that are over.
+    past: Duration,
+}
+
+impl Pause {
+    /// Takes in where a rank is; says whether a pause has ended.
+    pub fn look(&mut self, rank: Rank, phase: Phase, now: Instant) -> bool {
+        if matches!(phase, Phase::Eval | Phase::Save) {
+            self.ranks.insert(rank);
+            self.since.get_or_insert(now);
+            return false;
+        }
+        self.ranks.remove(&rank);
+        let over = self.since.take_if(|_| self.ranks.is_empty());
+        self.past += over.map_or(Duration::ZERO, |since| now.since(since));
+        over.is_some()
+    }
+
+    /// For how long it has paused by now.
+    pub fn by(&self, now: Instant) -> Duration {
+        self.past + self.since.map_or(Duration::ZERO, |since| now.since(since))
+    }
+
+    /// Begins anew: another generation.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// When a rule is broken if nothing more is heard, and how; `since` is when the gang was loaded. None while it
+/// pauses.
+pub fn due(
+    rule: &LogRule,
+    heard: Heard,
+    since: Instant,
+    pause: &Pause,
+) -> Option<(Instant, Breach)> {
+    if heard.stopped || pause.since.is_some() {
         return None;
     }
+    let paused = pause.past.saturating_sub(heard.paused);
     let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
     match heard.last {
         None => rule.expected_start.map(|start| {
             let within = seconds(start);
-            (since + within, Breach::NotStarted { within })
+            (since + within + paused, Breach::NotStarted { within })
         }),
         Some(last) => rule.expected_recurrence.map(|recurrence| {
             let within = seconds(recurrence);
             // What was heard before the gang was in sight again is no reason to judge it.
-            (last.max(since) + within, Breach::Ceased { within })
+            let by = last.max(since) + within + paused;
+            (by, Breach::Ceased { within })
         }),
     }
 }

@@ -3,10 +3,11 @@
 use crate::world::*;
 use rebloom_core::cause::{Cause, Unsound};
 use rebloom_core::checkpoint::CheckpointId;
-use rebloom_core::engine::{CheckpointState, RunState, Rung};
+use rebloom_core::engine::{Answer, Ask, CheckpointState, Incident, RunState, Rung};
 use rebloom_core::id::{Generation, Rank, RunId, Step};
 use rebloom_core::order::Order;
 use rebloom_core::report::{RankEvent, Report};
+use rebloom_core::time::Duration;
 
 fn seals(world: &World) -> usize {
     world
@@ -25,12 +26,16 @@ fn steps(world: &World, run: &RunId) -> Vec<(u64, CheckpointState)> {
 }
 
 fn refuse(world: &mut World, run: &RunId, checkpoint: CheckpointId) {
+    refuse_as(world, run, 1, checkpoint);
+}
+
+fn refuse_as(world: &mut World, run: &RunId, rank: u32, checkpoint: CheckpointId) {
     let unsound = Unsound::Hash {
         file: "rank-00001.safetensors".to_owned(),
     };
     world.rank_event(
         run,
-        1,
+        rank,
         RankEvent::LoadRefused {
             checkpoint,
             unsound,
@@ -156,15 +161,68 @@ fn obey_newest(world: &mut World) {
 }
 
 #[test]
-fn without_any_sound_checkpoint_a_run_begins_anew() {
-    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
-    world.train(&run, 10);
-    let id = world.save(&run, 10);
+fn without_any_sound_checkpoint_a_run_is_parked_until_an_admin_has_seen_to_the_storage() {
+    let mut spec = spec("bloom", 2, 1, 3);
+    spec.checkpoint.keep = 3;
+    let (mut world, run) = World::running(&[2, 2, 2], spec);
+    let mut saved = Vec::new();
+    for step in [10, 20, 30] {
+        world.train(&run, step);
+        saved.push(world.save(&run, step));
+    }
     world.kill(&run, &[0]);
-    refuse(&mut world, &run, id);
-    let (_, start) = world.starts_since(0).pop().unwrap();
-    assert_eq!((start.generation, start.resume), (Generation(3), None));
+    // The share is not mounted, and each node sees that once.
+    for (rank, checkpoint) in [0, 2, 4].into_iter().zip(saved.iter().rev()) {
+        assert_eq!(world.state(&run), RunState::Running);
+        refuse_as(&mut world, &run, rank, *checkpoint);
+    }
+    let view = world.view(&run);
+    assert_eq!(view.state, RunState::Parked);
+    assert_eq!(view.why, Cause::NoSoundCheckpoint { step: Step(30) });
+    let incident = view.incidents.last().unwrap();
+    assert_eq!(incident.rung, Some(Rung::Park), "with its evidence");
+    let refused = |it: &&Incident| matches!(it.cause, Cause::CheckpointUnsound { .. });
+    assert_eq!(view.incidents.iter().filter(refused).count(), 3);
+    assert_eq!(world.storage.len(), 3, "nothing is removed");
+
+    let mark = world.orders.len();
+    let run_ = run.clone();
+    let answer = world.ask(Ask::Resume {
+        run: run_,
+        layout: None,
+    });
+    assert!(
+        matches!(&answer, Answer::Done { message, .. } if message.contains("from step 30")),
+        "{answer:?}"
+    );
+    let resume = world.starts_since(mark).pop().unwrap().1.resume;
+    assert_eq!(resume, Some(saved[2]), "each gets another chance");
     assert_eq!(world.state(&run), RunState::Running);
+}
+
+#[test]
+fn a_node_that_is_lost_again_and_again_parks_a_run_that_seals_nothing_in_between() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.recovery.unsealed = 3;
+    let (mut world, run) = World::running(&[2, 2], spec);
+    let flap = |world: &mut World| {
+        world.destroy(&node("n1"));
+        world.pass(Duration::from_secs(10));
+        world.join(&node("n1"));
+        world.pass(Duration::from_secs(1));
+    };
+    for step in 1..=4 {
+        assert_eq!(world.state(&run), RunState::Running, "step {step}");
+        world.train(&run, step);
+        if step == 1 {
+            // From here on it counts.
+            world.save(&run, step);
+        }
+        flap(&mut world);
+    }
+    let view = world.view(&run);
+    assert_eq!(view.state, RunState::Parked);
+    assert_eq!(view.why, Cause::NoProgress { recoveries: 3 });
 }
 
 #[test]

@@ -74,6 +74,13 @@ fn hangs_that_come_back_turn_asynchronous_launches_off_until_a_clean_spell() {
     hang_a_group(&mut world, &run);
     assert_eq!(last_rung(&world, &run), Some(Rung::Restart));
     train(&mut world);
+    hang_a_group(&mut world, &run);
+    assert_eq!(
+        last_rung(&world, &run),
+        Some(Rung::Replace),
+        "it was the same group"
+    );
+    train(&mut world);
     let mark = world.orders.len();
     hang_a_group(&mut world, &run);
     assert_eq!(last_rung(&world, &run), Some(Rung::AsyncOff));
@@ -93,7 +100,7 @@ fn hangs_that_come_back_turn_asynchronous_launches_off_until_a_clean_spell() {
     hang_a_group(&mut world, &run);
     assert_eq!(
         last_rung(&world, &run),
-        Some(Rung::Restart),
+        Some(Rung::Replace),
         "they are off already"
     );
     train(&mut world);
@@ -118,6 +125,39 @@ fn the_gate_keeps_launches_asynchronous_where_blocking_ones_would_hang() {
         equip(&mut world, nccl);
         hang_a_group(&mut world, &run);
         assert_eq!(last_rung(&world, &run), Some(Rung::Restart), "{nccl:?}");
+        let evidence = &world.view(&run).incidents[0].evidence;
+        let [Cause::LaunchesStayAsync { why }] = evidence.as_slice() else {
+            panic!("{evidence:?}")
+        };
+        let expected = if nccl.is_some() {
+            "2.14.3"
+        } else {
+            "not known"
+        };
+        assert!(why.contains(expected), "{why}");
+    }
+}
+
+#[test]
+fn a_node_that_is_blamed_for_two_hangs_of_one_spell_is_left_and_after_a_clean_one_is_not() {
+    for (calm, expected) in [(60, Rung::Replace), (700, Rung::Reform)] {
+        let mut spec = spec("bloom", 2, 1, 2);
+        spec.recovery.clean_spell = 600;
+        let (mut world, run) = World::running(&[2, 2, 2], spec);
+        let home = world.node_of(&run, 3);
+        for (at, expected) in [(1, Rung::Reform), (2, expected)] {
+            world.train(&run, 10 * at);
+            world.save(&run, 10 * at);
+            world.pass(Duration::from_secs(calm));
+            world.for_each_process(&run, |rank, process| {
+                let entered = if rank == Rank(3) { 8 } else { 9 };
+                count(&mut process.page, Channel::World, entered, 8);
+            });
+            world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+            world.pass(millis(1500));
+            assert_eq!(last_rung(&world, &run), Some(expected), "{calm} s, {at}");
+        }
+        assert_eq!(world.node_of(&run, 3) != home, expected == Rung::Replace);
     }
 }
 

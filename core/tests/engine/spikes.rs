@@ -111,6 +111,17 @@ fn checkpoints_that_were_trained_on_the_samples_are_not_resumed_from() {
 }
 
 #[test]
+fn a_run_whose_only_checkpoint_was_trained_on_the_samples_begins_anew() {
+    let (mut world, run) = World::running(&[2, 2], guarded());
+    world.train(&run, 40);
+    world.save(&run, 40);
+    world.rank_event(&run, 0, spiked(false));
+    let view = world.view(&run);
+    assert_eq!(view.state, RunState::Running, "{}", view.why);
+    assert_eq!(view.incidents[0].resumed_from, None);
+}
+
+#[test]
 fn a_run_that_spikes_again_and_again_spends_its_own_budget() {
     let mut spec = guarded();
     spec.recovery.restarts = 2;

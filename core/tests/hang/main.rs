@@ -8,12 +8,10 @@ mod straggler;
 use rebloom_core::flight::{Page, Phase};
 use rebloom_core::hang::deadline::{self, Clock, Learn, Timing};
 use rebloom_core::hang::pace::Pace;
-use rebloom_core::hang::rules::{self, Breach, Heard, LogRule, Match, Metric, Operator};
+use rebloom_core::hang::rules::{self, Breach, Heard, LogRule, Match, Metric, Operator, Pause};
 use rebloom_core::hang::stacks::{StackGroup, odd_ones_out};
 use rebloom_core::id::{Generation, Rank, Step};
-use rebloom_core::spec::Deadlines;
 use rebloom_core::time::{Duration, Instant};
-use std::collections::BTreeMap;
 
 /// A group of the evidence: `many` ranks of a node in one frame, named `node/first` and so on.
 fn group(node: &str, (first, many): (u32, u32), frame: &str) -> StackGroup<String> {
@@ -79,27 +77,28 @@ fn at(moment: u64) -> Instant {
 #[test]
 fn deadlines_are_learned_from_the_longest_time_and_never_exceed_what_was_set() {
     let learn = Learn::default();
-    let by_hand = Deadlines {
-        learn: Some(learn),
-        ..Deadlines::default()
+    let allowed = |longest, seen, learn| {
+        let timing = Timing {
+            longest: seconds(longest),
+            seen,
+            ..Timing::default()
+        };
+        deadline::allowed(60.0, Some(&timing), learn)
     };
-    let timing = |longest, seen| Timing {
-        longest: seconds(longest),
-        seen,
-    };
-    let known = BTreeMap::from([
-        (Phase::Step, timing(4, 2)),
-        (Phase::Save, timing(1, 3)),
-        (Phase::Load, timing(100, 2)),
-        (Phase::Eval, timing(1, 1)),
-    ]);
-    let learned = deadline::learned(&by_hand, &known);
-    assert_eq!(learned.step, 20.0);
-    assert_eq!(learned.save, learn.least, "not below the least");
-    assert_eq!(learned.load, by_hand.load, "not above what was set");
-    assert_eq!(learned.eval, by_hand.eval, "seen once is not known");
-    let fixed = Deadlines::default();
-    assert_eq!(deadline::learned(&fixed, &known), fixed);
+    assert_eq!(allowed(4, 2, Some(&learn)), 20.0);
+    assert_eq!(
+        allowed(1, 3, Some(&learn)),
+        learn.least,
+        "not below the least"
+    );
+    assert_eq!(
+        allowed(100, 2, Some(&learn)),
+        60.0,
+        "not above what was set"
+    );
+    assert_eq!(allowed(4, 1, Some(&learn)), 60.0, "seen once is not known");
+    assert_eq!(allowed(4, 2, None), 60.0);
+    assert_eq!(deadline::allowed(60.0, None, Some(&learn)), 60.0);
 }
 
 #[test]
@@ -107,10 +106,34 @@ fn growth_is_recorded_only_where_it_matters() {
     let known = Timing {
         longest: seconds(10),
         seen: 2,
+        ..Timing::default()
     };
-    assert_eq!(known.after(Duration::from_millis(10_500)), None);
-    assert_eq!(known.after(seconds(12)).unwrap().longest, seconds(12));
-    assert_eq!(Timing::default().after(seconds(1)).unwrap().seen, 1);
+    let of = (Generation(1), Step(7));
+    assert_eq!(known.after(Duration::from_millis(10_500), of), None);
+    assert_eq!(known.after(seconds(12), of).unwrap().longest, seconds(12));
+    assert_eq!(Timing::default().after(seconds(1), of).unwrap().seen, 1);
+}
+
+#[test]
+fn what_many_ranks_show_at_once_is_seen_once_and_what_is_in_doubt_not_at_all() {
+    let learn = Learn::default();
+    let allowed = |timing: Timing| deadline::allowed(600.0, Some(&timing), Some(&learn));
+    let of = |generation, step| (Generation(generation), Step(step));
+    for (times, expected) in [
+        (vec![(2, of(1, 0))], 600.0),
+        (vec![(2, of(1, 0)), (2, of(1, 0)), (2, of(1, 0))], 600.0),
+        (vec![(2, of(1, 0)), (3, of(1, 0)), (4, of(1, 0))], 600.0),
+        (vec![(2, of(1, 0)), (3, of(2, 0))], 15.0),
+        (vec![(2, of(1, 6)), (3, of(1, 7)), (8, of(1, 7))], 40.0),
+    ] {
+        let mut timing = Timing::default();
+        for (took, of) in &times {
+            timing = timing.after(seconds(*took), *of).unwrap_or(timing);
+        }
+        assert_eq!(allowed(timing), expected, "{times:?}");
+    }
+    assert_eq!(Timing::in_doubt().after(seconds(2), of(3, 9)), None);
+    assert_eq!(allowed(Timing::in_doubt()), 600.0);
 }
 
 #[test]
@@ -127,17 +150,17 @@ fn a_clock_times_phases_and_leaves_the_first_steps_out() {
         clock.look((Rank(0), &page), (Step(0), &learn), at(moment))
     };
     assert_eq!(look(Phase::Load, 0, 0).over, None);
-    assert_eq!(look(Phase::Load, 0, 8).goes_on, (Phase::Load, seconds(8)));
+    assert_eq!(look(Phase::Load, 0, 8).goes_on, (Phase::Load, at(0)));
     assert_eq!(
         look(Phase::Step, 0, 9).over,
-        Some((Phase::Load, seconds(9)))
+        Some((Phase::Load, seconds(9), Step(0)))
     );
     assert_eq!(look(Phase::Step, 5, 20).over, None, "the first five");
     assert_eq!(
         look(Phase::Step, 6, 30).over,
-        Some((Phase::Step, seconds(7)))
+        Some((Phase::Step, seconds(7), Step(6)))
     );
-    assert_eq!(look(Phase::Step, 6, 90).goes_on, (Phase::Step, seconds(60)));
+    assert_eq!(look(Phase::Step, 6, 90).goes_on, (Phase::Step, at(30)));
 }
 
 fn rule() -> LogRule {
@@ -159,24 +182,29 @@ fn said(lines: u32, stopped: bool) -> Match {
 #[test]
 fn a_rule_waits_for_its_start_and_then_for_each_next_line() {
     let (rule, mut heard) = (rule(), Heard::default());
+    let pause = Pause::default();
     let within = seconds(60);
     assert_eq!(
-        rules::due(&rule, heard, at(100)),
+        rules::due(&rule, heard, at(100), &pause),
         Some((at(160), Breach::NotStarted { within }))
     );
-    heard.hear(&said(2, false), at(150));
+    heard.hear(&said(2, false), &pause, at(150));
     let within = seconds(300);
     assert_eq!(
-        rules::due(&rule, heard, at(100)),
+        rules::due(&rule, heard, at(100), &pause),
         Some((at(450), Breach::Ceased { within }))
     );
     assert_eq!(
-        rules::due(&rule, heard, at(200)).unwrap().0,
+        rules::due(&rule, heard, at(200), &pause).unwrap().0,
         at(500),
         "not before it was in sight"
     );
-    heard.hear(&said(0, true), at(160));
-    assert_eq!(rules::due(&rule, heard, at(100)), None, "the watch is over");
+    heard.hear(&said(0, true), &pause, at(160));
+    assert_eq!(
+        rules::due(&rule, heard, at(100), &pause),
+        None,
+        "the watch is over"
+    );
 }
 
 #[test]

@@ -6,8 +6,9 @@
 use super::{Fault, Options};
 use crate::random::{Random, mix};
 use rebloom_core::engine::Limits;
+use rebloom_core::hang::deadline::Learn;
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::RunSpec;
+use rebloom_core::spec::{Elastic, RunSpec};
 use rebloom_core::time::Duration;
 
 /// What faults wait for, or how they come.
@@ -80,7 +81,31 @@ impl Options {
             .filter(|_| r.within(0, 4) < density)
             .collect();
         options.biases = Bias::ALL.into_iter().filter(|_| r.once_in(2)).collect();
+        options.draw_more(&mut Random::new(mix(seed) ^ 0x1ea2_4ed5));
         options
+    }
+
+    /// What came later has a stream of its own again, so that a seed means the world that it meant.
+    fn draw_more(&mut self, r: &mut Random) {
+        // Longer than anything takes where nothing is amiss.
+        let (step, shard) = (self.step_time * 3, self.shard_time * 3);
+        let longest = step.max(shard).max(self.latency * 40).as_secs_f64();
+        for run in &mut self.runs {
+            run.deadlines.learn = r.once_in(2).then(|| Learn {
+                factor: 1.5 + f64::from(r.small(0, 6)),
+                skip: u64::from(r.small(0, 6)),
+                least: longest + f64::from(r.small(2, 40)) / 10.0,
+            });
+            run.recovery.unsealed = r.small(4, 24);
+            run.recovery.hangs = r.small(0, 3);
+            run.elastic = r.once_in(2).then(|| Elastic {
+                min_data: 1,
+                wait: f64::from(r.small(5, 200)) / 10.0,
+            });
+        }
+        if r.once_in(4) {
+            self.faults.push(Fault::LoseStorage);
+        }
     }
 }
 

@@ -247,7 +247,10 @@ impl World {
         };
         let mut saved = match go.resume {
             None => training::initial(&go.spec, process.rank),
-            Some(id) => match self.storage.read(&process.run, id, process.rank) {
+            Some(id) => match self
+                .storage
+                .read(&process.run, id, go.spec.layout, process.rank)
+            {
                 Ok(saved) => saved,
                 Err(_) if self.options.planted == Some(Planted::ShardUnverified) => Saved {
                     step: id.step,

@@ -132,8 +132,8 @@ impl Run {
             self.ladder.own += 1;
         } else if cause.climbs() {
             *self.ladder.tries.entry(rung).or_default() += 1;
-            self.ladder.unsealed += 1;
         }
+        self.ladder.unsealed += u32::from(cause.is_fault());
         for node in broken.into_iter().flat_map(|broken| &broken.avoid) {
             *self.ladder.blamed.entry(node.clone()).or_default() += 1;
         }

@@ -5,6 +5,7 @@ use crate::checkpoint::{CheckpointId, Shard};
 use crate::engine::state::{Broken, Held, Run, Save, Skipped};
 use crate::engine::{CheckpointState, Incident, Ledger, Milepost, RunState, Rung, Spend};
 use crate::eval::Evaluation;
+use crate::hang::deadline::Timing;
 use crate::id::{IncidentId, NodeId, Step};
 use crate::ladder::evict;
 use crate::time::{Duration, Instant};
@@ -16,7 +17,7 @@ const INCIDENTS: usize = 2000;
 /// Mileposts and evaluations kept of one run; odd, so that the newest stays when every other one goes.
 const MILEPOSTS: usize = 510;
 /// Further causes kept of one incident.
-const EVIDENCE: usize = 64;
+pub(in crate::engine) const EVIDENCE: usize = 64;
 
 impl Run {
     /// More steps than ever before are progress.
@@ -33,6 +34,19 @@ impl Run {
             .as_ref()
             .map(|gang| Arc::clone(&gang.placement.nodes));
         self.ladder.progress(&nodes.unwrap_or_default());
+        self.timings.retain(|_, timing| !timing.doubted);
+    }
+
+    /// A hang that was judged by what was learned may have been none: then the phase gets the time that was
+    /// set by hand, or a sound run would be ended there again and again.
+    pub(super) fn doubt(&mut self, cause: &Cause) {
+        let (Cause::RankHung { phase, .. } | Cause::GangHung { phase, .. }) = cause else {
+            return;
+        };
+        let overdue = self.gang.as_ref().and_then(|gang| gang.overdue.as_ref());
+        if overdue.is_some_and(|overdue| overdue.phase == *phase && overdue.step.is_some()) {
+            self.timings.insert(*phase, Timing::in_doubt());
+        }
     }
 
     pub(super) fn broke(
@@ -48,9 +62,13 @@ impl Run {
         if self.state == RunState::Running {
             self.close_incident(at);
         }
+        let avoid = self.at_fault(cause);
         if cause.is_hang() {
             let spell = Duration::from_secs(self.spec.recovery.clean_spell);
-            self.ladder.hung(at, spell);
+            // What else is said of the same generation is no other hang.
+            let is_first = self.broken.is_none();
+            let nodes = if is_first { avoid.as_slice() } else { &[] };
+            self.ladder.hung(at, spell, nodes);
         }
         let is_storage = matches!(
             cause,
@@ -71,7 +89,6 @@ impl Run {
         self.came_to(step);
         (self.state, self.why) = (RunState::Recovering, cause.clone());
         let hung = cause.stuck();
-        let avoid = self.at_fault(cause);
         match &mut self.broken {
             Some(broken) => {
                 broken.rung = broken.rung.max(rung);
@@ -137,6 +154,16 @@ impl Run {
             .or_default()
             .refused
             .push(id);
+    }
+
+    /// Every checkpoint that was refused gets another chance: an admin may have repaired the storage.
+    pub(super) fn trust_again(&mut self) {
+        let clean = |held: &&Held| !self.is_tainted(held.id.generation, held.samples);
+        let clean: Vec<_> = self.held.iter().filter(clean).map(|it| it.id).collect();
+        let mut held = self.held.iter_mut();
+        held.by_ref()
+            .filter(|held| clean.contains(&held.id))
+            .for_each(|held| held.state = CheckpointState::Sealed);
     }
 
     /// What only this node refused counts as sealed again.

@@ -97,6 +97,10 @@ pub(crate) fn causes() -> Vec<Cause> {
         Cause::Completed,
         Cause::BudgetSpent { restarts: 3 },
         Cause::NoProgress { recoveries: 10 },
+        Cause::NoSoundCheckpoint { step: Step(10) },
+        Cause::LaunchesStayAsync {
+            why: "n1 has no GPU".to_owned(),
+        },
     ];
     for exit in [Exit::Code(-1), Exit::Signal(9), Exit::Unknown] {
         causes.push(Cause::RankExited {
