@@ -26,6 +26,24 @@ const PRUNED: usize = 64;
 impl State {
     /// Makes `fact` so.
     pub fn apply(&mut self, at: Instant, fact: &Fact) {
+        let was_out = fact.fleet_node().map(|node| (node, self.is_out(node)));
+        self.make_so(at, fact);
+        if let Some((node, was_out)) = was_out {
+            match (was_out, self.is_out(node)) {
+                (false, true) => self.reliability.lost(at),
+                (true, false) => self.reliability.returned(at),
+                (false, false) | (true, true) => {}
+            }
+        }
+    }
+
+    /// Whether a node that nobody holds back by hand is out of use: lost, or withdrawn by its health.
+    fn is_out(&self, node: &NodeId) -> bool {
+        let known = self.nodes.get(node);
+        known.is_some_and(|known| known.lost || self.health.verdict(node).withdraws())
+    }
+
+    fn make_so(&mut self, at: Instant, fact: &Fact) {
         match fact {
             Fact::NodeEnrolled { facts, identity } => {
                 if !self.nodes.contains_key(&facts.node) {
@@ -36,14 +54,8 @@ impl State {
             Fact::NodeLost {
                 node,
                 silent_for: _,
-            } => {
-                self.node(node, |node| node.lost = true);
-                self.reliability.lost(at);
-            }
-            Fact::NodeReturned { node } => {
-                self.node(node, |node| node.lost = false);
-                self.reliability.returned(at);
-            }
+            } => self.node(node, |node| node.lost = true),
+            Fact::NodeReturned { node } => self.node(node, |node| node.lost = false),
             Fact::NodeCordoned { node } => self.node(node, |node| node.cordoned = true),
             Fact::NodeUncordoned { node } => {
                 self.node(node, |node| node.cordoned = false);

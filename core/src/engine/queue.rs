@@ -4,12 +4,13 @@
 //! A run of a higher priority may ask lower ones to leave: they stop at a step boundary, with a
 //! checkpoint, and wait again. New runs leave spares; recoveries use them.
 
-use super::state::Run;
+use super::state::{Node, Run};
 use super::{Engine, Fact, NodeState, Placement, RunState};
 use crate::id::{NodeId, RunId};
 use crate::placement::Waiting;
 use crate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 impl Engine {
     /// Places runs that wait, as far as there is room.
@@ -24,26 +25,32 @@ impl Engine {
             };
             if run.broken.is_some() {
                 self.recover(&id, &held);
-            } else if let Some(fact) = self.first_placed(&id, run, &held) {
-                self.tell(fact);
+            } else if let Some(placement) = self.room_for(&id, run, &held) {
+                self.tell(self.first_placed(&id, run, placement));
             }
             let run = self.state.runs.get(&id);
             let Some(run) = run.filter(|run| run.state == RunState::Pending) else {
                 continue;
             };
-            held.extend(self.claimed(run));
             if self.wants_room(run) {
-                return self.preempt_for(&id);
+                return self.preempt_for(&id, &held);
             }
+            held.extend(self.claimed(run));
         }
     }
 
-    /// The next generation of a run that waits and is not broken, if there is a place for it. It stays off
-    /// nodes that it found slow, where there is room without them.
-    fn first_placed(&self, id: &RunId, run: &Run, held: &BTreeSet<NodeId>) -> Option<Fact> {
+    /// Where a run that waits may go now: off what is held for others and, where there is room without them,
+    /// off nodes that it found slow. New runs leave spares; recoveries use them.
+    fn room_for(&self, id: &RunId, run: &Run, held: &BTreeSet<NodeId>) -> Option<Arc<Placement>> {
         let slow: Vec<_> = run.slow.iter().cloned().collect();
         let placement = self.find_place(id, run.spec.layout, &slow, held)?;
-        (self.spares_short(run, &placement) == 0).then(|| Fact::Placed {
+        let recovers = run.broken.is_some();
+        (recovers || self.spares_short(run, &placement) == 0).then_some(placement)
+    }
+
+    /// The next generation of a run that waits and is not broken.
+    fn first_placed(&self, id: &RunId, run: &Run, placement: Arc<Placement>) -> Fact {
+        Fact::Placed {
             run: id.clone(),
             generation: self.next_generation(run.floor),
             layout: run.spec.layout,
@@ -55,7 +62,7 @@ impl Engine {
             fresh: false,
             kill: Vec::new(),
             cause: run.why.clone(),
-        })
+        }
     }
 
     /// Runs that wait for room, who comes first at the front.
@@ -91,10 +98,9 @@ impl Engine {
             return BTreeSet::new();
         };
         let is_away = |node: &NodeId| {
-            let known = self.state.nodes.get(node);
-            known.is_some_and(|known| {
-                known.is_allowed() && self.node_state(node) != NodeState::Ready
-            })
+            let allowed = self.state.nodes.get(node).is_some_and(Node::is_allowed);
+            let cut = self.node_state(node) != NodeState::Ready;
+            allowed && (cut || self.state.health.is_withdrawn_for_now(node))
         };
         if claim.nodes.iter().any(is_away) {
             BTreeSet::clone(&claim.nodes)
@@ -126,7 +132,7 @@ impl Engine {
     }
 
     /// Asks runs of a lower priority to leave, as few as will do, unless enough leave already.
-    fn preempt_for(&mut self, id: &RunId) {
+    fn preempt_for(&mut self, id: &RunId, held: &BTreeSet<NodeId>) {
         let Some(run) = self.state.runs.get(id).filter(|run| run.older.is_empty()) else {
             return;
         };
@@ -146,7 +152,8 @@ impl Engine {
             return;
         }
         lower.sort();
-        let victims = self.enough(id, &leaving, lower.into_iter().map(|(_, _, run)| run));
+        let lower = lower.into_iter().map(|(_, _, run)| run);
+        let victims = self.enough(id, held, &leaving, lower);
         for run in victims {
             self.tell(Fact::PreemptAsked {
                 run,
@@ -160,6 +167,7 @@ impl Engine {
     fn enough(
         &mut self,
         id: &RunId,
+        held: &BTreeSet<NodeId>,
         leaving: &[RunId],
         lower: impl Iterator<Item = RunId>,
     ) -> Vec<RunId> {
@@ -167,19 +175,23 @@ impl Engine {
             self.floor.hold(run, BTreeMap::new());
         }
         let mut victims = Vec::new();
-        let mut fits = self.fits_now(id);
+        let fits_now = |engine: &Self| {
+            let run = engine.state.runs.get(id);
+            run.is_some_and(|run| engine.room_for(id, run, held).is_some())
+        };
+        let mut fits = fits_now(self);
         for run in lower {
             if fits {
                 break;
             }
             self.floor.hold(&run, BTreeMap::new());
             victims.push(run);
-            fits = self.fits_now(id);
+            fits = fits_now(self);
         }
         let mut needed = Vec::new();
         for run in victims.iter().filter(|_| fits) {
             self.rehold(run);
-            if !self.fits_now(id) {
+            if !fits_now(self) {
                 self.floor.hold(run, BTreeMap::new());
                 needed.push(run.clone());
             }

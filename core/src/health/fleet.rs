@@ -257,6 +257,12 @@ impl Fleet {
             .map_or(Verdict::Healthy, |chart| chart.verdict)
     }
 
+    /// Whether a node is withdrawn, and not for good.
+    pub fn is_withdrawn_for_now(&self, node: &NodeId) -> bool {
+        let chart = self.charts.get(node);
+        chart.is_some_and(|chart| chart.verdict.withdraws() && !chart.lemon)
+    }
+
     /// Every node of which something was seen.
     pub fn charts(&self) -> impl Iterator<Item = (&NodeId, &Chart)> {
         self.charts.iter()

@@ -414,11 +414,18 @@ impl Floor {
         (slots.unwrap_or_default(), largest.unwrap_or_default())
     }
 
-    /// Of the kind of a node: nodes that can be used, and those of them on which nothing is.
+    /// Of nodes that can take the place of a node (its kind, and at least its slots): those that can be used, and
+    /// those of them on which nothing is.
     pub fn nodes_like(&self, node: &NodeId) -> (u32, u32) {
-        let spot = self.ids.get(node);
-        let kind = spot.map(|spot| &self.kinds[self.spots[*spot as usize].kind as usize]);
-        kind.map_or((0, 0), |kind| (kind.usable.nodes(), kind.empty.nodes()))
+        let Some(spot) = self.ids.get(node) else {
+            return (0, 0);
+        };
+        let place = &self.spots[*spot as usize];
+        let kind = &self.kinds[place.kind as usize];
+        (
+            kind.usable.nodes(place.slots),
+            kind.empty.nodes(place.slots),
+        )
     }
 
     /// Whether nobody holds anything on a node.

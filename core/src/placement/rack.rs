@@ -125,8 +125,9 @@ impl Sizes {
         self.groups(1)
     }
 
-    pub(super) fn nodes(&self) -> u32 {
-        self.0.values().sum()
+    /// Nodes of at least so many slots.
+    pub(super) fn nodes(&self, slots: u32) -> u32 {
+        self.0.range(slots..).map(|(_, count)| count).sum()
     }
 
     pub(super) fn largest(&self) -> u32 {

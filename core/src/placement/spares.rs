@@ -88,13 +88,14 @@ impl Reliability {
 /// The 99th percentile of a Poisson distribution with this mean: with so many spares, faults take
 /// more nodes within one repair time only once in a hundred such times. At most `most`.
 pub fn spares(mean: f64, most: u32) -> u32 {
-    let mut term = (-mean).exp();
-    let mut sum = term;
+    // (In logarithms, since the first terms of a large mean are too small for a float.)
+    let mut term = -mean;
+    let mut sum = term.exp();
     let mut count = 0;
     while sum < 0.99 && count < most {
         count += 1;
-        term *= mean / f64::from(count);
-        sum += term;
+        term += (mean / f64::from(count)).ln();
+        sum += term.exp();
     }
     count
 }
@@ -111,6 +112,8 @@ mod tests {
         assert_eq!(spares(0.0, 10), 0);
         assert_eq!(spares(1e6, 10), 10);
         assert_eq!(spares(5.0, 100), 11);
+        // About the mean and 2.33 standard deviations.
+        assert_eq!(spares(2000.0, 100_000), 2105);
     }
 
     #[test]

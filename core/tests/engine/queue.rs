@@ -295,3 +295,54 @@ fn nothing_is_held_for_a_gang_whose_nodes_are_back_or_held_back() {
     world.ask(Ask::Cordon { node: node("n1") });
     assert_eq!(world.state(&run_id("filler")), RunState::Running);
 }
+
+/// Whoever is asked to leave makes room enough, spares included: else room would be made and nobody use it.
+#[test]
+fn a_higher_priority_asks_for_the_spares_that_it_must_leave_as_well() {
+    let mut world = World::new(&[2; 16]);
+    world.submit(urgent("large", 1, 8));
+    world.submit(urgent("small", 2, 7));
+    assert_eq!(world.state(&run_id("small")), RunState::Running);
+    world.submit(urgent("high", 3, 9));
+    // The place of the large one alone would do for it without a spare.
+    for name in ["large", "small"] {
+        step_down(&mut world, &run_id(name), 3);
+    }
+    assert_eq!(world.state(&run_id("high")), RunState::Running);
+}
+
+#[test]
+fn what_a_gang_left_is_held_while_a_node_of_it_is_quarantined() {
+    let (mut world, broken) = crate::health::running(&[2, 2]);
+    world.submit(spec("filler", 2, 1, 1));
+    crate::health::say(&mut world, "n1", &crate::health::boot(1));
+    crate::health::say(&mut world, "n1", &crate::health::xid(79));
+    assert_eq!(world.state(&broken), RunState::Pending);
+    let filler = run_id("filler");
+    assert_eq!(world.state(&filler), RunState::Pending);
+    let why = world.view(&filler).waits_for;
+    assert!(why.contains("held for run a"), "{why}");
+    world.pass(world.engine.limits().hold_for);
+    assert_eq!(world.state(&filler), RunState::Running, "not for ever");
+}
+
+/// Nodes that their health takes out of use count for the spares as lost ones do.
+#[test]
+fn withdrawn_nodes_count_for_the_spares() {
+    let mut world = World::limited(&[2; 6], patient());
+    let run = run_id("first");
+    world.submit(spec("first", 2, 1, 3));
+    for at in 0..40_u64 {
+        crate::health::say(&mut world, "n5", &crate::health::boot(2 * at));
+        crate::health::say(&mut world, "n5", &crate::health::xid(79));
+        assert_eq!(world.view(&run).state, RunState::Running);
+        world.now = world.now + Duration::from_secs(4 * 3600);
+        crate::health::say(&mut world, "n5", &crate::health::boot(2 * at + 1));
+        world.pass_in_silence(Duration::from_secs(2 * 3600));
+        world.ask(Ask::Uncordon { node: node("n5") });
+    }
+    world.submit(spec("second", 2, 1, 3));
+    let view = world.view(&run_id("second"));
+    assert_eq!(view.state, RunState::Pending);
+    assert!(view.waits_for.contains("spares"), "{}", view.waits_for);
+}

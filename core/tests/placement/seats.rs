@@ -97,7 +97,9 @@ fn a_floor_counts_by_kind_what_can_be_used_and_what_is_allowed() {
     for (at, (gpu, slots, standing)) in kinds.into_iter().enumerate() {
         floor.set(&facts(at, slots, gpu, 0, 0), standing);
     }
-    assert_eq!(floor.nodes_like(&node(0)), (2, 2));
+    let (large, small) = (floor.nodes_like(&node(0)), floor.nodes_like(&node(1)));
+    assert_eq!(large, (1, 1), "half as many slots do not replace it");
+    assert_eq!(small, (2, 2), "twice as many do");
     assert_eq!(floor.nodes_like(&node(9)), (0, 0), "nobody knows it");
     assert_eq!(floor.allowed(), (12, 8), "all of one kind, and the largest");
     assert_eq!(floor.room(), (20, 20));
