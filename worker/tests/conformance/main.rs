@@ -82,7 +82,7 @@ const CASES: [(&str, usize, u32); 6] = [
     ("bloom-4l-4h", 21, 2),
     ("bloom-2l-6h", 11, 1),
     ("bloom-2l-12h-post", 18, 1),
-    ("bloom-8l-8h-clip", 30, 4),
+    ("bloom-8l-8h-clip", 30, 12),
     ("bloom-1l-35h-clip", 5, 35),
     ("bloom-2l-12h-post-clip", 19, 1),
 ];
