@@ -7,7 +7,8 @@ use rebloom_core::guard::LossGuard;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{
-    Checkpoint, Data, DataPart, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
+    Checkpoint, Data, DataPart, Deadlines, Model, Numerics, Optimizer, Precision, Recovery,
+    RunSpec, Train,
 };
 
 fn small() -> RunSpec {
@@ -200,6 +201,15 @@ fn each_flaw_names_the_field_the_value_and_what_would_do() {
             "4294967295",
             "1 to 1024",
         ),
+        (
+            |spec| {
+                spec.model.sequence = (1 << 16) + 1;
+                spec.train.numerics.precision = Precision::Bf16;
+            },
+            "model.sequence",
+            "65537",
+            "use at most 65536",
+        ),
     ];
     for (spoil, field, value, remedy) in table {
         let mut spec = small();
@@ -210,6 +220,17 @@ fn each_flaw_names_the_field_the_value_and_what_would_do() {
         assert_eq!(flaw.value, value, "{flaw}");
         assert!(flaw.remedy.contains(remedy), "{flaw}");
     }
+}
+
+#[test]
+fn only_bf16_bounds_the_positions() {
+    let mut spec = small();
+    spec.model.sequence = 1 << 16;
+    spec.train.numerics.precision = Precision::Bf16;
+    assert_eq!(spec.flaws(), []);
+    spec.model.sequence = 1 << 20;
+    spec.train.numerics.precision = Precision::Fp32;
+    assert_eq!(spec.flaws(), []);
 }
 
 #[test]

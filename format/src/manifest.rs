@@ -100,6 +100,11 @@ mod tests {
             let read = of_text(manifest.to_string().as_bytes()).unwrap();
             assert_eq!((read.version, read.shards.len()), (version, 2));
         }
+        // The oldest called its hash otherwise.
+        let before = good().to_string().replace("\"hash\"", "\"sha256\"");
+        let before = before.replace("\"version\":2", "\"version\":1");
+        let read = parse(before.as_bytes()).unwrap();
+        assert_eq!((read.version, read.shards.len()), (1, 2));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::optim::Flat;
 use crate::shim::{self, ShimError};
 use crate::trainer::StepError;
 use attention::Attention;
-pub use attention::Positions;
+pub use attention::{Positions, Way};
 use block::{Block, Mlp};
 use chance::{Chance, Dropout, Site};
 use embedding::Embedding;
@@ -95,8 +95,14 @@ impl InFlight {
 }
 
 impl StageModel {
-    /// Builds the layers over the weights in `flat`.
-    pub fn new(model: &Model, train: &Train, stage: &Stage, flat: &Flat, place: Place) -> Self {
+    /// Builds the layers over the weights in `flat`, with positions in this way.
+    pub fn new(
+        model: &Model,
+        train: &Train,
+        stage: &Stage,
+        flat: &Flat,
+        (place, way): (Place, Way),
+    ) -> Self {
         let parts = |name: &str| {
             let (weight, weight_grad) = flat.views(&format!("{name}.weight"));
             let (bias, bias_grad) = flat.views(&format!("{name}.bias"));
@@ -146,12 +152,12 @@ impl StageModel {
             blocks: stage.blocks.clone().map(block).collect(),
             final_norm: stage.is_last.then(|| norm("ln_f")),
             output: stage.is_last.then(embedding),
-            positions: Positions::for_device(
+            positions: Positions::new(
+                way,
                 (model.heads, place.index, place.size),
                 model.sequence,
                 i64::from(model.hidden / model.heads),
-                flat.kind,
-                flat.device,
+                (flat.kind, flat.device),
             ),
             dropout: Dropout::of(train),
             recomputes: train.numerics.recompute,

@@ -13,7 +13,7 @@ pub use replicas::Differs;
 use crate::comm::{CommError, Groups, Watch};
 use crate::data::{Reader, Samples};
 use crate::model::shape::{EMBEDDING, Stage};
-use crate::model::{Place, StageModel, initial_values};
+use crate::model::{Place, StageModel, Way, initial_values};
 use crate::optim::{Flat, Optimizer, Plan, Slot, TooLarge, UpdateError, learning_rate};
 use crate::shim::{AdamW, ShimError};
 use rebloom_core::flight::Channel;
@@ -118,8 +118,20 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A rank of `spec` with its initial weights.
+    /// A rank of `spec`, before it has weights.
     pub fn new(
+        spec: RunSpec,
+        rank: Rank,
+        groups: Groups,
+        samples: Box<dyn Samples>,
+    ) -> Result<Self, StepError> {
+        let way = Way::of(groups.device());
+        Self::in_way(way, spec, rank, groups, samples)
+    }
+
+    /// The same with positions in this way, whatever would suit the device.
+    pub fn in_way(
+        way: Way,
         spec: RunSpec,
         rank: Rank,
         groups: Groups,
@@ -143,7 +155,7 @@ impl Trainer {
             Precision::Bf16 => Kind::BFloat16,
         };
         let flat = Flat::new(plan, kind, groups.device());
-        let model = StageModel::new(&spec.model, &spec.train, &stage, &flat, place);
+        let model = StageModel::new(&spec.model, &spec.train, &stage, &flat, (place, way));
         let is_tied = layout.pipeline > 1 && (stage.is_first || stage.is_last);
         let this = Self {
             optimizer: Optimizer::new(&flat, groups.data.clone()),

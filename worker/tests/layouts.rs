@@ -4,21 +4,18 @@
 
 mod common;
 
-use common::{MadeUp, train};
+use common::{MadeUp, Whole, gather, layouts, train};
 use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, OLDEST_MANIFEST, Shard};
-use rebloom_core::id::{Digest, Generation, Rank, Step};
+use rebloom_core::id::{Generation, Rank, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{Numerics, Precision, RunSpec};
 use rebloom_runtime::shard_hash::ShardHash;
-use rebloom_worker::checkpoint::slice::Slice;
 use rebloom_worker::checkpoint::{self, LoadError};
 use rebloom_worker::data::Samples;
 use rebloom_worker::trainer::Trainer;
 use rebloom_worker::weights::Weights;
 use serde_json::Value;
-use sha2::Digest as _;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -66,34 +63,6 @@ fn id() -> CheckpointId {
     CheckpointId {
         step: Step(SAVED_AT),
         generation: Generation(1),
-    }
-}
-
-/// Bits of weights and moments of every parameter, element by element.
-type Whole = BTreeMap<String, [Vec<Option<u32>>; 3]>;
-
-/// Adds what a rank owns; what two ranks hold must be the same.
-fn gather(into: &Mutex<Whole>, trainer: &Trainer, rank: Rank) {
-    let layout = trainer.spec().layout;
-    let place = (layout.coordinates(rank).tensor, layout.tensor);
-    let mut whole = into.lock().unwrap();
-    for own in trainer.optimizer().own(&trainer.flat().plan) {
-        let parameter = &own.slot.parameter;
-        let all = usize::try_from(parameter.shape.iter().product::<i64>()).unwrap();
-        let entry = whole.entry(parameter.name.clone());
-        let held = entry.or_insert_with(|| [0; 3].map(|_| vec![None; all]));
-        let slice = Slice::of(parameter, place, own.range);
-        for (held, tensor) in held.iter_mut().zip(&own.tensors) {
-            let values = Vec::<f32>::try_from(tensor).unwrap();
-            for stretch in slice.stretches() {
-                for i in 0..stretch.length {
-                    let [from, to] =
-                        [stretch.local + i, stretch.whole + i].map(|n| usize::try_from(n).unwrap());
-                    let bits = values[from].to_bits();
-                    assert_eq!(*held[to].get_or_insert(bits), bits, "{}", parameter.name);
-                }
-            }
-        }
     }
 }
 
@@ -159,6 +128,18 @@ fn loaded(spec: &RunSpec) -> (Whole, Vec<f64>) {
     )
 }
 
+/// What is loaded, and no step after it.
+fn bits(spec: &RunSpec) -> Whole {
+    let whole = Mutex::new(Whole::new());
+    train(spec, made_up, |rank, mut trainer| {
+        checkpoint::load(&mut trainer, rank, id()).unwrap();
+        gather(&whole, &trainer, rank);
+        trainer.check_replicas().unwrap();
+        trainer.farewell();
+    });
+    whole.into_inner().unwrap()
+}
+
 fn same(layout: Layout, saved: &(Whole, Vec<f64>), loaded: &(Whole, Vec<f64>)) {
     assert!(saved.0 == loaded.0, "{layout}: other bits");
     for (a, b) in saved.1.iter().zip(&loaded.1) {
@@ -178,6 +159,89 @@ fn any_layout_goes_on_from_the_same_bits_with_the_same_losses() {
             same(to, &saved, &loaded(&spec(to, folder.path())));
         }
     }
+}
+
+/// A model that is saved by 2 x 2 x 2 ranks, and how many layouts are first fitted by it.
+struct Shape {
+    layers: u32,
+    heads: u32,
+    hidden: u32,
+    batch: u32,
+    /// Elements of a sub-group, of which some layouts then have several.
+    group: u64,
+    layouts: usize,
+}
+
+/// Between them they fit every layout of at most eight ranks.
+const SHAPES: [Shape; 2] = [
+    Shape {
+        layers: 8,
+        heads: 24,
+        hidden: 24,
+        batch: 24,
+        group: 2600,
+        layouts: 34,
+    },
+    // Tensor or data groups of 5 and 7.
+    Shape {
+        layers: 2,
+        heads: 70,
+        hidden: 70,
+        batch: 70,
+        group: 20_000,
+        layouts: 4,
+    },
+];
+
+impl Shape {
+    fn spec(&self, at: Layout, directory: &Path, precision: Precision, group: u64) -> RunSpec {
+        let mut spec = spec(layout(1, 1, 1), directory);
+        spec.layout = at;
+        spec.model.layers = self.layers;
+        spec.model.heads = self.heads;
+        spec.model.hidden = self.hidden;
+        spec.model.vocab = 64_u32.next_multiple_of(self.heads);
+        spec.model.sequence = 4;
+        spec.train.global_batch = self.batch;
+        spec.train.micro_batch = self.batch / at.data;
+        spec.train.numerics.precision = precision;
+        spec.train.numerics.group_elements = group;
+        spec
+    }
+}
+
+#[test]
+fn every_layout_goes_on_from_the_bits_of_2_x_2_x_2_in_other_numbers_and_groups() {
+    let mut left: Vec<_> = layouts().collect();
+    for shape in &SHAPES {
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let kinds = [Precision::Fp32, Precision::Bf16];
+        let saved = [0, 1].map(|at| {
+            let from = layout(2, 2, 2);
+            let spec = shape.spec(from, folders[at].path(), kinds[at], shape.group);
+            let (whole, losses, _) = saved(&spec);
+            assert!(whole.values().flatten().flatten().all(Option::is_some));
+            (whole, losses)
+        });
+        assert!(saved[0].0 != saved[1].0, "bf16 trains as fp32 does");
+        let fits = |layout: &Layout| {
+            let spec = shape.spec(*layout, Path::new("/"), Precision::Fp32, shape.group);
+            spec.flaws().is_empty()
+        };
+        let (fitting, others) = left.into_iter().partition(fits);
+        let fitting: Vec<Layout> = fitting;
+        assert_eq!(fitting.len(), shape.layouts);
+        for to in fitting {
+            let spec =
+                |at: usize, precision, group| shape.spec(to, folders[at].path(), precision, group);
+            let wide = bits(&spec(0, Precision::Bf16, 2 * shape.group));
+            assert!(wide == saved[0].0, "{to}: other bits in bf16");
+            let narrow = bits(&spec(1, Precision::Fp32, 2 * shape.group));
+            assert!(narrow == saved[1].0, "{to}: other bits from bf16");
+        }
+        left = others;
+    }
+    assert_eq!(left, [], "a layout that no shape fits");
 }
 
 #[test]
@@ -208,13 +272,8 @@ fn dropout_and_bf16_go_on_to_the_bit_in_their_layout() {
     }
 }
 
-/// The shards with other facts, as `change` makes them, hashed by `digest`.
-fn rewritten(
-    spec: &RunSpec,
-    shards: Vec<Shard>,
-    change: impl Fn(&mut Value),
-    digest: impl Fn(&[u8]) -> Digest,
-) -> Vec<Shard> {
+/// The shards with other facts, as `change` makes them.
+fn rewritten(spec: &RunSpec, shards: Vec<Shard>, change: impl Fn(&mut Value)) -> Vec<Shard> {
     let directory = checkpoint::directory(spec, id());
     let rewritten = shards.into_iter().map(|shard| {
         let path = directory.join(&shard.file);
@@ -233,36 +292,58 @@ fn rewritten(
         std::fs::write(&path, &new).unwrap();
         Shard {
             bytes: new.len() as u64,
-            hash: digest(&new),
+            hash: ShardHash::of(&new),
             ..shard
         }
     });
     rewritten.collect()
 }
 
-/// The checkpoint as the version before wrote it: slices counted in the part of a tensor rank.
-fn as_before(spec: &RunSpec, shards: Vec<Shard>) {
-    let change = |page: &mut Value| {
-        page["version"] = 1.into();
-        for slice in page["slices"].as_object_mut().unwrap().values_mut() {
-            *slice = slice["range"].take();
-        }
-    };
-    let sha256 = |bytes: &[u8]| Digest(sha2::Sha256::digest(bytes).into());
-    let rewritten = rewritten(spec, shards, change, sha256);
-    seal(spec, OLDEST_MANIFEST, rewritten);
+/// What `checkpoints/v1/write.py` put into an element of a whole parameter.
+fn of_v1(kind: usize, name: &str, element: usize) -> f32 {
+    let name: usize = name.bytes().map(usize::from).sum();
+    let value = (1000 * (kind + 1) + name % 512) as f64 + element as f64 / 4096.0;
+    (value / 65536.0) as f32
 }
 
 #[test]
 fn the_version_before_is_still_read_in_any_layout() {
-    let folder = tempfile::tempdir().unwrap();
-    let from = layout(2, 2, 2);
-    let (whole, losses, shards) = saved(&spec(from, folder.path()));
-    as_before(&spec(from, folder.path()), shards);
-    let saved = (whole, losses);
-    for to in [from, layout(1, 2, 1), layout(4, 1, 2)] {
-        same(to, &saved, &loaded(&spec(to, folder.path())));
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/v1");
+    let mut losses = Vec::new();
+    for at in [
+        layout(2, 2, 2),
+        layout(1, 1, 1),
+        layout(1, 2, 1),
+        layout(2, 1, 4),
+    ] {
+        let mut spec = spec(at, &directory);
+        (spec.model.layers, spec.model.hidden, spec.model.heads) = (2, 8, 2);
+        (spec.model.vocab, spec.model.sequence) = (16, 8);
+        let whole = Mutex::new(Whole::new());
+        let samples = || Box::new(MadeUp { vocab: 16 }) as Box<_>;
+        let ranks = train(&spec, samples, |rank, mut trainer| {
+            checkpoint::load(&mut trainer, rank, id()).unwrap();
+            assert_eq!((trainer.step_done(), trainer.samples()), (Step(3), 24));
+            gather(&whole, &trainer, rank);
+            trainer.check_replicas().unwrap();
+            let loss = trainer.step(false).unwrap().loss;
+            trainer.farewell();
+            loss
+        });
+        losses.push(ranks[0]);
+        let whole = whole.into_inner().unwrap();
+        assert_eq!(whole.len(), 1 + 2 + 2 * 12 + 2);
+        for (name, held) in &whole {
+            for (kind, held) in held.iter().enumerate() {
+                for (element, held) in held.iter().enumerate() {
+                    let wanted = of_v1(kind, name, element).to_bits();
+                    assert_eq!(*held, Some(wanted), "{at}: {kind} of {name}, {element}");
+                }
+            }
+        }
     }
+    let alike = |loss: &f64| (loss / losses[0] - 1.0).abs() < 1e-6;
+    assert!(losses.iter().all(alike), "{losses:?}");
 }
 
 /// What loading in another layout says after `spoil` changed a shard.
@@ -341,7 +422,7 @@ fn another_version_is_refused_by_file_and_number_and_nothing_of_it_is_loaded() {
     }
     // The manifest may be of a version that is read, and a shard of another.
     let newer = |page: &mut Value| page["version"] = 3.into();
-    let shards = rewritten(&spec, shards, newer, ShardHash::of);
+    let shards = rewritten(&spec, shards, newer);
     seal(&spec, MANIFEST_VERSION, shards);
     for (rank, refused) in spec.layout.ranks().zip(untouched(&spec)) {
         let Unsound::Unreadable { file, error } = refused else {
@@ -359,7 +440,7 @@ fn a_model_that_the_shards_have_no_room_for_is_refused_before_memory_is_taken() 
     let spec = spec(layout(1, 1, 1), folder.path());
     let (_, _, shards) = saved(&spec);
     let larger = |page: &mut Value| page["model"]["vocab"] = (1_u32 << 22).into();
-    let shards = rewritten(&spec, shards, larger, ShardHash::of);
+    let shards = rewritten(&spec, shards, larger);
     seal(&spec, MANIFEST_VERSION, shards);
     let error = Weights::open(&checkpoint::directory(&spec, id())).unwrap_err();
     let error = error.to_string();

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{MadeUp, train};
+use common::{MadeUp, layouts, train};
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::guard::Samples as Skipped;
 use rebloom_core::id::{Generation, Step};
@@ -33,7 +33,7 @@ fn spec(layout: Layout, change: impl FnOnce(&mut Value)) -> RunSpec {
         "model": {"layers": 8, "hidden": 32, "heads": 8, "vocab": 64, "sequence": 8},
         "layout": layout,
         "train": {"steps": STEPS, "global_batch": 8, "micro_batch": 1, "seed": 7,
-                  "optimizer": {"learning_rate": 1e-3, "warmup_samples": 16},
+                  "optimizer": {"learning_rate": 1e-3},
                   "numerics": {}},
         "data": {"prefix": "/made/up"},
         "checkpoint": {"directory": "/nowhere", "every_steps": 1000},
@@ -57,7 +57,9 @@ fn made_up() -> Box<dyn Samples> {
 }
 
 /// Figures of every step to the bit, and the hash of the state, of every rank.
-fn run(spec: &RunSpec) -> Vec<(Vec<Figures>, [u8; 32])> {
+type Ends = Vec<(Vec<Figures>, [u8; 32])>;
+
+fn run(spec: &RunSpec) -> Ends {
     train(spec, made_up, |_, mut trainer| {
         trainer.begin();
         let figures = (0..spec.train.steps).map(|_| trainer.step(false).unwrap());
@@ -122,11 +124,23 @@ const SHAPES: [Shape; 4] = [
 ];
 
 impl Shape {
-    fn spec(&self, layout: Layout, directory: &Path) -> RunSpec {
+    /// Without warm-up, and with gradients that are always clipped.
+    fn spec(&self, layout: Layout, after_norm: bool, directory: &Path) -> RunSpec {
         spec(layout, |spec| {
             spec["model"] = json!({"layers": self.layers, "hidden": self.hidden, "heads": self.heads,
-                                   "vocab": 2 * self.heads, "sequence": 8});
+                                   "vocab": 2 * self.heads, "sequence": 8,
+                                   "residual_after_layernorm": after_norm});
             spec["train"]["global_batch"] = json!(self.batch);
+            // Two micro-batches where there is an even number of samples.
+            let each = self.batch / layout.data;
+            let micro = if each.is_multiple_of(2) {
+                each / 2
+            } else {
+                each
+            };
+            spec["train"]["micro_batch"] = json!(micro);
+            spec["train"]["steps"] = json!(20);
+            spec["train"]["optimizer"]["clip"] = json!(CLIP);
             spec["checkpoint"]["directory"] = json!(directory);
         })
     }
@@ -156,24 +170,27 @@ impl Shape {
         common::seal(spec, SEED, 0, shards);
     }
 
-    /// Losses of training that goes on from the seed checkpoint.
-    fn losses(&self, spec: &RunSpec) -> Vec<f64> {
+    /// Training that goes on from the seed checkpoint.
+    fn run(&self, spec: &RunSpec) -> Ends {
         let ranks = train(
             spec,
             || self.samples(),
             |rank, mut trainer| {
                 checkpoint::load(&mut trainer, rank, SEED).unwrap();
-                let steps = (0..3).map(|_| trainer.step(false).unwrap().loss);
-                let losses: Vec<_> = steps.collect();
+                let steps = (0..spec.train.steps).map(|_| trainer.step(false).unwrap());
+                let figures: Vec<_> = steps.collect();
                 trainer.check_replicas().unwrap();
                 trainer.farewell();
-                losses
+                (figures, checkpoint::state_hash(&trainer).0)
             },
         );
-        assert!(ranks.iter().all(|losses| *losses == ranks[0]));
-        ranks.into_iter().next().unwrap()
+        assert!(ranks.iter().all(|(figures, _)| *figures == ranks[0].0));
+        ranks
     }
 }
+
+/// Gradients of every one of those models have a larger norm.
+const CLIP: f64 = 0.2;
 
 /// Where every layout begins.
 const SEED: CheckpointId = CheckpointId {
@@ -181,35 +198,58 @@ const SEED: CheckpointId = CheckpointId {
     generation: Generation(1),
 };
 
-/// Every layout of at most eight ranks.
-fn all_layouts() -> impl Iterator<Item = Layout> {
-    let all = (1..=8).flat_map(|tensor| {
-        (1..=8).flat_map(move |pipeline| (1..=8).map(move |data| layout(tensor, pipeline, data)))
-    });
-    all.filter(|layout| layout.world() <= 8)
+/// One of the figures of each step, which are the same on every rank.
+fn figures(ends: &Ends, part: impl Fn(&Figures) -> f64) -> Vec<f64> {
+    ends[0].0.iter().map(part).collect()
 }
 
-#[test]
-fn every_layout_up_to_eight_ranks_gives_the_same_losses() {
-    let mut left: Vec<_> = all_layouts().collect();
+fn every_layout_trains_alike(after_norm: bool) {
+    let mut left: Vec<_> = layouts().collect();
     assert_eq!(left.len(), 38);
     for shape in &SHAPES {
         let folder = tempfile::tempdir().unwrap();
-        let spec = |layout| shape.spec(layout, folder.path());
+        let spec = |layout| shape.spec(layout, after_norm, folder.path());
         shape.seed(&spec(layout(1, 1, 1)));
-        let alone = shape.losses(&spec(layout(1, 1, 1)));
-        assert!(alone.iter().all(|loss| loss.is_finite()) && alone[0] != alone[1]);
+        let alone = shape.run(&spec(layout(1, 1, 1)));
+        let losses = |ends: &Ends| figures(ends, |of| of.loss);
+        let norms = |ends: &Ends| figures(ends, |of| of.grad_norm);
+        let first = losses(&alone);
+        assert!(first.iter().all(|loss| loss.is_finite()));
+        assert!(first[19] < first[0], "nothing was learned: {first:?}");
+        let least = norms(&alone).into_iter().fold(f64::INFINITY, f64::min);
+        assert!(
+            least > CLIP,
+            "{} heads: {least} is not clipped",
+            shape.heads
+        );
         let (fitting, others) = left.into_iter().partition(|layout| shape.fits(*layout));
         let fitting: Vec<Layout> = fitting;
         assert_eq!(fitting.len(), shape.layouts, "{} heads", shape.heads);
         for layout in fitting {
-            let others = shape.losses(&spec(layout));
-            let off = off(&others, &alone);
-            assert!(off < 1e-6, "{layout}: {others:?} is not {alone:?}, {off:e}");
+            let once = shape.run(&spec(layout));
+            if !after_norm {
+                assert!(once == shape.run(&spec(layout)), "{layout}: other bits");
+            }
+            let (loss, norm) = (
+                off(&losses(&once), &first),
+                off(&norms(&once), &norms(&alone)),
+            );
+            assert!(loss < 1e-6, "{layout}: losses are off by {loss:e}");
+            assert!(norm < 1e-5, "{layout}: norms are off by {norm:e}");
         }
         left = others;
     }
     assert_eq!(left, [], "a layout that no shape fits");
+}
+
+#[test]
+fn every_layout_up_to_eight_ranks_gives_the_same_losses_and_repeats_its_bits() {
+    every_layout_trains_alike(false);
+}
+
+#[test]
+fn every_layout_does_so_with_the_residual_stream_behind_the_norms() {
+    every_layout_trains_alike(true);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is wrong with a run spec by itself: every number in range, every part fitting the others.
 
-use super::RunSpec;
+use super::{Precision, RunSpec};
 use crate::hang::rules::{LogRule, MOST_PATTERN, MOST_RULES};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,9 @@ const SIZES: [Size; 11] = [
     ("train.micro_batch", |spec| spec.train.micro_batch, 1 << 16),
     ("checkpoint.keep", |spec| spec.checkpoint.keep, 10_000),
 ];
+
+/// Positions that two numbers of bf16 hold exactly.
+const MOST_IN_BF16: u32 = 1 << 16;
 
 /// The most that a size such as `model.layers` may be; the least is 1.
 pub fn largest(field: &str) -> Option<u32> {
@@ -127,6 +130,14 @@ impl RunSpec {
         } = self;
         let hidden = ("model.hidden", model.hidden);
         flaws.divides("model.heads", model.heads, &[hidden]);
+        if train.numerics.precision == Precision::Bf16 && model.sequence > MOST_IN_BF16 {
+            flaws.add(
+                "model.sequence",
+                model.sequence,
+                &format!("is more positions than bf16 tells apart ({MOST_IN_BF16})"),
+                &format!("use at most {MOST_IN_BF16}, or train.numerics.precision fp32"),
+            );
+        }
         let shared = [
             ("model.heads", model.heads),
             hidden,

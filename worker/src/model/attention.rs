@@ -46,6 +46,25 @@ pub fn bias(heads: u32, index: u32, size: u32, sequence: u32) -> Tensor {
 /// are zero, so that a head stays a multiple of eight wide.
 const EXTRA: i64 = 8;
 
+/// Which way the scores come to know positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// [`Positions::Added`].
+    Added,
+    /// [`Positions::InHeads`].
+    InHeads,
+}
+
+impl Way {
+    /// The one that suits `device`.
+    pub const fn of(device: Device) -> Self {
+        match device {
+            Device::Cpu => Self::Added,
+            Device::Cuda(_) | Device::Mps | Device::Vulkan => Self::InHeads,
+        }
+    }
+}
+
 /// How the scores come to know positions.
 #[derive(Debug)]
 pub enum Positions {
@@ -53,8 +72,8 @@ pub enum Positions {
     Added(Tensor),
     /// Slope times key position as part of the product of query and key, so that the causal kernel
     /// without a mask (flash attention) can be used. Softmax ignores what is constant in a row, so key
-    /// positions alone do. Slopes and positions are split into parts that bf16 holds exactly; their
-    /// products are exact and are summed in fp32.
+    /// positions alone do. Slopes and positions are split into parts that bf16 holds exactly (two of 256 values
+    /// each, so a run in bf16 has at most 65 536 positions); their products are exact and are summed in fp32.
     InHeads {
         /// Parts of the slopes, `[1, 1, heads, EXTRA]`.
         query: Tensor,
@@ -64,19 +83,17 @@ pub enum Positions {
 }
 
 impl Positions {
-    /// The way that suits `device`, for heads `width` wide in numbers of `kind`.
-    pub fn for_device(
+    /// Positions in this way on `device`, for heads `width` wide in numbers of `kind`.
+    pub fn new(
+        way: Way,
         (heads, index, size): (u32, u32, u32),
         sequence: u32,
         width: i64,
-        kind: Kind,
-        device: Device,
+        (kind, device): (Kind, Device),
     ) -> Self {
-        match device {
-            Device::Cpu => Self::Added(bias(heads, index, size, sequence)),
-            Device::Cuda(_) | Device::Mps | Device::Vulkan => {
-                Self::in_heads((heads, index, size), sequence, width, kind, device)
-            }
+        match way {
+            Way::Added => Self::Added(bias(heads, index, size, sequence).to_device(device)),
+            Way::InHeads => Self::in_heads((heads, index, size), sequence, width, kind, device),
         }
     }
 
@@ -276,7 +293,7 @@ mod tests {
     /// Both ways against scores that are computed in fp64.
     #[test]
     fn positions_in_heads_are_the_added_ones() {
-        let (heads, sequence, width) = (6, 700, 16);
+        let width = 16;
         let none = Dropout {
             seed: 0,
             hidden: 0.0,
@@ -285,10 +302,15 @@ mod tests {
         let chance = none.for_samples(None);
         let chance = chance.attention(0);
         tch::manual_seed(3);
-        for (kind, most) in [(Kind::Float, 2e-4), (Kind::BFloat16, 3e-2)] {
+        // BLOOM's own length in its own numbers, too.
+        for (kind, samples, heads, sequence, most) in [
+            (Kind::Float, 2, 6, 700, 2e-4),
+            (Kind::BFloat16, 2, 6, 700, 3e-2),
+            (Kind::BFloat16, 1, 3, 2048, 3e-2),
+        ] {
             let random = || {
                 Tensor::randn(
-                    [2, i64::from(sequence), i64::from(heads), width],
+                    [samples, i64::from(sequence), i64::from(heads), width],
                     (Kind::Float, Device::Cpu),
                 )
                 .to_kind(kind)
@@ -331,6 +353,19 @@ mod tests {
             let truth = Tensor::from_slice(&slopes(heads)).view([-1, 1]) * places;
             assert!(difference(&products, &truth) < 2e-4);
         }
+    }
+
+    #[test]
+    fn positions_are_exact_in_bf16_to_the_last_that_a_spec_may_have() {
+        let way = Positions::in_heads((4, 0, 1), 1 << 16, 8, Kind::BFloat16, Device::Cpu);
+        let Positions::InHeads { key, .. } = way else {
+            panic!("asked for positions in heads");
+        };
+        let key = key.to_kind(Kind::Double).view([-1, EXTRA]);
+        let place = key
+            .narrow(1, 0, 2)
+            .sum_dim_intlist(1_i64, false, Kind::Double);
+        assert!(place.equal(&Tensor::arange(1 << 16, (Kind::Double, Device::Cpu))));
     }
 
     #[test]

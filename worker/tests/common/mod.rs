@@ -8,11 +8,14 @@ use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
 use rebloom_runtime::flight::{Recorder, Tower};
 use rebloom_worker::checkpoint;
+use rebloom_worker::checkpoint::slice::Slice;
 use rebloom_worker::comm::{Device, Groups, MemoryStore, Store, Watch};
 use rebloom_worker::data::Samples;
+use rebloom_worker::model::Way;
 use rebloom_worker::shim::cuda::Choice;
 use rebloom_worker::trainer::Trainer;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(crate) const CONNECT: Duration = Duration::from_secs(30);
@@ -58,6 +61,20 @@ pub(crate) const LAYOUTS: [Layout; 6] = [
     },
 ];
 
+/// Every layout of at most eight ranks.
+pub(crate) fn layouts() -> impl Iterator<Item = Layout> {
+    let all = (1..=8).flat_map(|tensor| {
+        (1..=8).flat_map(move |pipeline| {
+            (1..=8).map(move |data| Layout {
+                tensor,
+                pipeline,
+                data,
+            })
+        })
+    });
+    all.filter(|layout| layout.world() <= 8)
+}
+
 /// The device of this test's process: the CPU, or what `REBLOOM_TEST_DEVICE` names.
 pub(crate) fn device() -> tch::Device {
     let named = std::env::var("REBLOOM_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
@@ -99,11 +116,19 @@ pub(crate) fn train<T: Send>(
     samples: impl Fn() -> Box<dyn Samples> + Sync,
     work: impl Fn(Rank, Trainer) -> T + Sync,
 ) -> Vec<T> {
+    train_in(Way::of(device()), spec, samples, work)
+}
+
+/// The same with positions in this way.
+pub(crate) fn train_in<T: Send>(
+    way: Way,
+    spec: &RunSpec,
+    samples: impl Fn() -> Box<dyn Samples> + Sync,
+    work: impl Fn(Rank, Trainer) -> T + Sync,
+) -> Vec<T> {
     on_every_rank(spec.layout, |rank, groups| {
-        work(
-            rank,
-            Trainer::new(spec.clone(), rank, groups, samples()).unwrap(),
-        )
+        let trainer = Trainer::in_way(way, spec.clone(), rank, groups, samples());
+        work(rank, trainer.unwrap())
     })
 }
 
@@ -139,5 +164,33 @@ impl Samples for MadeUp {
             *token = i32::try_from(word * word / u64::from(self.vocab)).unwrap();
         }
         Ok(())
+    }
+}
+
+/// Bits of weights and moments of every parameter, element by element.
+pub(crate) type Whole = BTreeMap<String, [Vec<Option<u32>>; 3]>;
+
+/// Adds what a rank owns; what two ranks hold must be the same.
+pub(crate) fn gather(into: &Mutex<Whole>, trainer: &Trainer, rank: Rank) {
+    let layout = trainer.spec().layout;
+    let place = (layout.coordinates(rank).tensor, layout.tensor);
+    let mut whole = into.lock().unwrap();
+    for own in trainer.optimizer().own(&trainer.flat().plan) {
+        let parameter = &own.slot.parameter;
+        let all = usize::try_from(parameter.shape.iter().product::<i64>()).unwrap();
+        let entry = whole.entry(parameter.name.clone());
+        let held = entry.or_insert_with(|| [0; 3].map(|_| vec![None; all]));
+        let slice = Slice::of(parameter, place, own.range);
+        for (held, tensor) in held.iter_mut().zip(&own.tensors) {
+            let values = Vec::<f32>::try_from(tensor).unwrap();
+            for stretch in slice.stretches() {
+                for i in 0..stretch.length {
+                    let [from, to] =
+                        [stretch.local + i, stretch.whole + i].map(|n| usize::try_from(n).unwrap());
+                    let bits = values[from].to_bits();
+                    assert_eq!(*held[to].get_or_insert(bits), bits, "{}", parameter.name);
+                }
+            }
+        }
     }
 }
