@@ -240,6 +240,7 @@ fn ended_badly(run: &RunView) -> String {
 mod tests {
     use super::*;
     use crate::view::sample;
+    use rebloom_core::cause::Cause;
 
     #[test]
     fn only_a_bad_end_is_a_failure() {

@@ -89,7 +89,7 @@ fn a_sound_spec_has_no_flaw() {
 #[test]
 fn each_flaw_names_the_field_the_value_and_what_would_do() {
     type Spoil = fn(&mut RunSpec);
-    let table: [(Spoil, &str, &str, &str); 21] = [
+    let table: [(Spoil, &str, &str, &str); 22] = [
         (
             |s| s.eval = Some(eval(0, [0.0, 1.0])),
             "eval.every_steps",

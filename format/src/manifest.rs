@@ -103,7 +103,7 @@ mod tests {
         // The oldest called its hash otherwise.
         let before = good().to_string().replace("\"hash\"", "\"sha256\"");
         let before = before.replace("\"version\":2", "\"version\":1");
-        let read = parse(before.as_bytes()).unwrap();
+        let read = parse(Path::new("manifest.json"), before.as_bytes()).unwrap();
         assert_eq!((read.version, read.shards.len()), (1, 2));
     }
 

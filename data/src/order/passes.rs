@@ -13,7 +13,7 @@ pub fn sample(number: u64, samples: u64, skipped: &[Range<u64>]) -> Option<u64> 
         return Some(number);
     }
     // What this pass goes through, and its first number.
-    let mut left = Vec::from([0..samples]);
+    let mut left: Vec<_> = std::iter::once(0..samples).collect();
     let mut first = 0;
     loop {
         let length: u64 = left.iter().map(|range| range.end - range.start).sum();
@@ -54,6 +54,10 @@ fn between(pass: &[Range<u64>], places: Range<u64>) -> impl Iterator<Item = Rang
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "one range is what is passed over"
+)]
 mod tests {
     use super::*;
 

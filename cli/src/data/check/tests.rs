@@ -37,7 +37,7 @@ fn a_dataset_that_fits_has_no_flaws() {
     let folder = tempfile::tempdir().unwrap();
     built(folder.path());
     assert_eq!(flaws(&spec(folder.path(), 300), true), []);
-    assert!(run(&folder.path().join("data"), Output::Table).is_ok());
+    assert!(run(&folder.path().join("data"), None, Output::Table).is_ok());
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_dataset_that_is_cut_off_is_refused() {
         "data.prefix"
     );
     assert_eq!(
-        run(&folder.path().join("data"), Output::Table)
+        run(&folder.path().join("data"), None, Output::Table)
             .unwrap_err()
             .code(),
         1
@@ -126,7 +126,7 @@ fn a_missing_dataset_is_refused_where_the_nodes_are_here() {
     assert_eq!(flaws(&spec, true)[0].field, "data.prefix");
     assert_eq!(flaws(&spec, false), []);
     assert_eq!(
-        run(&folder.path().join("data"), Output::Table)
+        run(&folder.path().join("data"), None, Output::Table)
             .unwrap_err()
             .code(),
         3
