@@ -344,7 +344,10 @@ impl World {
         }
         unsound.iter().for_each(|run| self.storage.restore(run));
         for ask in asks {
-            if let Ask::Resume { run, .. } = &ask {
+            // (What was wrong with the storage is repaired only now.)
+            if let Ask::Resume { run, .. } = &ask
+                && !unsound.contains(run)
+            {
                 self.count_resume(&run.clone());
             }
             self.ask(ask);
