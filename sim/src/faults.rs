@@ -6,7 +6,7 @@ use crate::agent::Node;
 use crate::options::{Fault, fits};
 use crate::world::{Happening, Undo, World};
 use rebloom_core::cause::{Blamed, Cause, Exit};
-use rebloom_core::engine::{Ask, NodeHealth, RunState};
+use rebloom_core::engine::{Ask, NodeHealth, RunState, RunView};
 use rebloom_core::health::{Action, Finding};
 use rebloom_core::order::Stop;
 use rebloom_core::time::Duration;
@@ -317,8 +317,7 @@ impl World {
         let mut unsound = Vec::new();
         for spec in &self.options.runs {
             let view = engine.run(&spec.name, now);
-            let why = view.as_ref().map(|run| &run.why);
-            if matches!(why, Some(Cause::NoSoundCheckpoint { .. })) {
+            if view.as_ref().is_some_and(was_misread) {
                 unsound.push(spec.name.clone());
             }
             match view.map(|run| run.state) {
@@ -363,4 +362,15 @@ impl World {
             self.after(again, Happening::Admin { at });
         }
     }
+}
+
+/// Whether a run was given up because of what it read: then somebody has to see to the storage first.
+fn was_misread(run: &RunView) -> bool {
+    let last = run.incidents.last().map(|incident| &incident.cause);
+    let is_about_storage = matches!(
+        last,
+        Some(Cause::CheckpointUnsound { .. } | Cause::StorageMisread { .. })
+    );
+    let is_none_left = matches!(run.why, Cause::NoSoundCheckpoint { .. });
+    run.state == RunState::Parked && (is_none_left || is_about_storage)
 }

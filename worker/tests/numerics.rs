@@ -194,7 +194,7 @@ const CLIP: f64 = 0.2;
 
 /// Steps of one rank alone, and of layouts of each kind; and of all others, to be done in minutes.
 const LONG: u64 = 20;
-const SHORT: u64 = 6;
+const SHORT: u64 = 4;
 
 fn steps(of: Layout) -> u64 {
     let long = [
@@ -245,7 +245,7 @@ fn every_layout_trains_alike(after_norm: bool) {
         let fitting: Vec<Layout> = fitting;
         assert_eq!(fitting.len(), shape.layouts, "{} heads", shape.heads);
         for layout in fitting {
-            let steps = steps(layout);
+            let steps = if after_norm { SHORT } else { steps(layout) };
             let once = shape.run(&spec(layout), steps);
             if !after_norm {
                 let again = shape.run(&spec(layout), steps);
