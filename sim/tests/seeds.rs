@@ -137,7 +137,7 @@ const FOUND: [(u64, &str); 21] = [
 ];
 
 /// The same of hard worlds.
-const FOUND_HARD: [(u64, &str); 12] = [
+const FOUND_HARD: [(u64, &str); 15] = [
     (
         212,
         "an agent that had slept through its fence started the generation it was sent before",
@@ -180,6 +180,12 @@ const FOUND_HARD: [(u64, &str); 12] = [
     ),
     (600, "the same"),
     (1235, "the same"),
+    (
+        634,
+        "a run whose only checkpoint was damaged stopped until somebody repaired the storage, and was thought to fail for ever",
+    ),
+    (1040, "the same where its recoveries were spent first"),
+    (1046, "the same"),
 ];
 
 #[test]
