@@ -1,6 +1,6 @@
 //! Readings at the very limit, one beyond it, and in the gap between two limits.
 
-use super::gauge::{Bench, OVER, RAISED, gpu};
+use super::gauge::{Bench, OVER, RAISED, gpu, lost};
 use rebloom_core::health::gauge::{GpuReading, MOST_A_MINUTE, Reading};
 use rebloom_core::health::kernel_log;
 use rebloom_core::health::signal::{Headroom, Kind, Recovery, Sign, Signal, Throttle};
@@ -227,12 +227,6 @@ fn so_many_counters_are_followed_and_no_more() {
 #[test]
 fn that_something_is_over_is_told_however_much_was_said() {
     let mut bench = Bench::new();
-    let lost = |is_lost| {
-        gpu(GpuReading {
-            is_lost,
-            ..GpuReading::default()
-        })
-    };
     assert_eq!(bench.kinds(lost(true)), [(Kind::GpuLost, RAISED)]);
     for code in 1..=MOST_A_MINUTE as u32 {
         let line = kernel_log::xid(&format!("NVRM: Xid (PCI:0000:3b:00): {code}, x")).unwrap();

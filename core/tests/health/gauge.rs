@@ -74,6 +74,13 @@ pub(super) fn gpu(reading: GpuReading) -> Reading {
     }
 }
 
+pub(super) fn lost(is_lost: bool) -> Reading {
+    gpu(GpuReading {
+        is_lost,
+        ..GpuReading::default()
+    })
+}
+
 pub(super) const RAISED: bool = false;
 pub(super) const OVER: bool = true;
 
@@ -173,12 +180,6 @@ fn links_that_were_never_up_are_not_wired() {
 #[test]
 fn gpus_that_are_lost_hot_or_ask_for_something() {
     let mut bench = Bench::new();
-    let lost = |is_lost| {
-        gpu(GpuReading {
-            is_lost,
-            ..GpuReading::default()
-        })
-    };
     assert_eq!(bench.kinds(lost(true)), [(Kind::GpuLost, RAISED)]);
     assert_eq!(bench.kinds(lost(false)), [(Kind::GpuLost, OVER)]);
     let hot = |is_hot: bool| {
@@ -325,12 +326,6 @@ fn a_new_life_says_at_its_first_look_what_is_not_so() {
         .sum();
     assert_eq!(told, MOST_A_MINUTE);
     let mut bench = Bench::new();
-    let lost = |is_lost| {
-        gpu(GpuReading {
-            is_lost,
-            ..GpuReading::default()
-        })
-    };
     assert_eq!(bench.kinds(lost(true)), [(Kind::GpuLost, RAISED)]);
     assert_eq!(bench.kinds(lost(false)), [(Kind::GpuLost, OVER)]);
     assert!(bench.denied.is_empty());

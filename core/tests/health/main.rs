@@ -23,13 +23,17 @@ use rebloom_core::health::edited::{EditedRule, OwnRule};
 use rebloom_core::health::expression::Expression;
 use rebloom_core::health::fleet::Fleet;
 use rebloom_core::health::rule::Builtin;
-use rebloom_core::health::signal::{Sign, Signal};
+use rebloom_core::health::signal::{Sign, Signal, Throttle};
 use rebloom_core::health::{Action, Examined, Finding, Mode, Verdict, Windows};
 use rebloom_core::id::{NodeId, Slot};
 use rebloom_core::labels::Labels;
 use rebloom_core::report::NodeFacts;
 use rebloom_core::time::{Duration, Instant};
 use std::collections::BTreeMap;
+
+/// A line of XID 74 whose register 0 says that it is the hardware.
+const REG0_HARDWARE: &str =
+    "NVLink: fatal error detected on link 3(0x10000, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0)";
 
 fn node(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
@@ -60,6 +64,21 @@ fn xid(device: u32, code: u32, detail: &str) -> Signal {
 
 fn on(device: u32, sign: Sign) -> Signal {
     Signal::raised(Some(Slot(device)), sign)
+}
+
+fn of_node(sign: Sign) -> Signal {
+    Signal::raised(None, sign)
+}
+
+fn throttled(nanos: u64) -> Signal {
+    let reason = Throttle::Thermal;
+    on(2, Sign::Throttled { reason, nanos })
+}
+
+fn failing() -> Signal {
+    of_node(Sign::StorageFailing {
+        error: "no such device".to_owned(),
+    })
 }
 
 fn over(mut signal: Signal) -> Signal {

@@ -1,31 +1,13 @@
 //! What the rules make of signals and of their history, and how verdicts come and go.
 
-use super::{Bench, minutes, node, on, over, xid};
+use super::{Bench, REG0_HARDWARE, failing, minutes, node, of_node, on, over, throttled, xid};
 use rebloom_core::health::rule::{Builtin, RULES};
-use rebloom_core::health::signal::{Recovery, Sign, Signal, Throttle};
+use rebloom_core::health::signal::{Recovery, Sign, Signal};
 use rebloom_core::health::{Action, Mode, Verdict};
 use rebloom_core::time::Duration;
 
-const REG0_HARDWARE: &str =
-    "NVLink: fatal error detected on link 3(0x10000, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0)";
-
-fn of_node(sign: Sign) -> Signal {
-    Signal::raised(None, sign)
-}
-
 fn boot(boot: u64) -> Signal {
     of_node(Sign::ProbesStarted { boot })
-}
-
-fn throttled(nanos: u64) -> Signal {
-    let reason = Throttle::Thermal;
-    on(2, Sign::Throttled { reason, nanos })
-}
-
-fn failing() -> Signal {
-    of_node(Sign::StorageFailing {
-        error: "no such device".to_owned(),
-    })
 }
 
 #[test]

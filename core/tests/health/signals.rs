@@ -1,6 +1,6 @@
 //! Signals that no probe can have seen, those that just can be, and what each of them says.
 
-use super::{on, over, xid};
+use super::{of_node, on, over, xid};
 use rebloom_core::health::signal::{
     Headroom, MOST_TEXT, Probe, Recovery, Sign, Signal, Throttle, shortened,
 };
@@ -35,10 +35,6 @@ fn signals_that_cannot_be() {
     for signal in bad {
         assert!(signal.check().is_err(), "{signal:?}");
     }
-}
-
-fn of_node(sign: Sign) -> Signal {
-    Signal::raised(None, sign)
 }
 
 #[test]

@@ -1,26 +1,8 @@
 //! One signal alone: which rule speaks, what it asks for, and what becomes of the node.
 
-use super::{Bench, on, xid};
-use rebloom_core::health::signal::{Headroom, Kind, Probe, Recovery, Sign, Signal, Throttle};
+use super::{Bench, REG0_HARDWARE, failing, of_node, on, throttled, xid};
+use rebloom_core::health::signal::{Headroom, Kind, Probe, Recovery, Sign, Signal};
 use rebloom_core::health::{Action, Verdict};
-
-const REG0_HARDWARE: &str =
-    "NVLink: fatal error detected on link 3(0x10000, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0)";
-
-fn of_node(sign: Sign) -> Signal {
-    Signal::raised(None, sign)
-}
-
-fn throttled(nanos: u64) -> Signal {
-    let reason = Throttle::Thermal;
-    on(2, Sign::Throttled { reason, nanos })
-}
-
-fn failing() -> Signal {
-    of_node(Sign::StorageFailing {
-        error: "no such device".to_owned(),
-    })
-}
 
 /// One signal alone: the rule, and what becomes of the node.
 #[test]
