@@ -194,9 +194,8 @@ impl Engine {
     fn compare(
         &self,
         before: Vec<Line>,
-        mut wanted: Vec<(&NodeId, Told)>,
+        wanted: Vec<(&NodeId, Told)>,
     ) -> (Vec<Line>, Vec<(Session, NodeId, Told)>) {
-        wanted.sort_by_key(|(node, _)| *node);
         let doubts = self.doubts_until().is_some();
         let mut before = before.into_iter().peekable();
         let (mut lines, mut news) = (Vec::with_capacity(wanted.len()), Vec::new());
@@ -240,7 +239,7 @@ impl Engine {
         })
     }
 
-    /// What each node shall have been told about a run.
+    /// What each node shall have been told about a run, in the order of the nodes.
     fn wanted(&self, id: &RunId) -> Vec<(&NodeId, Told)> {
         let mut wanted = Vec::new();
         if let Some(run) = self.state.runs.get(id) {
@@ -267,11 +266,11 @@ impl Engine {
                 let leaves_by = owed.since + seconds(run.spec.deadlines.exit);
                 let is_leaving = owed.leaving && self.now < leaves_by;
                 let how = if is_leaving { Stop::Safely } else { Stop::Now };
-                wanted.push((node, Told::Stop(owed.generation, how)));
+                insert(&mut wanted, node, Told::Stop(owed.generation, how));
             }
         }
         for (node, generation) in self.desk.strays_of(id).into_iter().flatten() {
-            wanted.push((node, Told::Stop(*generation, Stop::Now)));
+            insert(&mut wanted, node, Told::Stop(*generation, Stop::Now));
         }
         wanted
     }
@@ -329,21 +328,41 @@ impl Engine {
     }
 }
 
-/// Seats of a gang by node, in the order of the nodes.
+/// Puts what is wanted of a node behind what is wanted of the nodes up to it.
+fn insert<'a>(wanted: &mut Vec<(&'a NodeId, Told)>, node: &'a NodeId, told: Told) {
+    let at = wanted.partition_point(|(other, _)| *other <= node);
+    wanted.insert(at, (node, told));
+}
+
+/// Seats of a gang by node, in the order of the nodes. Ranks stay in order.
 fn seats(gang: &Gang) -> Vec<(&NodeId, Vec<Seat>)> {
-    let seats = &gang.placement.seats;
-    let mut rows: Vec<_> = seats.chunk_by(|a, b| a.node == b.node).collect();
-    rows.sort_by(|a, b| a[0].node.cmp(&b[0].node));
-    let nodes = rows.chunk_by(|a, b| a[0].node == b[0].node);
-    let of_node = nodes.map(|rows| {
-        let seats = rows.iter().copied().flatten();
-        let seats = seats.map(|seat| Seat {
+    let placement = &gang.placement;
+    let each = placement.seats.len() / placement.nodes.len().max(1);
+    let mut of_node: Vec<_> = placement
+        .nodes
+        .iter()
+        .map(|node| (node, Vec::with_capacity(each)))
+        .collect();
+    // A name is found by where its text is, and read only where a seat has a text of its own.
+    let text = |node: &NodeId| node.as_str().as_ptr();
+    let mut by_text: Vec<_> = placement.nodes.iter().map(text).zip(0_usize..).collect();
+    by_text.sort_unstable();
+    for row in placement
+        .seats
+        .chunk_by(|a, b| text(&a.node) == text(&b.node))
+    {
+        let node = &row[0].node;
+        let known = by_text.binary_search_by_key(&text(node), |(text, _)| *text);
+        let at = match known {
+            Ok(at) => by_text[at].1,
+            Err(_) => of_node.partition_point(|(other, _)| *other < node),
+        };
+        of_node[at].1.extend(row.iter().map(|seat| Seat {
             rank: seat.rank,
             slot: seat.slot,
-        });
-        (&rows[0][0].node, seats.collect())
-    });
-    of_node.collect()
+        }));
+    }
+    of_node
 }
 
 fn stop(id: &RunId, run: Option<&Run>, generation: Generation, how: Stop) -> Order {

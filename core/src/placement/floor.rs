@@ -458,10 +458,20 @@ impl Place {
         free
     }
 
+    /// What no other run has.
     pub(super) fn free_for(&self, run: &RunId) -> Slots {
         let mut free = Slots::first(self.slots);
         let others = self.holders.iter().filter(|(holder, _)| holder != run);
         others.for_each(|(_, slots)| free.subtract(slots));
         free
+    }
+
+    /// The same for a run that is known to hold some of it: most are alone, and their names far away in memory.
+    pub(super) fn free_for_holder(&self, run: &RunId) -> Slots {
+        if self.holders.len() == 1 {
+            Slots::first(self.slots)
+        } else {
+            self.free_for(run)
+        }
     }
 }

@@ -88,7 +88,7 @@ impl Floor {
         place.kind == kind
             && place.standing.usable
             && !want.without.contains(&place.node)
-            && place.free_for(want.run).holds(slots)
+            && place.free_for_holder(want.run).holds(slots)
     }
 
     fn place_on(
@@ -107,7 +107,7 @@ impl Floor {
         // (What a run holds is kept by spot.)
         let own = usable.map(|(spot, place)| Own {
             spot,
-            free: place.free_for(want.run),
+            free: place.free_for_holder(want.run),
             stays: false,
         });
         let mut attempt = Attempt {
