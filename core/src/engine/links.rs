@@ -1,6 +1,6 @@
 //! The connections of agents, as far as this life of the engine knows; none of it is journaled.
 
-use crate::id::{NodeId, Session};
+use crate::id::{ByName, NodeId, Session};
 use crate::time::Instant;
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ pub(super) struct LinkAt(u32);
 #[derive(Debug, Default)]
 pub(super) struct Links {
     all: Vec<Link>,
-    nodes: BTreeMap<NodeId, LinkAt>,
+    nodes: ByName<NodeId, LinkAt>,
     sessions: BTreeMap<Session, LinkAt>,
     /// Nodes that this life of the engine has not heard.
     unheard: usize,

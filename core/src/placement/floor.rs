@@ -3,7 +3,7 @@
 use super::rack::{Rack, Sizes, Spot};
 use super::slots::Slots;
 use crate::engine::Placement;
-use crate::id::{NodeId, RunId};
+use crate::id::{ByName, NodeId, RunId};
 use crate::report::{FABRIC, NodeFacts, RACK};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct Standing {
 /// Every node, by where it is and what is free on it.
 #[derive(Debug, Default)]
 pub struct Floor {
-    ids: BTreeMap<NodeId, Spot>,
+    ids: ByName<NodeId, Spot>,
     pub(super) spots: Vec<Place>,
     pub(super) racks: Vec<Rack>,
     rack_ids: BTreeMap<(u32, String), u32>,
