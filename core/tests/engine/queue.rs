@@ -346,3 +346,64 @@ fn withdrawn_nodes_count_for_the_spares() {
     assert_eq!(view.state, RunState::Pending);
     assert!(view.waits_for.contains("spares"), "{}", view.waits_for);
 }
+
+/// Turns of seven seconds, and no other limit of a fleet within an hour.
+fn quick() -> Limits {
+    let long = Duration::from_secs(3600);
+    Limits {
+        starve_after: Duration::from_secs(7),
+        hold_for: long,
+        silent_after: long,
+        rejoin_within: long,
+        keep_spares: false,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn the_engine_wakes_when_a_turn_ends_that_matters() {
+    let mut world = World::limited(&[2], quick());
+    let turn = world.engine.limits().starve_after;
+    world.submit(spec("first", 2, 1, 1));
+    let placed = world.now + turn;
+    assert_ne!(
+        world.engine.poll_timeout(),
+        Some(placed),
+        "it did not wait, so it may be asked to leave at any time"
+    );
+    world.submit(spec("second", 2, 1, 1));
+    assert_eq!(
+        world.engine.poll_timeout(),
+        Some(world.now + turn),
+        "then it is served before the urgent"
+    );
+    world.wait(turn);
+    world.ask(Ask::Stop {
+        run: run_id("first"),
+        how: Stop::Now,
+    });
+    assert_eq!(world.state(&run_id("second")), RunState::Running);
+    assert_eq!(
+        world.engine.poll_timeout(),
+        Some(world.now + turn),
+        "then it may be asked to leave"
+    );
+}
+
+#[test]
+fn the_engine_wakes_when_what_it_holds_for_a_broken_gang_is_let_go() {
+    let limits = Limits {
+        hold_for: Duration::from_secs(7),
+        starve_after: Duration::from_secs(3600),
+        rejoin_within: Duration::from_secs(1),
+        ..quick()
+    };
+    let (mut world, broken) = World::limited(&[2, 2], limits).with_run(spec("broken", 2, 1, 2));
+    world.destroy(&node("n1"));
+    world.pass_in_silence(Duration::from_secs(1));
+    assert_eq!(world.state(&broken), RunState::Pending);
+    assert_eq!(
+        world.engine.poll_timeout(),
+        Some(world.now + Duration::from_secs(7))
+    );
+}
