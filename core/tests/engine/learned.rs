@@ -124,6 +124,26 @@ fn while_a_suspect_is_there_a_slower_pace_is_its_doing_and_without_any_it_is_ano
 }
 
 #[test]
+fn a_search_whose_suspects_are_all_left_out_explains_no_slower_pace() {
+    let mut spec = long("bloom");
+    (spec.layout.data, spec.train.global_batch) = (4, 32);
+    let (mut world, run) = World::running(&[2; 8], spec);
+    steps(&mut world, &run, 2..40, 500_000_000);
+    steps(&mut world, &run, 40..80, 550_000_000);
+    assert_eq!((slowdowns(&world, &run), searches(&world)), (1, 1));
+    world.kill(&run, &[0]);
+    // Without half of the suspects it is fast again: the slow one is among those.
+    steps(&mut world, &run, 80..120, 500_000_000);
+    let judged = facts(&world, |fact| {
+        matches!(fact, Fact::SearchJudged { .. }).then_some(())
+    });
+    assert_eq!(judged.len(), 1);
+    assert_eq!(slowdowns(&world, &run), 1);
+    steps(&mut world, &run, 120..160, 610_000_000);
+    assert_eq!(slowdowns(&world, &run), 2, "it is none of them");
+}
+
+#[test]
 fn a_search_begins_anew_where_a_node_stands_out_by_now_and_only_there() {
     for (stands_out, expected) in [(false, 1), (true, 2)] {
         let mut spec = long("bloom");
