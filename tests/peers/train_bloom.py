@@ -1,5 +1,6 @@
 """Trains a BLOOM with transformers and PyTorch's AdamW on tokens in a file, as its documentation shows,
-and prints tokens per second, the seconds of its fastest step and the peak of its memory.
+and prints tokens per second, the seconds of its fastest step, its last loss and the peak of its memory. Asked for
+weights, it writes those that it always begins with to that folder instead.
 
 Arguments: a JSON file (sizes, batch, steps, warm-up, threads) and a file of int32 tokens
 [steps, batch, sequence + 1].
@@ -33,6 +34,10 @@ model = BloomForCausalLM(
         use_cache=False,
     )
 )
+if "weights" in ask:
+    model.save_pretrained(ask["weights"])
+    print(json.dumps({"weights": ask["weights"]}))
+    sys.exit()
 model.train()
 groups = [
     {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": 0.1},

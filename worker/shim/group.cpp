@@ -162,6 +162,10 @@ void rb::Group::finish(c10d::Work& work) const {
   check();
 }
 
+bool rb::Group::is_ready(c10d::Work& work) const {
+  return is_on_device() || work.isCompleted();
+}
+
 void rb::Group::order(c10d::Work& work) const {
   if (is_on_device()) check();
   work.wait();
@@ -259,6 +263,10 @@ char* rb_work_order(rb_work* work) {
   char* error = rb::guarded([&] { work->group->order(*work->work); });
   delete work;
   return error;
+}
+
+bool rb_work_is_ready(rb_work* work) {
+  return work->group->is_ready(*work->work);
 }
 
 void rb_work_forget(rb_work* work) {

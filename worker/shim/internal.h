@@ -23,6 +23,8 @@ class Group : public torch::CustomClassHolder {
   // Lets what this thread computes next come after `work`: on the host the same as `finish`, on a device a wait of
   // its stream, so that what a fence leaves behind is seen by the next wait of the host.
   void order(c10d::Work& work) const;
+  // Whether `order` would hold up nobody.
+  bool is_ready(c10d::Work& work) const;
   c10::intrusive_ptr<c10d::Work> sum(const at::Tensor& tensor) const;
 
   c10d::Backend& backend() const {

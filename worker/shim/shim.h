@@ -95,6 +95,8 @@ char* rb_recv(rb_group*, at::Tensor*, int from, int tag, rb_work** out);
 char* rb_work_wait(rb_work*);
 // Lets what this thread computes next come after it, and frees it. On a device the host goes on at once.
 char* rb_work_order(rb_work*);
+// Whether `rb_work_order` would hold up nobody: it is done, or only a device would wait.
+bool rb_work_is_ready(rb_work*);
 // Frees it without waiting.
 void rb_work_forget(rb_work*);
 

@@ -50,6 +50,8 @@ enum Other {
         /// Where to compute: cpu, cuda (the GPU of the rank's number) or cuda:N.
         #[arg(long, default_value = "cpu")]
         device: Choice,
+        #[command(flatten)]
+        reduce: solo::Reduce,
     },
     /// Saves again and again as the only rank, and prints what that takes.
     #[command(hide = true)]
@@ -116,9 +118,13 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
                 steps,
                 interface,
                 device,
+                reduce,
             }),
             ..,
-        ) => solo::run(&spec, Rank(rank), &store, steps, (&interface, device)),
+        ) => {
+            let at = (&*interface, device);
+            solo::run(&spec, Rank(rank), &store, steps, at, reduce)
+        }
         (
             Some(Other::Save {
                 spec,

@@ -70,7 +70,7 @@ pub struct StageModel {
     device: Device,
 }
 
-/// Blocks that a backward pass goes back through at once.
+/// A block that a backward pass goes back through at once, so that it is known when its gradients are final.
 #[derive(Debug)]
 struct Segment {
     input: Tensor,
@@ -81,7 +81,7 @@ struct Segment {
 /// A forward pass that waits for its backward pass.
 #[derive(Debug)]
 pub struct InFlight {
-    /// One for all blocks, or one each where they are computed again.
+    /// One a block.
     segments: Vec<Segment>,
     output: Tensor,
     samples: Option<Range<u64>>,
@@ -192,22 +192,23 @@ impl StageModel {
         let chance = self.dropout.for_samples(samples.as_ref());
         let mut segments = Vec::new();
         let mut x = input;
-        if self.recomputes {
-            for nth in 0..self.blocks.len() {
+        for nth in 0..self.blocks.len() {
+            let segment = if self.recomputes {
                 let y = no_grad(|| self.run(nth..nth + 1, &x, &chance))?;
-                segments.push(Segment {
+                Segment {
                     input: std::mem::replace(&mut x, y),
                     output: None,
-                });
-            }
-        } else {
-            let input = x.set_requires_grad(true);
-            let output = self.run(0..self.blocks.len(), &input, &chance)?;
-            x = output.detach();
-            segments.push(Segment {
-                input,
-                output: Some(output),
-            });
+                }
+            } else {
+                let input = x.set_requires_grad(true);
+                let output = self.run(nth..nth + 1, &input, &chance)?;
+                x = output.detach();
+                Segment {
+                    input,
+                    output: Some(output),
+                }
+            };
+            segments.push(segment);
         }
         Ok(InFlight {
             segments,
@@ -267,8 +268,14 @@ impl StageModel {
         no_grad(|| output.logits(&of.output))
     }
 
-    /// Runs backward with the gradient of the output; answers the gradient of the input.
-    pub fn backward(&self, of: InFlight, grad: Tensor) -> Result<Tensor, StepError> {
+    /// Runs backward with the gradient of the output; answers the gradient of the input. Tells `done` of each block,
+    /// the last one first, when its gradients are added.
+    pub fn backward(
+        &self,
+        of: InFlight,
+        grad: Tensor,
+        mut done: impl FnMut(usize) -> Result<(), StepError>,
+    ) -> Result<Tensor, StepError> {
         let chance = self.dropout.for_samples(of.samples.as_ref());
         let mut grad = grad;
         for (nth, segment) in of.segments.into_iter().enumerate().rev() {
@@ -282,6 +289,7 @@ impl StageModel {
             };
             shim::backward(&output, &grad).map_err(|error| self.place.failure(error))?;
             grad = input.grad();
+            done(nth)?;
         }
         Ok(grad)
     }

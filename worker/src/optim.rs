@@ -1,18 +1,21 @@
-//! AdamW with ZeRO-1: each member of a data group updates its own part of every flat buffer.
+//! AdamW with ZeRO-1: each member of a data group updates its own part of every bucket.
 //!
 //! Gradients are summed in fp32 in the order of the data ranks, whatever the number of micro-batches
 //! and wherever an element lies, so the same layout gives the same bits. Where the model computes in
 //! bf16, each member keeps the fp32 master of its own part; in fp32 that is the weights themselves.
 
 mod flat;
+mod reduce;
 mod schedule;
 
-pub use flat::{Flat, LARGEST, Plan, Run, Slot, TooLarge, overlap};
+pub use flat::{BUCKET, Bucket, Flat, LARGEST, Limits, Plan, Run, Slot, TooLarge, overlap};
+pub use reduce::{ALIVE, Event, Final};
 pub use schedule::learning_rate;
 
 use crate::comm::{CommError, Group, Pending};
 use crate::shim::{self, AdamW, Moments, ShimError, cuda};
 use rebloom_core::flight::Channel;
+use reduce::Reduction;
 use std::ops::Range;
 use tch::{Kind, Tensor, no_grad};
 
@@ -24,27 +27,43 @@ struct OwnRun {
     counts: bool,
 }
 
-/// One buffer as this rank's optimizer sees it.
+/// One bucket as this rank's optimizer sees it.
 #[derive(Debug)]
-struct Buffer {
+struct Owned {
+    /// The whole bucket's.
     weights: Tensor,
+    /// The whole bucket's.
     grads: Tensor,
+    /// The own part's, as a view of the above.
+    own_place: Tensor,
     /// In fp32.
     own_weights: Tensor,
     own_grads: Tensor,
     mean: Tensor,
     square: Tensor,
-    /// What the members of the data group sent for the own part.
-    arrived: Option<Tensor>,
     runs: Vec<OwnRun>,
 }
 
 /// The optimizer of one rank.
 #[derive(Debug)]
 pub struct Optimizer {
-    buffers: Vec<Buffer>,
+    /// One a bucket.
+    owned: Vec<Owned>,
     data: Option<Group>,
+    /// The own part of each bucket, as a range of its buffer.
     own: Vec<Range<i64>>,
+    reduction: Reduction,
+}
+
+impl Owned {
+    fn begin_gather(&self, data: Option<&Group>) -> Result<Option<Pending>, CommError> {
+        let mut place = self.own_place.shallow_clone();
+        if place.kind() != Kind::Float {
+            no_grad(|| place.copy_(&self.own_weights));
+        }
+        let gather = |group: &Group| group.begin_all_gather(Channel::Data, &self.weights, &place);
+        data.map(gather).transpose()
+    }
 }
 
 /// One part of one parameter as this rank owns it.
@@ -64,19 +83,23 @@ impl Optimizer {
         let (rank, size) = data
             .as_ref()
             .map_or((0, 1), |group| (group.rank, group.size));
-        let own: Vec<_> = (0..flat.weights.len())
+        let own: Vec<_> = (0..flat.plan.buckets.len())
             .map(|b| flat.plan.partition(b, rank, size))
             .collect();
-        let buffers = own.iter().enumerate().map(|(index, own)| {
+        let owned = flat.plan.buckets.iter().zip(&own).map(|(bucket, own)| {
             let part = |tensor: &Tensor, range: &Range<i64>| {
                 tensor.narrow(0, range.start, range.end - range.start)
             };
-            let (weights, grads) = (&flat.weights[index], &flat.grads[index]);
-            let own_grads = part(grads, own);
+            let (weights, grads) = (&flat.weights[bucket.buffer], &flat.grads[bucket.buffer]);
+            let own_place = part(weights, own);
             // The same memory where it is fp32 already.
-            let own_weights = part(weights, own).to_kind(Kind::Float);
+            let own_weights = own_place.to_kind(Kind::Float);
             let (mean, square) = (own_weights.zeros_like(), own_weights.zeros_like());
-            let runs = flat.plan.runs.iter().filter(|run| run.buffer == index);
+            let runs = flat
+                .plan
+                .runs
+                .iter()
+                .filter(|run| run.buffer == bucket.buffer);
             let runs = runs.filter_map(|run| Some((run, overlap(&run.range, own)?)));
             let runs = runs.map(|(run, both)| {
                 let inside = both.start - own.start..both.end - own.start;
@@ -92,19 +115,20 @@ impl Optimizer {
                     counts: run.counts,
                 }
             });
-            Buffer {
+            Owned {
                 runs: runs.collect(),
-                weights: weights.shallow_clone(),
-                grads: grads.shallow_clone(),
-                arrived: data.is_some().then(|| grads.empty_like()),
+                weights: part(weights, &bucket.range),
+                grads: part(grads, &bucket.range),
+                own_place,
                 own_weights,
-                own_grads,
+                own_grads: part(grads, own),
                 mean,
                 square,
             }
         });
         Self {
-            buffers: buffers.collect(),
+            owned: owned.collect(),
+            reduction: Reduction::new(&flat.plan),
             data,
             own,
         }
@@ -112,57 +136,32 @@ impl Optimizer {
 
     /// Forgets the gradients of the last step.
     pub fn zero_grads(&mut self) {
-        for buffer in &mut self.buffers {
-            drop(buffer.grads.zero_());
+        self.reduction.begin();
+        for owned in &mut self.owned {
+            drop(owned.grads.zero_());
         }
-    }
-
-    /// Adds up the gradients of this rank's part over the data group; answers the sum of squares of
-    /// what this rank counts.
-    pub fn reduce(&mut self) -> Result<f64, CommError> {
-        let mut squares = 0.0;
-        let mut arriving = Vec::new();
-        for buffer in &self.buffers {
-            if let (Some(group), Some(arrived)) = (&self.data, &buffer.arrived) {
-                arriving.push(group.begin_all_to_all(Channel::Data, arrived, &buffer.grads)?);
-            }
-        }
-        let mut arriving = arriving.into_iter();
-        for buffer in &self.buffers {
-            if let (Some(arrived), Some(pending)) = (&buffer.arrived, arriving.next()) {
-                pending.wait()?;
-                let rows = arrived.view([-1, buffer.own_grads.numel() as i64]);
-                drop(rows.sum_intlist_out(&buffer.own_grads, 0_i64, false, Kind::Float));
-            }
-            for run in buffer.runs.iter().filter(|run| run.counts) {
-                let norm = run.moments.grads.norm().double_value(&[]);
-                squares += norm * norm;
-            }
-        }
-        Ok(squares)
     }
 
     /// Scales this rank's gradients, updates its weights and gathers those of the data group.
     pub fn update(&mut self, scale: f64, decay: f64, how: AdamW) -> Result<(), UpdateError> {
         // A snapshot may still be on its way out of what is written to now.
-        if let Some(buffer) = self.buffers.first() {
-            cuda::copies_first(buffer.own_weights.device())?;
+        if let Some(owned) = self.owned.first() {
+            cuda::copies_first(owned.own_weights.device())?;
         }
         let mut leaving = Vec::new();
-        for at in 0..self.buffers.len() {
-            let buffer = &mut self.buffers[at];
+        for owned in &mut self.owned {
             no_grad(|| {
                 if scale != 1.0 {
-                    drop(buffer.own_grads.g_mul_scalar_(scale));
+                    drop(owned.own_grads.g_mul_scalar_(scale));
                 }
-                for run in &buffer.runs {
+                for run in &owned.runs {
                     let decay = if run.decays { decay } else { 0.0 };
                     shim::adamw(&run.moments, AdamW { decay, ..how })?;
                 }
                 Ok::<_, UpdateError>(())
             })?;
-            // It travels while the next buffer is updated.
-            leaving.extend(self.begin_gather(at)?);
+            // It travels while the next bucket is updated.
+            leaving.extend(owned.begin_gather(self.data.as_ref())?);
         }
         leaving.into_iter().try_for_each(Pending::wait)?;
         Ok(())
@@ -170,29 +169,20 @@ impl Optimizer {
 
     /// Gathers every member's own weights, so that each has all of them.
     pub fn gather(&self) -> Result<(), CommError> {
-        let all = 0..self.buffers.len();
-        let leaving: Vec<_> = all
-            .map(|at| self.begin_gather(at))
+        let leaving: Vec<_> = self
+            .owned
+            .iter()
+            .map(|owned| owned.begin_gather(self.data.as_ref()))
             .collect::<Result<_, _>>()?;
         leaving.into_iter().flatten().try_for_each(Pending::wait)
     }
 
-    fn begin_gather(&self, at: usize) -> Result<Option<Pending>, CommError> {
-        let (buffer, own) = (&self.buffers[at], &self.own[at]);
-        let mut part = buffer.weights.narrow(0, own.start, own.end - own.start);
-        if buffer.weights.kind() != Kind::Float {
-            no_grad(|| part.copy_(&buffer.own_weights));
-        }
-        let gather = |group: &Group| group.begin_all_gather(Channel::Data, &buffer.weights, &part);
-        self.data.as_ref().map(gather).transpose()
-    }
-
     /// Sets what this rank owns of a parameter, of which it holds `part`.
     pub fn set_own(&mut self, slot: &Slot, part: &Tensor) {
-        let own = &self.own[slot.buffer];
+        let own = &self.own[slot.bucket];
         if let Some(both) = overlap(&slot.range, own) {
             let length = both.end - both.start;
-            let master = &self.buffers[slot.buffer].own_weights;
+            let master = &self.owned[slot.bucket].own_weights;
             let mut master = master.narrow(0, both.start - own.start, length);
             let part = part.reshape(-1_i64);
             no_grad(|| master.copy_(&part.narrow(0, both.start - slot.range.start, length)));
@@ -202,10 +192,10 @@ impl Optimizer {
     /// This rank's own part of every parameter, in the order of the buffers, as views.
     pub fn own<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = OwnSlice<'a>> {
         plan.slots.iter().filter_map(|slot| {
-            let own = &self.own[slot.buffer];
+            let own = &self.own[slot.bucket];
             let both = overlap(&slot.range, own)?;
-            let buffer = &self.buffers[slot.buffer];
-            let tensors = [&buffer.own_weights, &buffer.mean, &buffer.square]
+            let owned = &self.owned[slot.bucket];
+            let tensors = [&owned.own_weights, &owned.mean, &owned.square]
                 .map(|tensor| tensor.narrow(0, both.start - own.start, both.end - both.start));
             let range = both.start - slot.range.start..both.end - slot.range.start;
             Some(OwnSlice {

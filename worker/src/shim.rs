@@ -100,6 +100,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn rb_work_wait(work: *mut RawWork) -> *mut c_char;
     fn rb_work_order(work: *mut RawWork) -> *mut c_char;
+    fn rb_work_is_ready(work: *mut RawWork) -> bool;
     fn rb_work_forget(work: *mut RawWork);
 }
 
@@ -314,6 +315,13 @@ impl Work {
         let work = std::mem::ManuallyDrop::new(self);
         // SAFETY: it came from the shim; waiting frees it, once.
         done(unsafe { rb_work_wait(work.0) })
+    }
+
+    /// Whether [`Self::order`] would hold up nobody: it is done, or failed, or only a GPU would wait. What is sent
+    /// or received on the host is never ready before it was waited for.
+    pub fn is_ready(&self) -> bool {
+        // SAFETY: it was not waited for, so it is not freed yet.
+        unsafe { rb_work_is_ready(self.0) }
     }
 
     /// Lets what this thread computes next come after it. On a GPU the host goes on at once; what a fence left

@@ -2,11 +2,16 @@
 
 pub mod save;
 
-use crate::comm::{Device, FileStore, Groups, Watch, spent};
+use crate::checkpoint::begin_with;
+use crate::comm::spent::{self, Part};
+use crate::comm::{Device, FileStore, Groups, Watch};
 use crate::data::Shelf;
+use crate::optim::BUCKET;
 use crate::shim::cuda::{self, Choice};
-use crate::trainer::{Figures, Trainer};
+use crate::trainer::{Figures, How, Trainer};
+use crate::weights::Weights;
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use rebloom_core::flight::Channel;
 use rebloom_core::flops::Flops;
 use rebloom_core::id::{Generation, Rank};
@@ -22,6 +27,17 @@ use std::time::Duration;
 /// Steps that are not measured: memory is mapped, files are read.
 const WARM_UP: u64 = 5;
 
+/// How gradients are reduced, for measuring what each way costs.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Reduce {
+    /// Elements of a bucket of gradients.
+    #[arg(long, default_value_t = BUCKET)]
+    bucket_elements: i64,
+    /// Whether buckets are reduced beside the backward pass: true or false, or what suits the device.
+    #[arg(long)]
+    overlaps: Option<bool>,
+}
+
 /// Trains `steps` steps as `rank` of the spec in `file`, and prints what they took as a line of JSON. All ranks name
 /// the same `store`, a directory that is empty or absent when the first one starts.
 pub fn run(
@@ -30,6 +46,7 @@ pub fn run(
     store: &Path,
     steps: Option<u64>,
     (interface, device): (&str, Choice),
+    reduce: Reduce,
 ) -> Result<()> {
     let spec = read(file)?;
     ensure!(
@@ -40,7 +57,15 @@ pub fn run(
     let steps = steps.unwrap_or(spec.train.steps).min(spec.train.steps);
     ensure!(steps > WARM_UP, "at least {} steps are needed", WARM_UP + 1);
 
-    let mut trainer = begin(&spec, rank, store, (interface, device))?;
+    let how = |device| {
+        let how = How::of(device);
+        How {
+            bucket: reduce.bucket_elements,
+            overlaps: reduce.overlaps.unwrap_or(how.overlaps),
+            ..how
+        }
+    };
+    let mut trainer = begin(&spec, rank, store, (interface, device), how)?;
     let device = trainer.flat().device;
 
     let mut began = (monotonic(), 0);
@@ -49,6 +74,7 @@ pub fn run(
     for step in 0..steps {
         if step == WARM_UP {
             spent::take().for_each(drop);
+            spent::take_computed().for_each(drop);
             cuda::synchronize(device)?;
             began = (monotonic(), trainer.samples());
         }
@@ -65,6 +91,9 @@ pub fn run(
     let waits: BTreeMap<_, _> = spent::take()
         .map(|(channel, span)| (channel, span.as_secs_f64() / measured))
         .collect();
+    let computed = spent::take_computed()
+        .map(|(part, span)| (part, span.as_secs_f64() / measured))
+        .collect();
     trainer.farewell();
     let flops = Flops::of(&spec.model, samples, spec.train.numerics.recompute);
     let teraflops = flops.rate(took, spec.layout.world());
@@ -77,6 +106,7 @@ pub fn run(
         fastest_step_seconds: fastest.as_secs_f64(),
         tokens_per_second: (samples * u64::from(spec.model.sequence)) as f64 / took,
         loss: figures.map_or(f64::NAN, |figures: Figures| figures.loss),
+        computed,
         waits,
         peak_bytes: peak_bytes()?,
     };
@@ -100,6 +130,8 @@ struct Report {
     /// Of the whole gang.
     tokens_per_second: f64,
     loss: f64,
+    /// Seconds of each step that this rank computed, or waited for a core.
+    computed: BTreeMap<Part, f64>,
     /// Seconds of each step that this rank waited for others.
     waits: BTreeMap<Channel, f64>,
     /// Most memory that the process ever had.
@@ -131,6 +163,7 @@ fn begin(
     rank: Rank,
     store: &Path,
     (interface, device): (&str, Choice),
+    how: impl FnOnce(tch::Device) -> How,
 ) -> Result<Trainer> {
     // By hand each rank is on this node, so that its number is its slot.
     device.take(rank.0)?;
@@ -143,8 +176,12 @@ fn begin(
     let connect = seconds(spec.deadlines.init);
     let groups = Groups::form(spec.layout, rank, Arc::new(store), &device, watch, connect)?;
     let samples = Shelf::default().open(spec).map_err(anyhow::Error::msg)?;
-    let mut trainer = Trainer::new(spec.clone(), rank, groups, samples)?;
-    trainer.begin();
+    let how = how(groups.device());
+    let mut trainer = Trainer::with(how, spec.clone(), rank, groups, samples)?;
+    match &spec.init {
+        Some(path) => begin_with(&mut trainer, rank, &Weights::open(Path::new(path))?)?,
+        None => trainer.begin(),
+    }
     Ok(trainer)
 }
 

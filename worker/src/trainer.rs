@@ -10,11 +10,14 @@ mod stage;
 
 pub use replicas::Differs;
 
+use crate::comm::spent::{Part, computing};
 use crate::comm::{CommError, Groups, Watch};
 use crate::data::{Reader, Samples};
 use crate::model::shape::{EMBEDDING, Stage};
 use crate::model::{Place, StageModel, Way, initial_values};
-use crate::optim::{Flat, Optimizer, Plan, Slot, TooLarge, UpdateError, learning_rate};
+use crate::optim::{
+    BUCKET, Final, Flat, Limits, Optimizer, Plan, Slot, TooLarge, UpdateError, learning_rate,
+};
 use crate::shim::{AdamW, ShimError};
 use rebloom_core::flight::Channel;
 use rebloom_core::guard::{Guard, GuardAction, Spike};
@@ -98,6 +101,28 @@ pub struct Figures {
     pub spike: Option<Spike>,
 }
 
+/// How a rank does what can be done in several ways.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// The way of positions.
+    pub positions: Way,
+    /// Elements of gradients that are reduced together, at most, where sub-groups are not smaller still.
+    pub bucket: i64,
+    /// Whether they are reduced while the rest of the backward pass runs. It changes no bit.
+    pub overlaps: bool,
+}
+
+impl How {
+    /// What suits `device`.
+    pub const fn of(device: Device) -> Self {
+        Self {
+            positions: Way::of(device),
+            bucket: BUCKET,
+            overlaps: true,
+        }
+    }
+}
+
 /// One rank in training.
 #[derive(Debug)]
 pub struct Trainer {
@@ -113,6 +138,7 @@ pub struct Trainer {
     /// Where the other end's gradient of the tied embedding arrives.
     tied: Option<Tensor>,
     groups: Groups,
+    overlaps: bool,
     step: Step,
     samples: u64,
 }
@@ -125,13 +151,13 @@ impl Trainer {
         groups: Groups,
         samples: Box<dyn Samples>,
     ) -> Result<Self, StepError> {
-        let way = Way::of(groups.device());
-        Self::in_way(way, spec, rank, groups, samples)
+        let how = How::of(groups.device());
+        Self::with(how, spec, rank, groups, samples)
     }
 
-    /// The same with positions in this way, whatever would suit the device.
-    pub fn in_way(
-        way: Way,
+    /// The same in these ways, whatever would suit the device.
+    pub fn with(
+        how: How,
         spec: RunSpec,
         rank: Rank,
         groups: Groups,
@@ -148,14 +174,23 @@ impl Trainer {
         };
         let parameters = stage.parameters(&spec.model);
         let numerics = &spec.train.numerics;
-        let most = i64::try_from(numerics.group_elements).unwrap_or(i64::MAX);
-        let plan = Plan::new(parameters, (at.tensor, layout.tensor), layout.data, most)?;
+        let limits = Limits {
+            buffer: i64::try_from(numerics.group_elements).unwrap_or(i64::MAX),
+            bucket: how.bucket,
+        };
+        let plan = Plan::new(parameters, (at.tensor, layout.tensor), layout.data, limits)?;
         let kind = match numerics.precision {
             Precision::Fp32 => Kind::Float,
             Precision::Bf16 => Kind::BFloat16,
         };
         let flat = Flat::new(plan, kind, groups.device());
-        let model = StageModel::new(&spec.model, &spec.train, &stage, &flat, (place, way));
+        let model = StageModel::new(
+            &spec.model,
+            &spec.train,
+            &stage,
+            &flat,
+            (place, how.positions),
+        );
         let is_tied = layout.pipeline > 1 && (stage.is_first || stage.is_last);
         let this = Self {
             optimizer: Optimizer::new(&flat, groups.data.clone()),
@@ -164,6 +199,7 @@ impl Trainer {
                 .onto(groups.device()),
             guard: Guard::default(),
             tied: is_tied.then(|| flat.views(EMBEDDING).1.empty_like()),
+            overlaps: how.overlaps,
             step: Step(0),
             samples: 0,
             spec,
@@ -263,8 +299,11 @@ impl Trainer {
 
     /// Does one optimizer step.
     pub fn step(&mut self, stop: bool) -> Result<Figures, StepError> {
-        let loss = self.gradients()?;
-        let squares = self.optimizer.reduce()?;
+        let loss = self.compute(self.overlaps)?;
+        if self.overlaps {
+            self.optimizer.finish(Final::Embedding)?;
+        }
+        let squares = computing(Part::Optimizer, || self.optimizer.reduce())?;
         // One vector carries all that the gang has to agree on.
         let shared =
             Tensor::from_slice(&[squares, loss.double_value(&[]), f64::from(u8::from(stop))]);
@@ -301,7 +340,8 @@ impl Trainer {
             epsilon: settings.epsilon,
         };
         let scale = (settings.clip / (grad_norm + 1e-6)).min(1.0);
-        self.optimizer.update(scale, settings.weight_decay, how)?;
+        let decay = settings.weight_decay;
+        computing(Part::Optimizer, || self.optimizer.update(scale, decay, how))?;
         self.guard.remember(&self.spec.guard, (loss, grad_norm));
         (self.step, self.samples) = (Step(step), self.samples + u64::from(self.batch()));
         Ok(Figures {
@@ -315,8 +355,12 @@ impl Trainer {
     /// Computes the gradients of the next step without taking it, summed over everything but the
     /// data group; answers this rank's part of the mean loss, where it computes.
     pub fn gradients(&mut self) -> Result<Tensor, StepError> {
-        self.optimizer.zero_grads();
-        let loss = self.run_pipeline()?;
+        self.compute(false)
+    }
+
+    fn compute(&mut self, overlaps: bool) -> Result<Tensor, StepError> {
+        computing(Part::Optimizer, || self.optimizer.zero_grads());
+        let loss = self.run_pipeline(overlaps)?;
         self.add_tied_gradients()?;
         Ok(loss)
     }

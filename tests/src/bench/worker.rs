@@ -1,5 +1,8 @@
 //! The worker's training step against others': throughput of one rank against transformers with PyTorch's
-//! AdamW, saving against `torch.save` and `torch.distributed.checkpoint`, and what eight ranks wait for.
+//! AdamW, saving against `torch.save` and `torch.distributed.checkpoint`, what eight ranks wait for, and how
+//! gradients are best reduced.
+
+mod gang;
 
 use super::checkpoint::{self, ROUNDS as SAVES, Round};
 use super::median;
@@ -30,11 +33,12 @@ const ALONE: Layout = Layout {
     pipeline: 1,
     data: 1,
 };
-const EIGHT: Layout = Layout {
-    tensor: 2,
-    pipeline: 2,
-    data: 2,
-};
+/// How much faster than the peer in the fastest step.
+const FASTER: f64 = 1.2;
+/// How far its loss may be from ours, as a share, after all steps from the same weights.
+const LOSS: f64 = 1e-4;
+/// Saving and loading by PyTorch's.
+const NO_SLOWER: f64 = 1.0;
 
 /// What a rank that was started by hand prints.
 #[derive(Debug, Deserialize)]
@@ -42,26 +46,49 @@ struct Rank {
     step_seconds: f64,
     fastest_step_seconds: f64,
     tokens_per_second: f64,
+    loss: f64,
     peak_bytes: u64,
-    waits: BTreeMap<String, f64>,
+    computed: Seconds,
+    waits: Seconds,
 }
+
+/// Of each step, by name.
+type Seconds = BTreeMap<String, f64>;
 
 /// What the peer prints.
 #[derive(Debug, Deserialize)]
 struct Peer {
     tokens_per_second: f64,
     fastest_step_seconds: f64,
+    loss: f64,
     peak_bytes: u64,
 }
 
-/// Runs the bench and prints its tables.
-pub fn run() -> Result<()> {
+/// Runs the bench, or one part of it, and prints its tables.
+pub fn run(part: Option<&str>) -> Result<()> {
     let disk = crate::process::binaries()?;
     let folder = tempfile::TempDir::with_prefix_in("rebloom-bench-", disk)?;
-    throughput(folder.path())?;
-    saving(folder.path())?;
-    eight_ranks(folder.path())
+    let prefix = dataset(folder.path())?;
+    let parts: [(_, Part); 4] = [
+        ("throughput", throughput),
+        ("saving", saving),
+        ("eight", gang::eight),
+        ("reducing", gang::reducing),
+    ];
+    let wanted = parts
+        .iter()
+        .filter(|(name, _)| part.is_none_or(|part| part == *name));
+    let wanted: Vec<_> = wanted.collect();
+    ensure!(
+        !wanted.is_empty(),
+        "no such part: use throughput, saving, eight or reducing"
+    );
+    wanted
+        .into_iter()
+        .try_for_each(|(_, part)| part(folder.path(), &prefix))
 }
+
+type Part = fn(&Path, &Path) -> Result<()>;
 
 /// Four blocks, 512 wide, with 8192 words and 256 tokens a sample.
 fn spec(name: &str, prefix: &Path, folder: &Path) -> Result<RunSpec> {
@@ -74,6 +101,8 @@ fn spec(name: &str, prefix: &Path, folder: &Path) -> Result<RunSpec> {
     spec.train.global_batch = 4;
     spec.train.micro_batch = 4;
     spec.train.steps = STEPS;
+    // The same rate in all steps, as the peer's.
+    spec.train.optimizer.min_learning_rate = spec.train.optimizer.learning_rate;
     spec.deadlines.init = 60.0;
     Ok(spec)
 }
@@ -102,10 +131,10 @@ fn dataset(folder: &Path) -> Result<PathBuf> {
     clippy::print_stderr,
     reason = "a bench prints its figures, and how far it is"
 )]
-fn throughput(folder: &Path) -> Result<()> {
-    let prefix = dataset(folder)?;
-    let spec = spec("throughput", &prefix, folder)?;
-    let peer = PeerRun::prepare(&spec, &prefix, folder)?;
+fn throughput(folder: &Path, prefix: &Path) -> Result<()> {
+    let mut spec = spec("throughput", prefix, folder)?;
+    let peer = PeerRun::prepare(&spec, prefix, folder)?;
+    spec.init = Some(peer.weights()?.display().to_string());
     let mut programs = [
         Figures::of("rebloom-worker"),
         Figures::of("transformers, AdamW"),
@@ -114,36 +143,44 @@ fn throughput(folder: &Path) -> Result<()> {
     for round in 0..ROUNDS {
         eprintln!("throughput: round {} of {ROUNDS}", round + 1);
         let [ours, plain, fused] = &mut programs;
-        let rank = &ranks(&spec, folder, &format!("alone-{round}"))?[0];
+        let rank = &ranks(&spec, folder, &format!("alone-{round}"), &[])?[0];
         ours.add(
             rank.tokens_per_second,
             rank.fastest_step_seconds,
-            rank.peak_bytes,
+            (rank.peak_bytes, rank.loss),
         );
         for (is_fused, figures) in [(false, plain), (true, fused)] {
             let peer = peer.run(is_fused)?;
             figures.add(
                 peer.tokens_per_second,
                 peer.fastest_step_seconds,
-                peer.peak_bytes,
+                (peer.peak_bytes, peer.loss),
             );
         }
     }
     let tokens = f64::from(spec.train.global_batch * spec.model.sequence);
     println!(
-        "| one rank, one thread, fp32, {ROUNDS} rounds | tokens/s, median | ours / theirs, median | tokens/s in the fastest step | ours / theirs | peak RSS, MB |"
+        "| one rank, one thread, fp32, {ROUNDS} rounds | tokens/s, median | ours / theirs, median | tokens/s in the fastest step | ours / theirs | peak RSS, MB | loss after {STEPS} steps | goal | met |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     let [ours, ..] = &programs;
     for figures in &programs {
+        let ratio = figures.fastest / ours.fastest;
+        let off = (figures.loss / ours.loss - 1.0).abs();
+        let goal = if std::ptr::eq(figures, ours) {
+            " | ".to_owned()
+        } else {
+            let is_met = ratio >= FASTER && off <= LOSS;
+            format!(">= {FASTER}, loss off by <= {LOSS:e} | {}", met(is_met))
+        };
         println!(
-            "| {} | {:.0} | {:.2} | {:.0} | **{:.2}** | {:.0} |",
+            "| {} | {:.0} | {:.2} | {:.0} | **{ratio:.2}** | {:.0} | {:.6} | {goal} |",
             figures.name,
             middle(figures.rates.iter().copied()),
             middle(ours.rates.iter().zip(&figures.rates).map(|(a, b)| a / b)),
             tokens / figures.fastest,
-            figures.fastest / ours.fastest,
-            figures.peak as f64 / 1e6
+            figures.peak as f64 / 1e6,
+            figures.loss
         );
     }
     println!();
@@ -159,6 +196,8 @@ struct Figures {
     fastest: f64,
     /// Bytes.
     peak: u64,
+    /// After the last step.
+    loss: f64,
 }
 
 impl Figures {
@@ -168,14 +207,20 @@ impl Figures {
             rates: Vec::new(),
             fastest: f64::INFINITY,
             peak: 0,
+            loss: f64::NAN,
         }
     }
 
-    fn add(&mut self, rate: f64, fastest: f64, peak: u64) {
+    fn add(&mut self, rate: f64, fastest: f64, (peak, loss): (u64, f64)) {
         self.rates.push(rate);
         self.fastest = self.fastest.min(fastest);
         self.peak = self.peak.max(peak);
+        self.loss = loss;
     }
+}
+
+const fn met(is_met: bool) -> &'static str {
+    if is_met { "met" } else { "missed" }
 }
 
 fn middle(figures: impl Iterator<Item = f64>) -> f64 {
@@ -216,11 +261,24 @@ impl PeerRun {
         })
     }
 
+    /// The folder of the weights that the peer begins with.
+    fn weights(&self) -> Result<PathBuf> {
+        let folder = self.folder.join("weights");
+        let mut ask = self.ask.clone();
+        ask["weights"] = folder.display().to_string().into();
+        let _: serde_json::Value = self.told(&ask)?;
+        Ok(folder)
+    }
+
     fn run(&self, fused: bool) -> Result<Peer> {
         let mut ask = self.ask.clone();
         ask["fused"] = fused.into();
+        self.told(&ask)
+    }
+
+    fn told<T: for<'a> Deserialize<'a>>(&self, ask: &serde_json::Value) -> Result<T> {
         let file = self.folder.join("ask.json");
-        fs::write(&file, serde_json::to_vec(&ask)?)?;
+        fs::write(&file, serde_json::to_vec(ask)?)?;
         let mut python = python("train_bloom.py")?;
         python.arg(&file).arg(&self.tokens);
         last_line(python, &self.folder.join("peer.log"))
@@ -255,7 +313,7 @@ fn last_line<T: for<'a> Deserialize<'a>>(command: Command, log: &Path) -> Result
 }
 
 /// Runs every rank of `spec` by hand at once; what each printed.
-fn ranks(spec: &RunSpec, folder: &Path, name: &str) -> Result<Vec<Rank>> {
+fn ranks(spec: &RunSpec, folder: &Path, name: &str, how: &[&str]) -> Result<Vec<Rank>> {
     let file = folder.join(format!("{name}.json"));
     fs::write(&file, serde_json::to_vec(spec)?)?;
     let store = folder.join(format!("{name}.store"));
@@ -264,7 +322,7 @@ fn ranks(spec: &RunSpec, folder: &Path, name: &str) -> Result<Vec<Rank>> {
         let log = folder.join(format!("{name}-{rank}.log"));
         let mut command = Command::new(binary("rebloom-worker")?);
         command.args(["solo", "--rank", &rank.to_string(), "--spec"]);
-        command.arg(&file).arg("--store").arg(&store);
+        command.arg(&file).arg("--store").arg(&store).args(how);
         processes.push((Process::start(command, &log)?, log));
     }
     processes
@@ -279,40 +337,9 @@ fn ranks(spec: &RunSpec, folder: &Path, name: &str) -> Result<Vec<Rank>> {
         .collect()
 }
 
-/// A step of eight ranks, and what each of them computes and waits for in it.
-#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
-fn eight_ranks(folder: &Path) -> Result<()> {
-    let prefix = folder.join("tokens");
-    let mut spec = spec("eight", &prefix, folder)?;
-    spec.layout = EIGHT;
-    spec.train.micro_batch = 1;
-    let ranks = ranks(&spec, folder, "eight")?;
-    let mean = |of: &dyn Fn(&Rank) -> f64| ranks.iter().map(of).sum::<f64>() / ranks.len() as f64;
-    let step = mean(&|rank| rank.step_seconds);
-    let waits = |rank: &Rank| rank.waits.values().sum::<f64>();
-    println!("| a step of eight ranks (TP 2 x PP 2 x DP 2), mean of all ranks | ms | part |");
-    println!("|---|---|---|");
-    let line = |name: &str, seconds: f64| {
-        println!("| {name} | {:.1} | {:.2} |", seconds * 1e3, seconds / step);
-    };
-    line("whole step", step);
-    line("computing, and waiting for a core", step - mean(&waits));
-    let channels = ranks[0].waits.keys().cloned().collect::<Vec<_>>();
-    for channel in channels {
-        let wait = mean(&|rank: &Rank| rank.waits.get(&channel).copied().unwrap_or(0.0));
-        line(&format!("waiting: {}", channel.replace('_', " ")), wait);
-    }
-    let peak = ranks.iter().map(|rank| rank.peak_bytes).max();
-    println!(
-        "\nPeak RSS of a rank: {:.0} MB.\n",
-        peak.unwrap_or(0) as f64 / 1e6
-    );
-    Ok(())
-}
-
 /// Bytes a second of saving and loading one shard: ours, the operating system's alone, and PyTorch's.
 #[expect(clippy::print_stdout, reason = "a bench prints its figures")]
-fn saving(folder: &Path) -> Result<()> {
+fn saving(folder: &Path, _: &Path) -> Result<()> {
     let rounds = checkpoint::measure(folder, None)?;
     let bytes = rounds[0].bytes;
     let mut peers = peers_save(folder, bytes, SAVES)?;
@@ -341,15 +368,21 @@ fn saving(folder: &Path) -> Result<()> {
         ),
     ];
     println!(
-        "| {:.0} MB, synced, median of {SAVES} | save, MB/s | load, MB/s | our save against it | our load against it |",
+        "| {:.0} MB, synced, median of {SAVES} | save, MB/s | load, MB/s | our save against it | our load against it | goal | met |",
         bytes as f64 / 1e6
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     let [write, load] = rows[0].1.map(rate);
     for (name, spans) in rows {
         let [save, read] = spans.map(rate);
+        let is_met = write / save >= NO_SLOWER && load / read >= NO_SLOWER;
+        let goal = if name.starts_with("torch") {
+            format!(">= {NO_SLOWER:.1} | {}", met(is_met))
+        } else {
+            " | ".to_owned()
+        };
         println!(
-            "| {name} | {save:.0} | {read:.0} | {:.2} | {:.2} |",
+            "| {name} | {save:.0} | {read:.0} | {:.2} | {:.2} | {goal} |",
             write / save,
             load / read
         );
@@ -365,9 +398,9 @@ fn save_memory(folder: &Path, whole: Vec<Round>) -> Result<()> {
     fs::create_dir(&parts)?;
     let parts = checkpoint::measure(&parts, Some(SUB_GROUP))?;
     println!(
-        "| sub-group, MB | peak RSS in training, MB | more with a save, MB | training stands still, ms | whole save, ms |"
+        "| sub-group, MB | peak RSS in training, MB | more with a save, MB | training stands still, ms | whole save, ms | goal | met |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     let (mega, milli) = (1e-6, 1e3);
     let state = whole[0].bytes as f64;
     // Weights and two moments, in fp32.
@@ -376,13 +409,15 @@ fn save_memory(folder: &Path, whole: Vec<Round>) -> Result<()> {
         let first = &rounds[0];
         let more = first.saving_bytes.saturating_sub(first.training_bytes);
         let middle = |of| median(&checkpoint::times(&rounds, of)).as_secs_f64() * milli;
+        let is_met = more as f64 <= group;
         println!(
-            "| {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            "| {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | no more than a sub-group | {} |",
             group * mega,
             first.training_bytes as f64 * mega,
             more as f64 * mega,
             middle(|r| r.stall_seconds),
-            middle(|r| r.stall_seconds + r.write_seconds)
+            middle(|r| r.stall_seconds + r.write_seconds),
+            met(is_met)
         );
     }
     println!();

@@ -1,4 +1,4 @@
-//! `cargo xtask bench [recovery|overhead|checkpoint|worker|cluster|fleet]`: the figures of docs/benchmarks.md.
+//! `cargo xtask bench [recovery|overhead|checkpoint|worker [PART]|cluster|fleet]`: the figures of docs/benchmarks.md.
 
 use anyhow::{Result, bail};
 use rebloom_tests::bench;
@@ -9,14 +9,14 @@ fn main() -> Result<()> {
         "recovery" => bench::recovery::run(),
         "overhead" => bench::overhead::run(),
         "checkpoint" => bench::checkpoint::run(),
-        "worker" => bench::worker::run(),
+        "worker" => bench::worker::run(std::env::args().nth(2).as_deref()),
         "cluster" => bench::cluster::run(),
         "fleet" => bench::fleet::run(),
         "" => {
             bench::recovery::run()?;
             bench::overhead::run()?;
             bench::checkpoint::run()?;
-            bench::worker::run()?;
+            bench::worker::run(None)?;
             bench::cluster::run()?;
             bench::fleet::run()
         }

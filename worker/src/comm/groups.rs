@@ -59,6 +59,17 @@ impl Pending {
         Ok(())
     }
 
+    /// Whether [`Self::follow`] would hold up nobody.
+    pub fn is_ready(&self) -> bool {
+        self.work.is_ready()
+    }
+
+    /// Lets what is computed next come after it, and counts it nowhere. On a GPU only the GPU waits; the host has
+    /// to wait for a later operation of the group before it may take this one for done.
+    pub fn follow(self) -> Result<(), CommError> {
+        self.watch.judge(self.work.order())
+    }
+
     fn end(self, channel: Option<Channel>) -> Result<(), CommError> {
         let Self {
             work,
@@ -145,16 +156,10 @@ impl Group {
         self.begin(Some(channel), tensor, |group| group.sum(tensor))
     }
 
-    /// Begins to send the n-th part of `input` to member n, and to gather what they send, in order.
-    pub fn begin_all_to_all(
-        &self,
-        channel: Channel,
-        output: &Tensor,
-        input: &Tensor,
-    ) -> Result<Pending, CommError> {
-        self.begin(Some(channel), input, |group| {
-            group.all_to_all(output, input)
-        })
+    /// Begins to send the n-th part of `input` to member n, and to gather what they send, in order. Who waits for
+    /// it counts it.
+    pub fn begin_all_to_all(&self, output: &Tensor, input: &Tensor) -> Result<Pending, CommError> {
+        self.begin(None, input, |group| group.all_to_all(output, input))
     }
 
     /// Gathers every member's `input`, in order.

@@ -4,6 +4,7 @@
 use super::{begin, peak_bytes};
 use crate::checkpoint::{Saver, directory, load};
 use crate::shim::cuda::Choice;
+use crate::trainer::How;
 use anyhow::{Context, Result, ensure};
 use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest};
 use rebloom_core::id::{Generation, Rank, Step};
@@ -49,7 +50,7 @@ pub fn run(
     (interface, device): (&str, Choice),
 ) -> Result<()> {
     ensure!(spec.layout.world() == 1, "saving is measured on one rank");
-    let mut trainer = begin(spec, Rank(0), store, (interface, device))?;
+    let mut trainer = begin(spec, Rank(0), store, (interface, device), How::of)?;
     trainer.step(false)?;
     let training_bytes = peak_bytes()?;
     let mut saving_bytes = training_bytes;

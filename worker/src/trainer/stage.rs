@@ -1,9 +1,11 @@
 //! How a rank takes its micro-batches through its stage: what it receives, computes and sends.
 
 use super::{StepError, Trainer};
+use crate::comm::spent::{Part, computing};
 use crate::comm::{Group, Pending};
 use crate::data::numbers;
 use crate::model::InFlight;
+use crate::optim::Final;
 use crate::pipeline::{self, Action};
 use rebloom_core::flight::Channel;
 use std::collections::VecDeque;
@@ -113,12 +115,14 @@ impl<'a> Outbox<'a> {
 
 impl Trainer {
     /// Runs every micro-batch of one step; answers this rank's part of the mean loss, which nobody has waited for.
-    pub(super) fn run_pipeline(&mut self) -> Result<Tensor, StepError> {
+    /// Where it `overlaps`, gradients are reduced as soon as the last micro-batch makes them final.
+    pub(super) fn run_pipeline(&mut self, overlaps: bool) -> Result<Tensor, StepError> {
         let Self {
             spec,
             at,
             stage,
             model,
+            optimizer,
             reader,
             groups,
             samples,
@@ -166,12 +170,13 @@ impl Trainer {
                             unreachable!("a stage that is not the first has one before it")
                         }
                     };
-                    let pass = model.forward(input, Some(numbers))?;
+                    let pass = computing(Part::Forward, || model.forward(input, Some(numbers)))?;
                     let mut grad = None;
                     if let Some(outbox) = &mut to_behind {
                         outbox.send(&pass.output(), micro)?;
                     } else if let Some(targets) = targets {
-                        let (part, output_grad) = model.loss(&pass, &targets, scale)?;
+                        let loss_of = || model.loss(&pass, &targets, scale);
+                        let (part, output_grad) = computing(Part::Forward, loss_of)?;
                         if counts_loss {
                             loss += part;
                         }
@@ -190,12 +195,17 @@ impl Trainer {
                             unreachable!("a stage that is not the last has one behind it")
                         }
                     };
-                    let grad = model.backward(pass, grad)?;
+                    let is_final = overlaps && micro + 1 == micros;
+                    let done = |block| match is_final {
+                        true => Ok(optimizer.finish(Final::Block(block))?),
+                        false => Ok(()),
+                    };
+                    let grad = computing(Part::Backward, || model.backward(pass, grad, done))?;
                     if let Some(outbox) = &mut to_before {
                         outbox.send(&grad, micro)?;
                     }
                     if let Some(words) = words {
-                        model.learn_words(&words, &grad);
+                        computing(Part::Backward, || model.learn_words(&words, &grad));
                     }
                 }
             }

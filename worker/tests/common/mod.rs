@@ -11,9 +11,8 @@ use rebloom_worker::checkpoint;
 use rebloom_worker::checkpoint::slice::Slice;
 use rebloom_worker::comm::{Device, Groups, MemoryStore, Store, Watch};
 use rebloom_worker::data::Samples;
-use rebloom_worker::model::Way;
 use rebloom_worker::shim::cuda::Choice;
-use rebloom_worker::trainer::Trainer;
+use rebloom_worker::trainer::{How, Trainer};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -116,18 +115,18 @@ pub(crate) fn train<T: Send>(
     samples: impl Fn() -> Box<dyn Samples> + Sync,
     work: impl Fn(Rank, Trainer) -> T + Sync,
 ) -> Vec<T> {
-    train_in(Way::of(device()), spec, samples, work)
+    train_in(How::of(device()), spec, samples, work)
 }
 
-/// The same with positions in this way.
+/// The same in these ways.
 pub(crate) fn train_in<T: Send>(
-    way: Way,
+    how: How,
     spec: &RunSpec,
     samples: impl Fn() -> Box<dyn Samples> + Sync,
     work: impl Fn(Rank, Trainer) -> T + Sync,
 ) -> Vec<T> {
     on_every_rank(spec.layout, |rank, groups| {
-        let trainer = Trainer::in_way(way, spec.clone(), rank, groups, samples());
+        let trainer = Trainer::with(how, spec.clone(), rank, groups, samples());
         work(rank, trainer.unwrap())
     })
 }

@@ -20,9 +20,9 @@ use rebloom_worker::comm::Groups;
 use rebloom_worker::data::Reader;
 use rebloom_worker::model::shape::{Split, Stage};
 use rebloom_worker::model::{Place, StageModel, Way};
-use rebloom_worker::optim::{Flat, LARGEST, Plan};
+use rebloom_worker::optim::{Flat, Limits, Plan};
 use rebloom_worker::shim::cuda::home;
-use rebloom_worker::trainer::Trainer;
+use rebloom_worker::trainer::{How, Trainer};
 use tch::{Device, Kind, Tensor};
 
 fn parts(trainer: &Trainer, gradients: bool) -> Parts {
@@ -110,7 +110,11 @@ fn train_as_hugging_face(case: &Case, specs: &[RunSpec], way: Way) {
             trainer.farewell();
             (gradients, steps, weights)
         };
-        let ranks = train_in(way, spec, || case.samples(), run);
+        let how = How {
+            positions: way,
+            ..How::of(common::device())
+        };
+        let ranks = train_in(how, spec, || case.samples(), run);
         let mut gradients = Vec::new();
         let mut weights = Vec::new();
         let mut losses = Vec::new();
@@ -252,7 +256,7 @@ fn logits(case: &Case, way: Way, spec: &RunSpec, rank: Rank, groups: &Groups) ->
     let stage = Stage::of(&spec.model, layout.pipeline, at.stage);
     let parameters = stage.parameters(&spec.model);
     let place = (at.tensor, layout.tensor);
-    let plan = Plan::new(parameters, place, layout.data, LARGEST).unwrap();
+    let plan = Plan::new(parameters, place, layout.data, Limits::default()).unwrap();
     let flat = Flat::new(plan, Kind::Float, groups.device());
     for slot in &flat.plan.slots {
         let whole = case.weight(&slot.parameter.name);
