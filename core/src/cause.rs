@@ -11,6 +11,7 @@ use crate::hang::rules::Breach;
 use crate::health::Action;
 use crate::id::{NodeId, Rank, RunId, Step};
 use crate::ladder::evict::Group;
+use crate::replicas::Differs;
 use crate::time::Duration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -270,6 +271,13 @@ pub enum Cause {
         /// Whether the run goes back and skips the samples, or trains on.
         rolls_back: bool,
     },
+    /// Ranks that must hold the same do not; nothing was saved since they did.
+    ReplicasDiffer {
+        /// Which tensor, and the odd ranks.
+        differs: Differs,
+        /// The node of the odd ranks, where it is one.
+        node: Option<NodeId>,
+    },
     /// No hang came for a while with asynchronous launches off, so they are turned on again.
     CleanSpell {
         /// For how long.
@@ -304,6 +312,11 @@ pub enum Cause {
         /// How many recoveries in a row.
         recoveries: u32,
     },
+    /// Spikes came again from the checkpoints that the run went back to, with other samples.
+    SpikesRepeat {
+        /// Step of the one that it began with last.
+        step: Step,
+    },
     /// None of the checkpoints of the run can be loaded any more; it is not begun anew by itself.
     NoSoundCheckpoint {
         /// Step of the newest that was ever sealed.
@@ -336,6 +349,8 @@ impl Cause {
             Self::StorageMisread { .. } => "StorageMisread",
             Self::SaveFailed { .. } => "SaveFailed",
             Self::LossSpiked { .. } => "LossSpiked",
+            Self::ReplicasDiffer { .. } => "ReplicasDiffer",
+            Self::SpikesRepeat { .. } => "SpikesRepeat",
             Self::CleanSpell { .. } => "CleanSpell",
             Self::LaunchesStayAsync { .. } => "LaunchesStayAsync",
             Self::RoomToGrow { .. } => "RoomToGrow",
@@ -363,7 +378,7 @@ impl Cause {
             | Self::NodeSlow { node }
             | Self::StorageMisread { node, .. }
             | Self::RanksMissing { node, .. } => Some(node),
-            Self::LogRule { node, .. } => node.as_ref(),
+            Self::LogRule { node, .. } | Self::ReplicasDiffer { node, .. } => node.as_ref(),
             Self::Submitted
             | Self::StopRequested
             | Self::ResumeRequested
@@ -372,6 +387,7 @@ impl Cause {
             | Self::CheckpointUnsound { .. }
             | Self::SaveFailed { .. }
             | Self::LossSpiked { .. }
+            | Self::SpikesRepeat { .. }
             | Self::CleanSpell { .. }
             | Self::LaunchesStayAsync { .. }
             | Self::RoomToGrow { .. }
@@ -401,6 +417,7 @@ impl Cause {
                 | Self::LogRule { .. }
                 | Self::RanksMissing { .. }
                 | Self::SaveFailed { .. }
+                | Self::ReplicasDiffer { .. }
         )
     }
 

@@ -4,6 +4,10 @@
 //! the bit: so all ranks of a gang come to the same verdict, and so does the same run when it is
 //! repeated. What comes of a verdict is the engine's business.
 
+mod again;
+
+pub use again::{Again, TRIES, again};
+
 use crate::id::Step;
 use crate::skips::Skips;
 use crate::spec::{Flaws, Train};

@@ -42,6 +42,7 @@ pub mod layout;
 pub mod member;
 pub mod order;
 pub mod placement;
+pub mod replicas;
 pub mod report;
 pub mod skips;
 pub mod spec;

@@ -292,27 +292,7 @@ impl Member {
         if self.is_over(now) {
             return;
         }
-        let generation = self.generation();
-        let word = match trouble {
-            Trouble::Fenced => None,
-            Trouble::PeerLost { error } => Some(FromWorker::Failed {
-                generation,
-                phase,
-                error,
-                blamed: None,
-            }),
-            Trouble::Spiked(spike) => Some(FromWorker::Spiked {
-                generation,
-                spike,
-                goes_on: false,
-            }),
-            Trouble::Error { error, blamed } => Some(FromWorker::Failed {
-                generation,
-                phase,
-                error,
-                blamed: Some(blamed),
-            }),
-        };
+        let word = trouble.word(self.generation(), phase);
         self.abandon();
         word.into_iter().for_each(|word| self.say_last(word));
     }

@@ -13,6 +13,7 @@ use crate::health::signal::Signal;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use crate::labels::Labels;
 use crate::ladder::gate::Nccl;
+use crate::replicas::Differs;
 use serde::{Deserialize, Serialize};
 
 /// What an agent knows of its node when it joins.
@@ -155,6 +156,8 @@ pub enum RankEvent {
         /// Whether it trains on.
         goes_on: bool,
     },
+    /// What it must hold as others do is not alike.
+    ReplicasDiffer(Differs),
     /// Its gang was evaluated.
     Evaluated(Evaluation),
     /// A collective broke because a peer went away: a symptom, never a cause of its own.

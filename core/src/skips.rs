@@ -6,6 +6,7 @@
 //! whatever its layout, and a skip changes neither the steps of a run nor its schedules.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::ops::Range;
 
 /// The samples that are passed over, by their numbers in the order of the run.
@@ -55,6 +56,16 @@ impl Skips {
         number
     }
 
+    /// What of it decided which the first `consumed` samples were. Two of these are equal where both led to the same
+    /// samples so far, whatever each passes over later.
+    pub fn below(&self, consumed: u64) -> Self {
+        let Some(last) = consumed.checked_sub(1).map(|last| self.number(last)) else {
+            return Self::default();
+        };
+        let before = self.0.iter().filter(|range| range.start < last);
+        Self(before.cloned().collect())
+    }
+
     /// The numbers of the samples that are consumed while the count goes through `consumed`: the
     /// range to record when those did harm. What lies between them and is passed over already is
     /// part of it.
@@ -64,6 +75,25 @@ impl Skips {
             return at..at;
         }
         self.number(consumed.start)..self.number(consumed.end - 1).saturating_add(1)
+    }
+}
+
+/// As in a sentence: `240 to 247 and 300`.
+impl fmt::Display for Skips {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        for (nth, range) in self.0.iter().enumerate() {
+            let and = if nth == 0 { "" } else { " and " };
+            let last = range.end - 1;
+            if last == range.start {
+                write!(f, "{and}{last}")?;
+            } else {
+                write!(f, "{and}{} to {last}", range.start)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -128,6 +158,28 @@ mod tests {
         skips.add(step);
         assert_eq!((skips.number(5), skips.number(6)), (9, 12));
         assert_eq!(skips.number(u64::MAX), u64::MAX);
+    }
+
+    /// Equal exactly where the samples are.
+    #[test]
+    fn only_what_was_passed_over_so_far_is_compared() {
+        let all = [
+            skips(&[]),
+            skips(&[4..8]),
+            skips(&[4..8, 20..24]),
+            skips(&[4..9]),
+            skips(&[0..1]),
+            skips(&[6..7, 12..13]),
+        ];
+        for consumed in 0..30 {
+            let so_far = |skips: &Skips| -> Vec<u64> {
+                (0..consumed).map(|nth| skips.number(nth)).collect()
+            };
+            for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
+                let is_alike = a.below(consumed) == b.below(consumed);
+                assert_eq!(is_alike, so_far(a) == so_far(b), "{consumed}: {a:?} {b:?}");
+            }
+        }
     }
 
     #[test]

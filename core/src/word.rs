@@ -8,6 +8,7 @@ use crate::eval::Evaluation;
 use crate::flight::Phase;
 use crate::guard::Spike;
 use crate::id::{Digest, Generation, Rank, RunId, Slot, Step};
+use crate::replicas::Differs;
 use crate::report::{Finish, Milestone};
 use crate::spec::RunSpec;
 use crate::time::Instant;
@@ -118,6 +119,13 @@ pub enum FromWorker {
         spike: Spike,
         /// Whether it trains on.
         goes_on: bool,
+    },
+    /// What several ranks must hold alike is not; each rank of the group in which it is not says so.
+    ReplicasDiffer {
+        /// In which generation.
+        generation: Generation,
+        /// What was seen.
+        differs: Differs,
     },
     /// The gang was evaluated; each of its ranks says so.
     Evaluated {

@@ -8,6 +8,7 @@ use rebloom_core::guard::Samples;
 use rebloom_core::hang::rules::Breach;
 use rebloom_core::id::{NodeId, Rank, RunId, Step};
 use rebloom_core::ladder::evict::Group;
+use rebloom_core::replicas::Differs;
 use rebloom_core::time::Duration;
 
 fn spiked(rolls_back: bool) -> Cause {
@@ -98,6 +99,21 @@ fn all() -> Vec<Cause> {
         Cause::BudgetSpent { restarts: 3 },
         Cause::NoProgress { recoveries: 10 },
         Cause::NoSoundCheckpoint { step: Step(10) },
+        Cause::SpikesRepeat { step: Step(10) },
+        Cause::ReplicasDiffer {
+            differs: Differs {
+                tensor: "ln_f.weight".to_owned(),
+                ranks: Vec::new(),
+            },
+            node: None,
+        },
+        Cause::ReplicasDiffer {
+            differs: Differs {
+                tensor: "ln_f.weight".to_owned(),
+                ranks: vec![rank],
+            },
+            node: Some(node.clone()),
+        },
         Cause::LaunchesStayAsync {
             why: "n1 has no GPU".to_owned(),
         },

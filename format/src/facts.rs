@@ -9,6 +9,7 @@ use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::guard::Figures;
 use rebloom_core::id::{Rank, RunId};
 use rebloom_core::layout::Layout;
+use rebloom_core::skips::Skips;
 use rebloom_core::spec::{Model, largest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,8 +22,9 @@ pub const KINDS: [&str; 3] = ["weight", "exp_avg", "exp_avg_sq"];
 /// The key under which [`Facts`] lie in a shard's metadata.
 pub const FACTS: &str = "rebloom";
 
-/// The version of [`Facts`] that is written.
-pub const VERSION: u32 = 2;
+/// The version of [`Facts`] that is written. Since 2 a slice says where in the whole parameter it lies, since 3 a shard says
+/// which samples were passed over.
+pub const VERSION: u32 = 3;
 
 /// The oldest version that is still read.
 pub const OLDEST: u32 = 1;
@@ -50,6 +52,9 @@ pub struct Facts<S = Slice> {
     /// Figures of the last steps, which the loss guard goes on from; the same in every shard.
     #[serde(default)]
     pub recent: Vec<Figures>,
+    /// What was passed over among the samples so far; unknown before version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Skips>,
     /// By name of the parameter.
     pub slices: BTreeMap<String, S>,
 }
@@ -124,6 +129,7 @@ impl Facts {
             seed,
             samples,
             recent,
+            skipped,
             slices,
         } = before;
         let at = layout.coordinates(rank);
@@ -148,6 +154,7 @@ impl Facts {
             seed,
             samples,
             recent,
+            skipped,
         })
     }
 }
@@ -202,8 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_say_the_same() {
-        let new = Facts::parse(&good().to_string()).unwrap();
+    fn all_versions_say_the_same() {
+        let mut new = good();
+        new["skipped"] = json!([{"start": 4, "end": 8}]);
+        let new = Facts::parse(&new.to_string()).unwrap();
+        let skipped = new.skipped.clone().unwrap();
+        assert_eq!(skipped.ranges(), [4..8]);
+        let mut second = good();
+        second["version"] = 2.into();
+        let second = Facts::parse(&second.to_string()).unwrap();
+        assert_eq!((&second.slices, second.skipped), (&new.slices, None));
         let mut old = good();
         old["version"] = 1.into();
         old["slices"]["ln_f.bias"] = json!({"start": 0, "end": 8});
@@ -217,14 +232,14 @@ mod tests {
     fn another_version_is_refused_by_its_number() {
         for version in [0, VERSION + 1] {
             let error = refused(|facts| facts["version"] = version.into());
-            let wanted = format!("version: {version} is not known; this build reads 1 to 2");
+            let wanted = format!("version: {version} is not known; this build reads 1 to 3");
             assert_eq!(error, wanted);
         }
     }
 
     #[test]
     fn what_cannot_be_is_refused_by_field() {
-        for version in [1, VERSION] {
+        for version in [1, 2, VERSION] {
             for (part, field, value, wanted) in [
                 ("model", "vocab", json!(u32::MAX), "model.vocab: "),
                 ("model", "layers", json!(0), "model.layers: "),

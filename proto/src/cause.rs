@@ -10,6 +10,7 @@ use rebloom_core::cause::{Blamed, Cause, Exit, Unsound};
 use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::ladder::evict::Group;
+use rebloom_core::replicas::Differs;
 use rebloom_core::time::Duration;
 
 same_names!(Blamed <=> Blamed { Run, Infrastructure });
@@ -57,6 +58,25 @@ impl TryFrom<wire::Spike> for Spike {
             consumed: spike.consumed,
             samples: part(spike.samples, "samples")?,
             reading: text(spike.reading, "reading")?,
+        })
+    }
+}
+
+impl From<Differs> for wire::Differs {
+    fn from(Differs { tensor, ranks }: Differs) -> Self {
+        Self {
+            tensor,
+            ranks: ranks.into_iter().map(|rank| rank.0).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::Differs> for Differs {
+    type Error = Malformed;
+    fn try_from(differs: wire::Differs) -> Result<Self, Malformed> {
+        Ok(Self {
+            tensor: text(differs.tensor, "tensor")?,
+            ranks: list_by(differs.ranks, "ranks", |it| Ok(Rank(it)))?,
         })
     }
 }
@@ -285,6 +305,11 @@ impl From<Cause> for wire::Cause {
                 reading,
                 rolls_back,
             }),
+            Cause::ReplicasDiffer { differs, node } => w::Kind::ReplicasDiffer(w::ReplicasDiffer {
+                differs: Some(differs.into()),
+                node: node.map(Into::into),
+            }),
+            Cause::SpikesRepeat { step } => w::Kind::SpikesRepeat(w::SpikesRepeat { step: step.0 }),
             Cause::BudgetSpent { restarts } => w::Kind::BudgetSpent(w::BudgetSpent { restarts }),
             Cause::NoProgress { recoveries } => w::Kind::NoProgress(w::NoProgress { recoveries }),
             Cause::LaunchesStayAsync { why } => {
@@ -407,6 +432,16 @@ impl TryFrom<wire::Cause> for Cause {
                     samples: part(it.samples, "loss_spiked.samples")?,
                     reading: text(it.reading, "loss_spiked.reading")?,
                     rolls_back: it.rolls_back,
+                },
+                w::Kind::ReplicasDiffer(it) => {
+                    let node = it.node.map(|node| node_id(node, "replicas_differ.node"));
+                    Self::ReplicasDiffer {
+                        differs: part(it.differs, "replicas_differ.differs")?,
+                        node: node.transpose()?,
+                    }
+                }
+                w::Kind::SpikesRepeat(it) => Self::SpikesRepeat {
+                    step: Step(it.step),
                 },
                 w::Kind::BudgetSpent(it) => Self::BudgetSpent {
                     restarts: it.restarts,

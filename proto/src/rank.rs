@@ -176,6 +176,13 @@ impl From<FromWorker> for wire::WorkerWord {
                 spike: Some(spike.into()),
                 goes_on,
             }),
+            FromWorker::ReplicasDiffer {
+                generation,
+                differs,
+            } => w::What::ReplicasDiffer(w::ReplicasDiffer {
+                generation: generation.0,
+                differs: Some(differs.into()),
+            }),
             FromWorker::Evaluated {
                 generation,
                 evaluation,
@@ -239,6 +246,10 @@ impl TryFrom<wire::WorkerWord> for FromWorker {
             What::Evaluated(it) => Self::Evaluated {
                 generation: Generation(it.generation),
                 evaluation: part(it.evaluation, "evaluated.evaluation")?,
+            },
+            What::ReplicasDiffer(it) => Self::ReplicasDiffer {
+                generation: Generation(it.generation),
+                differs: part(it.differs, "replicas_differ.differs")?,
             },
             What::Spiked(it) => Self::Spiked {
                 generation: Generation(it.generation),

@@ -184,6 +184,7 @@ impl From<RankEvent> for wire::RankEvent {
                 unsound: Some(unsound.into()),
             }),
             RankEvent::Evaluated(evaluation) => w::What::Evaluated(evaluation.into()),
+            RankEvent::ReplicasDiffer(differs) => w::What::ReplicasDiffer(differs.into()),
             RankEvent::Spiked { spike, goes_on } => w::What::Spiked(w::Spiked {
                 spike: Some(spike.into()),
                 goes_on,
@@ -234,6 +235,7 @@ impl TryFrom<wire::RankEvent> for RankEvent {
                     unsound: part(it.unsound, "load_refused.unsound")?,
                 },
                 What::Evaluated(it) => Self::Evaluated(within(it, "evaluated")?),
+                What::ReplicasDiffer(it) => Self::ReplicasDiffer(within(it, "replicas_differ")?),
                 What::Spiked(it) => Self::Spiked {
                     spike: part(it.spike, "spiked.spike")?,
                     goes_on: it.goes_on,

@@ -78,6 +78,9 @@ enum Other {
     /// Scores held-out text.
     #[command(hide = true)]
     Evaluate(tools::Evaluate),
+    /// Writes what a model expects after each of some tokens.
+    #[command(hide = true)]
+    Logits(tools::Logits),
 }
 
 /// Something inside went wrong (`EX_SOFTWARE`).
@@ -137,6 +140,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         (Some(Other::Convert(how)), ..) => tools::convert(&how),
         (Some(Other::Generate(how)), ..) => tools::generate(&how),
         (Some(Other::Evaluate(how)), ..) => tools::evaluate(&how),
+        (Some(Other::Logits(how)), ..) => tools::logits(&how),
         (None, Some(rank), Some(node)) => Ok(work::run(&rank.on(node))?),
         (None, ..) => anyhow::bail!("nothing to do"),
     }

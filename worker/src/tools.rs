@@ -7,7 +7,7 @@ use crate::infer::sample::Sampling;
 use crate::infer::text::{self, Languages};
 use crate::infer::{Inference, perplexity};
 use crate::shim;
-use crate::shim::cuda::Choice;
+use crate::shim::cuda::{self, Choice};
 use crate::weights::Weights;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -115,6 +115,19 @@ pub struct Evaluate {
     /// Most samples of each dataset.
     #[arg(long, default_value_t = u32::MAX)]
     samples: u32,
+}
+
+/// Says what a model expects after each of some tokens.
+#[derive(Debug, Args)]
+pub struct Logits {
+    #[command(flatten)]
+    subject: Subject,
+    /// The tokens it reads, with commas between.
+    #[arg(long, value_delimiter = ',', required = true)]
+    read: Vec<u32>,
+    /// The safetensors file to write.
+    #[arg(long)]
+    to: PathBuf,
 }
 
 impl Subject {
@@ -248,6 +261,21 @@ pub fn generate(how: &Generate) -> Result<()> {
         "prompt": how.prompt, "text": text, "prompt_tokens": prompt.len(), "tokens": written.tokens,
         "end": written.end, "seconds": seconds,
     }))
+}
+
+/// Writes the logits after each token that is read, `[tokens, vocabulary]`, so that another implementation can be held
+/// against them.
+pub fn logits(how: &Logits) -> Result<()> {
+    setup(how.subject.device)?;
+    let (model, _) = how.subject.open(false)?;
+    let rows = model.model().vocab;
+    let odd = how.read.iter().find(|token| **token >= rows);
+    ensure!(odd.is_none(), "the model has {rows} tokens, not {odd:?}");
+    let hidden = model.read(&how.read, &mut model.cache(how.read.len()));
+    let logits = cuda::home(&model.logits(&hidden));
+    tch::Tensor::write_safetensors(&[("logits", &logits)], &how.to)
+        .with_context(|| format!("cannot write {}", how.to.display()))?;
+    print(&json!({"path": how.to, "tokens": how.read.len()}))
 }
 
 /// Prints the score of each set on a line, and now and then how far it has come; a file that is left out is

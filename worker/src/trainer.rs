@@ -8,8 +8,6 @@ mod evaluate;
 mod replicas;
 mod stage;
 
-pub use replicas::Differs;
-
 use crate::comm::spent::{Part, computing};
 use crate::comm::{CommError, Groups, Watch};
 use crate::data::{Reader, Samples};
@@ -23,6 +21,7 @@ use rebloom_core::flight::Channel;
 use rebloom_core::guard::{Guard, GuardAction, Spike};
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::layout::Coordinates;
+use rebloom_core::replicas::Differs;
 use rebloom_core::spec::{Precision, RunSpec};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};

@@ -60,16 +60,15 @@ struct Worker {
 
 impl Work for Worker {
     fn form(&mut self, go: &Go) -> Result<(), Trouble> {
-        guarded(|| self.groups(go)).map_err(|error| trouble(error, go.rank))
+        guarded(|| self.groups(go)).map_err(|error| trouble(error))
     }
 
     fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadTrouble> {
-        caught(go.rank, || self.state(go))
+        caught(|| self.state(go))
     }
 
     fn step(&mut self) -> Result<Done, Trouble> {
-        let rank = self.rank;
-        guarded(|| self.train()).map_err(|error| trouble(error, rank))
+        guarded(|| self.train()).map_err(|error| trouble(error))
     }
 
     fn evaluate(&mut self) -> Result<Evaluation, Trouble> {
@@ -77,7 +76,7 @@ impl Work for Worker {
             .trainer
             .as_mut()
             .expect("state is loaded before it is evaluated");
-        guarded(|| trainer.evaluate(&self.held_out)).map_err(|error| trouble(error, self.rank))
+        guarded(|| trainer.evaluate(&self.held_out)).map_err(|error| trouble(error))
     }
 
     fn save(&mut self, checkpoint: CheckpointId) {
@@ -205,20 +204,13 @@ impl Worker {
 }
 
 /// What went wrong, in the member's words.
-fn trouble(error: StepError, rank: Rank) -> Trouble {
+fn trouble(error: StepError) -> Trouble {
     let text = error.to_string();
     match error {
         StepError::Comm(CommError::Fenced(_)) => Trouble::Fenced,
         StepError::Comm(CommError::PeerLost(error)) => Trouble::PeerLost { error },
         StepError::Spiked(spike) => Trouble::Spiked(spike),
-        // Whoever is like most of them only says that another is not.
-        StepError::ReplicasDiffer(differs) if differs.is_elsewhere(rank) => {
-            Trouble::PeerLost { error: text }
-        }
-        StepError::ReplicasDiffer(_) => Trouble::Error {
-            error: text,
-            blamed: Blamed::Infrastructure,
-        },
+        StepError::ReplicasDiffer(differs) => Trouble::ReplicasDiffer(differs),
         StepError::Torch(_)
         | StepError::Data(_)
         | StepError::Storage { .. }
@@ -243,12 +235,10 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepErro
     })
 }
 
-fn caught<T>(rank: Rank, work: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadTrouble> {
+fn caught<T>(work: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadTrouble> {
     match guarded(|| Ok(work())) {
         Ok(Ok(loaded)) => Ok(loaded),
         Ok(Err(LoadError::Unsound(unsound))) => Err(LoadTrouble::Unsound(unsound)),
-        Ok(Err(LoadError::Step(error))) | Err(error) => {
-            Err(LoadTrouble::Other(trouble(error, rank)))
-        }
+        Ok(Err(LoadError::Step(error))) | Err(error) => Err(LoadTrouble::Other(trouble(error))),
     }
 }

@@ -421,7 +421,7 @@ fn another_version_is_refused_by_file_and_number_and_nothing_of_it_is_loaded() {
         );
     }
     // The manifest may be of a version that is read, and a shard of another.
-    let newer = |page: &mut Value| page["version"] = 3.into();
+    let newer = |page: &mut Value| page["version"] = 4.into();
     let shards = rewritten(&spec, shards, newer);
     seal(&spec, MANIFEST_VERSION, shards);
     for (rank, refused) in spec.layout.ranks().zip(untouched(&spec)) {
@@ -429,7 +429,7 @@ fn another_version_is_refused_by_file_and_number_and_nothing_of_it_is_loaded() {
             panic!("{refused:?}");
         };
         assert_eq!(file, checkpoint::file_name(rank), "its own comes first");
-        let wanted = "version: 3 is not known; this build reads 1 to 2";
+        let wanted = "version: 4 is not known; this build reads 1 to 3";
         assert!(error.ends_with(wanted), "{error}");
     }
 }

@@ -6,6 +6,7 @@
 //! so a call to one could not go unnoticed.
 
 mod cuda;
+mod trained;
 mod transformers;
 
 use crate::checkout::{Checkout, spelled, status};
@@ -82,7 +83,9 @@ pub(crate) fn run(checkout: &Checkout) -> Result<ExitCode> {
 pub(crate) fn prove(checkout: &Checkout, binaries: &Path) -> Result<ExitCode> {
     let home = checkout.installed();
     let _held = setup::hold(&home)?;
-    transformers::prove(checkout, binaries, &environment(&home))?;
+    let environment = environment(&home);
+    transformers::prove(checkout, binaries, &environment)?;
+    trained::prove(checkout, binaries, &environment)?;
     Ok(ExitCode::SUCCESS)
 }
 

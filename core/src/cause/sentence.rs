@@ -139,6 +139,15 @@ impl fmt::Display for Cause {
                     "node {node} (rank {rank}) finds one checkpoint after the other unsound: {unsound}"
                 )
             }
+            Self::ReplicasDiffer { differs, node } => {
+                write!(f, "{differs}")?;
+                node.as_ref()
+                    .map_or(Ok(()), |node| write!(f, " (on {node})"))
+            }
+            Self::SpikesRepeat { step } => write!(
+                f,
+                "spikes came again from the checkpoint at step {step} and the one before it, whatever was skipped"
+            ),
             Self::CleanSpell { lasted } => {
                 write!(
                     f,

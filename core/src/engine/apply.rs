@@ -195,6 +195,8 @@ impl Run {
             saves: Vec::new(),
             held: Vec::new(),
             skipped: Vec::new(),
+            tried: Vec::new(),
+            doubted: Vec::new(),
             garbage: Vec::new(),
             pruned: VecDeque::new(),
             ladder: Ladder::default(),
@@ -423,6 +425,7 @@ impl Run {
         (self.stop, self.broken) = (None, None);
         self.misread.clear();
         self.timings.clear();
+        (self.tried, self.doubted) = (Vec::new(), Vec::new());
         self.trust_again();
         // What begins anew has a new first checkpoint to come to.
         let sealed = self.newest_sealed().map_or(Step(0), |_| self.ladder.sealed);

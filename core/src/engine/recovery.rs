@@ -125,6 +125,11 @@ impl Engine {
             return;
         };
         let Some(broken) = &run.broken else { return };
+        if matches!(broken.cause, Cause::LossSpiked { .. })
+            && let Some(step) = run.spikes_repeat()
+        {
+            return self.end(id, RunState::Parked, Cause::SpikesRepeat { step });
+        }
         if broken.cause.spends_budget() && run.ladder.own >= run.spec.recovery.restarts {
             let restarts = run.spec.recovery.restarts;
             return self.end(id, RunState::Failed, Cause::BudgetSpent { restarts });

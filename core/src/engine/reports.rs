@@ -179,6 +179,9 @@ impl Engine {
             RankEvent::Spiked { spike, goes_on } if !is_over => {
                 self.spiked(&run, generation, spike, goes_on);
             }
+            RankEvent::ReplicasDiffer(differs) if !is_over => {
+                self.replicas_differ(&run, generation, differs);
+            }
             RankEvent::Evaluated(evaluation) => self.evaluated(id, generation, evaluation),
             RankEvent::PeerLost { phase, error: _ } if !is_over => {
                 if gang.symptom.is_none() {
@@ -204,6 +207,7 @@ impl Engine {
             RankEvent::Failed { .. }
             | RankEvent::LoadRefused { .. }
             | RankEvent::Spiked { .. }
+            | RankEvent::ReplicasDiffer(_)
             | RankEvent::PeerLost { .. }
             | RankEvent::RuleBroken { .. }
             | RankEvent::Overdue { .. } => self.count("after_the_end"),
@@ -252,6 +256,7 @@ impl Engine {
             | RankEvent::NotStarted { .. }
             | RankEvent::Failed { .. }
             | RankEvent::Spiked { .. }
+            | RankEvent::ReplicasDiffer(_)
             | RankEvent::Evaluated(_)
             | RankEvent::PeerLost { .. }
             | RankEvent::RuleBroken { .. }
@@ -406,7 +411,9 @@ fn cause_of(node: &NodeId, rank: Rank, event: &RankEvent) -> Option<Cause> {
                 node: Some(node),
             })
         }
-        RankEvent::Reached { .. }
+        // Every rank of the group says the same, and who is odd sat where its generation was.
+        RankEvent::ReplicasDiffer(_)
+        | RankEvent::Reached { .. }
         | RankEvent::Finished { .. }
         | RankEvent::Evaluated(_)
         | RankEvent::PeerLost { .. }

@@ -88,6 +88,12 @@ pub(super) struct Run {
     /// Samples that spikes cost.
     #[serde(default)]
     pub(super) skipped: Vec<Skipped>,
+    /// Checkpoints that it went back to because of spikes, oldest first, with none newer sealed since.
+    #[serde(default)]
+    pub(super) tried: Vec<CheckpointId>,
+    /// Of these, those that led to a spike again.
+    #[serde(default)]
+    pub(super) doubted: Vec<CheckpointId>,
     /// Checkpoints that did not come about and whose files are still to be removed.
     pub(super) garbage: Vec<CheckpointId>,
     /// What was removed last, so that it can be asked for again.

@@ -3,9 +3,11 @@
 use crate::cause::{Blamed, Unsound};
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::eval::Evaluation;
+use crate::flight::Phase;
 use crate::guard::Spike;
 use crate::id::{Digest, Generation, Step};
-use crate::word::ToWorker;
+use crate::replicas::Differs;
+use crate::word::{FromWorker, ToWorker};
 use serde::{Deserialize, Serialize};
 
 /// Why an action of the driver came to nothing.
@@ -21,6 +23,8 @@ pub enum Trouble {
     },
     /// The figures of the step ran away, and the run is to go back.
     Spiked(Spike),
+    /// What several ranks must hold alike is not.
+    ReplicasDiffer(Differs),
     /// Anything else.
     Error {
         /// What went wrong.
@@ -28,6 +32,36 @@ pub enum Trouble {
         /// Whose fault it is.
         blamed: Blamed,
     },
+}
+
+impl Trouble {
+    /// What the agent is told of it; nothing of what it ordered itself.
+    pub(super) fn word(self, generation: Generation, phase: Phase) -> Option<FromWorker> {
+        match self {
+            Self::Fenced => None,
+            Self::PeerLost { error } => Some(FromWorker::Failed {
+                generation,
+                phase,
+                error,
+                blamed: None,
+            }),
+            Self::Spiked(spike) => Some(FromWorker::Spiked {
+                generation,
+                spike,
+                goes_on: false,
+            }),
+            Self::ReplicasDiffer(differs) => Some(FromWorker::ReplicasDiffer {
+                generation,
+                differs,
+            }),
+            Self::Error { error, blamed } => Some(FromWorker::Failed {
+                generation,
+                phase,
+                error,
+                blamed: Some(blamed),
+            }),
+        }
+    }
 }
 
 /// What the member is told.

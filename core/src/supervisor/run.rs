@@ -276,6 +276,10 @@ impl Run {
                 spike,
                 goes_on,
             } => (generation, RankEvent::Spiked { spike, goes_on }),
+            FromWorker::ReplicasDiffer {
+                generation,
+                differs,
+            } => (generation, RankEvent::ReplicasDiffer(differs)),
             FromWorker::Evaluated {
                 generation,
                 evaluation,

@@ -13,7 +13,7 @@ use rebloom_core::id::{Generation, Rank, Slot, Step};
 use rebloom_core::member::{
     Command, Config, Event, LoadTrouble, Member, ORPHANED, Stepped, Trouble,
 };
-
+use rebloom_core::replicas::Differs;
 use rebloom_core::time::{Duration, Instant};
 use rebloom_core::word::{FromWorker, Go, ToWorker};
 
@@ -169,6 +169,7 @@ fn short(command: &Command) -> String {
                 format!("say Evaluated {}", evaluation.step)
             }
             FromWorker::Spiked { goes_on, .. } => format!("say Spiked {goes_on}"),
+            FromWorker::ReplicasDiffer { differs, .. } => format!("say {differs}"),
             FromWorker::Finished { why, step, .. } => format!("say Finished {why:?} {step}"),
         },
     }
@@ -341,7 +342,19 @@ fn a_spike_that_is_only_worth_a_warning_is_said_and_training_goes_on() {
 fn trouble_ends_the_generation_and_waits_for_the_next() {
     let error = || "e".to_owned();
     let blamed = Blamed::Run;
-    let cases: [(Trouble, &[&str]); 4] = [
+    let differs = Differs {
+        tensor: "a".into(),
+        ranks: vec![Rank(1)],
+    };
+    let cases: [(Trouble, &[&str]); 5] = [
+        (
+            Trouble::ReplicasDiffer(differs),
+            &[
+                "abandon",
+                "enter idle",
+                "say a differs between ranks that must hold the same: rank 1 is unlike the others",
+            ],
+        ),
         (
             Trouble::Spiked(spike()),
             &["abandon", "enter idle", "say Spiked false"],

@@ -283,6 +283,7 @@ fn short_report(report: &Report) -> String {
                 RankEvent::NotStarted { .. } => "NotStarted".into(),
                 RankEvent::Evaluated(evaluation) => format!("Evaluated {}", evaluation.step),
                 RankEvent::Spiked { goes_on, .. } => format!("Spiked {goes_on}"),
+                RankEvent::ReplicasDiffer(differs) => differs.to_string(),
                 RankEvent::Failed { blamed, .. } => format!("Failed {blamed:?}"),
                 RankEvent::PeerLost { .. } => "PeerLost".into(),
                 RankEvent::LoadRefused { .. } => "LoadRefused".into(),

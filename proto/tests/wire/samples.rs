@@ -20,6 +20,7 @@ use rebloom_core::hang::rules::Match;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Seat, Start, Stop};
+use rebloom_core::replicas::Differs;
 use rebloom_core::report::{
     Beat, Finish, Join, Milestone, Pages, RankEvent, RankStatus, Remembered, Report,
 };
@@ -75,6 +76,13 @@ fn samples() -> Samples {
     Samples {
         from: 320,
         until: 336,
+    }
+}
+
+pub(crate) fn differs() -> Differs {
+    Differs {
+        tensor: "weight/h.1.mlp.dense_4h_to_h.bias".to_owned(),
+        ranks: vec![Rank(1), Rank(6)],
     }
 }
 
@@ -171,6 +179,7 @@ pub(crate) fn reports() -> Vec<Report> {
         },
         RankEvent::Overdue { phase: Phase::Save },
         RankEvent::Evaluated(evaluation()),
+        RankEvent::ReplicasDiffer(differs()),
         RankEvent::Spiked {
             spike: spike(),
             goes_on: true,

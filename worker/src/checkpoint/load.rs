@@ -41,12 +41,28 @@ pub fn load(trainer: &mut Trainer, rank: Rank, id: CheckpointId) -> Result<(), L
         let text = format!("is of run {}", stored.manifest().run);
         return Err(unreadable("manifest.json", text).into());
     }
+    same_samples(trainer, &stored, rank)?;
     let (wants, landings) = wants(trainer, rank, 3);
     let recent = stored.fill(wants, Some(rank))?;
     land(landings)?;
     trainer.resume_guard(Guard::resume(recent));
     trainer.resume(id.step, stored.manifest().samples)?;
     Ok(())
+}
+
+/// What was passed over so far must be what this run passes over: else it would train on samples twice or never, and no run
+/// from the start could come to the same weights. A later skip is no matter.
+fn same_samples(trainer: &Trainer, stored: &Stored, rank: Rank) -> Result<(), StepError> {
+    let manifest = stored.manifest();
+    let ours = trainer.spec().guard.skips().below(manifest.samples);
+    match stored.skipped(rank) {
+        Some(theirs) if theirs != ours => Err(StepError::Data(format!(
+            "the checkpoint at step {} was trained passing over samples {theirs}, this run passes over {ours} up to there; \
+             resume from an older one, or with the same guard.skip",
+            manifest.id.step
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Begins with the weights of a model folder or of another run's checkpoint.

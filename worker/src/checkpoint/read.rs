@@ -7,6 +7,7 @@ use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, Manifest, Shard};
 use rebloom_core::guard::Figures;
 use rebloom_core::id::{Digest, Rank};
+use rebloom_core::skips::Skips;
 use rebloom_core::spec::Model;
 use rebloom_format::facts::{self, Facts, KINDS};
 use rebloom_format::manifest::{self, MANIFEST};
@@ -120,6 +121,17 @@ impl Stored {
     /// What every shard says of itself.
     pub const fn common(&self) -> &Common {
         &self.common
+    }
+
+    /// What was passed over while it was trained, as the head of a shard says: that of `rank`, where it has one. Nothing
+    /// where the shard is too old to say, or is damaged, which reading all of it finds out.
+    pub fn skipped(&self, rank: Rank) -> Option<Skips> {
+        let shards = &self.manifest.shards;
+        let own = shards.iter().find(|shard| shard.rank == rank);
+        let shard = own.or(shards.first())?;
+        let input = Input::open(&self.directory, shard, self.manifest.version);
+        let (_, facts) = facts::read(&mut input.ok()?.reader, shard.bytes).ok()?;
+        facts.skipped
     }
 
     /// Fills what is wanted, from as few shards as will do. The one of `first` is read first: in the layout

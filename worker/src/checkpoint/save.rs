@@ -126,6 +126,7 @@ fn outline(trainer: &Trainer, rank: Rank, id: CheckpointId, own: &[OwnSlice<'_>]
         seed: spec.train.seed,
         samples: trainer.samples(),
         recent: trainer.guard().recent().collect(),
+        skipped: Some(spec.guard.skips().below(trainer.samples())),
         slices,
     };
     let facts = serde_json::to_string(&facts).expect("facts are plain data");

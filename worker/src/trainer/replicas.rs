@@ -14,9 +14,9 @@ use crate::shim::{bytes, cuda};
 use rebloom_core::flight::Channel;
 use rebloom_core::id::Rank;
 use rebloom_core::layout::Coordinates;
+use rebloom_core::replicas::{self, Differs};
 use rebloom_format::facts::KINDS;
 use sha2::{Digest, Sha256};
-use std::fmt;
 use tch::{Device, Kind, Tensor};
 
 /// Columns in which the bits of a tensor are added up.
@@ -26,35 +26,6 @@ const ROWS: i64 = 256;
 /// Bytes of a fingerprint.
 const PRINT: usize = 32;
 type Print = [u8; PRINT];
-
-/// A tensor that is not the same on ranks that must hold the same.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Differs {
-    /// The parameter that is computed with; what its optimizer holds of it is named as in a shard.
-    pub tensor: String,
-    /// The ranks that are not like most of them; empty where there is no majority.
-    pub ranks: Vec<Rank>,
-}
-
-impl Differs {
-    /// Whether it is known which ranks are odd, and `rank` is none of them.
-    pub fn is_elsewhere(&self, rank: Rank) -> bool {
-        !self.ranks.is_empty() && !self.ranks.contains(&rank)
-    }
-}
-
-impl fmt::Display for Differs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tensor, ranks } = self;
-        write!(f, "{tensor} differs between ranks that must hold the same")?;
-        let ranks: Vec<_> = ranks.iter().map(ToString::to_string).collect();
-        match ranks.len() {
-            0 => Ok(()),
-            1 => write!(f, ": rank {} is unlike the others", ranks[0]),
-            _ => write!(f, ": ranks {} are unlike the others", ranks.join(", ")),
-        }
-    }
-}
 
 impl Trainer {
     /// Compares what several ranks must hold alike.
@@ -107,17 +78,14 @@ impl Trainer {
         for (at, (tensor, _)) in held.into_iter().enumerate() {
             let place = at * PRINT..(at + 1) * PRINT;
             let prints: Vec<_> = members.iter().map(|of| &of[place.clone()]).collect();
-            if prints.iter().all(|print| *print == prints[0]) {
-                continue;
+            if let Some(odd) = replicas::odd(&prints) {
+                let members = (0..group.size).enumerate();
+                let odd = members.filter(|(at, _)| odd.contains(at));
+                return Err(StepError::ReplicasDiffer(Differs {
+                    tensor,
+                    ranks: odd.map(|(_, member)| rank(member)).collect(),
+                }));
             }
-            let alike = |print: &&[u8]| prints.iter().filter(|other| *other == print).count();
-            let most = prints.iter().find(|print| alike(print) * 2 > prints.len());
-            let odd = (0..group.size).zip(&prints);
-            let odd = odd.filter(|(_, print)| most.is_some_and(|most| most != *print));
-            return Err(StepError::ReplicasDiffer(Differs {
-                tensor,
-                ranks: odd.map(|(member, _)| rank(member)).collect(),
-            }));
         }
         Ok(())
     }

@@ -46,6 +46,11 @@ impl Run {
         if let Some(rung) = rung {
             self.climbed(*rung, cause, broken.as_ref());
         }
+        if let (Cause::LossSpiked { .. }, Some(resume)) = (cause, resume)
+            && !self.tried.contains(resume)
+        {
+            self.tried.push(*resume);
+        }
         let recovers = self.open_incident().is_some();
         if let Some(incident) = self.incidents.back_mut().filter(|_| recovers) {
             incident.rung = incident.rung.max(*rung);

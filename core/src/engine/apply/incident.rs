@@ -5,6 +5,7 @@ use crate::checkpoint::{CheckpointId, Shard};
 use crate::engine::state::{Broken, Held, Run, Save, Skipped};
 use crate::engine::{CheckpointState, Incident, Ledger, Milepost, RunState, Rung, Spend};
 use crate::eval::Evaluation;
+use crate::guard::{self, Again};
 use crate::hang::deadline::Timing;
 use crate::id::{IncidentId, NodeId, Step};
 use crate::ladder::evict;
@@ -303,6 +304,7 @@ impl Run {
             return;
         }
         self.skipped.push(skipped);
+        self.doubt_checkpoint();
         self.evaluations
             .retain(|(_, evaluation)| evaluation.samples <= skipped.consumed);
         let tainted: Vec<_> = self
@@ -313,6 +315,20 @@ impl Run {
             .collect();
         for held in self.held.iter_mut().filter(|h| tainted.contains(&h.id)) {
             held.state = CheckpointState::Rejected;
+        }
+    }
+
+    /// The checkpoint that a spiked generation began with is not taken again where it led to a spike before.
+    fn doubt_checkpoint(&mut self) {
+        let from = self.gang.as_ref().and_then(|gang| gang.resume);
+        if let Some(from) = from
+            && guard::again(Some(from), &self.tried) != Again::No
+        {
+            self.doubted.push(from);
+            let mut held = self.held.iter_mut();
+            if let Some(held) = held.find(|held| held.id == from) {
+                held.state = CheckpointState::Rejected;
+            }
         }
     }
 
@@ -337,6 +353,10 @@ impl Run {
             } else {
                 CheckpointState::Sealed
             };
+            let is_newer = self.tried.iter().all(|tried| id.step > tried.step);
+            if state == CheckpointState::Sealed && is_newer {
+                (self.tried, self.doubted) = (Vec::new(), Vec::new());
+            }
             let at = self.held.partition_point(|held| held.id < id);
             self.held.insert(at, Held { id, state, samples });
         }

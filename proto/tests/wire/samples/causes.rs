@@ -6,6 +6,7 @@ use rebloom_core::flight::{Channel, Phase};
 use rebloom_core::hang::rules::Breach;
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::ladder::evict::Group;
+use rebloom_core::replicas::Differs;
 use rebloom_core::time::Duration;
 
 pub(crate) fn causes() -> Vec<Cause> {
@@ -98,6 +99,21 @@ pub(crate) fn causes() -> Vec<Cause> {
         Cause::BudgetSpent { restarts: 3 },
         Cause::NoProgress { recoveries: 10 },
         Cause::NoSoundCheckpoint { step: Step(10) },
+        Cause::SpikesRepeat { step: Step(10) },
+        Cause::ReplicasDiffer {
+            differs: Differs {
+                tensor: "ln_f.weight".to_owned(),
+                ranks: Vec::new(),
+            },
+            node: None,
+        },
+        Cause::ReplicasDiffer {
+            differs: Differs {
+                tensor: "ln_f.weight".to_owned(),
+                ranks: vec![rank],
+            },
+            node: Some(node()),
+        },
         Cause::LaunchesStayAsync {
             why: "n1 has no GPU".to_owned(),
         },

@@ -1,6 +1,6 @@
 //! What an agent and a worker say to each other.
 
-use super::{checkpoint, evaluation, run, shard, spec, spike, unsounds};
+use super::{checkpoint, differs, evaluation, run, shard, spec, spike, unsounds};
 use rebloom_core::cause::Blamed;
 use rebloom_core::flight::Phase;
 use rebloom_core::id::{Digest, Generation, Rank, Slot, Step};
@@ -67,6 +67,10 @@ pub(crate) fn from_rank() -> Vec<FromRank> {
             blamed,
         });
     }
+    words.push(FromWorker::ReplicasDiffer {
+        generation,
+        differs: differs(),
+    });
     words.push(FromWorker::Evaluated {
         generation,
         evaluation: evaluation(),
