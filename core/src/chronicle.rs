@@ -101,7 +101,8 @@ impl Chronicle {
 /// What time went into, as a reader says it.
 const fn name(spend: Spend) -> &'static str {
     match spend {
-        Spend::Waiting => "waiting for room, or stopped",
+        Spend::Waiting => "waiting for its turn, or stopped",
+        Spend::Stalled => "without room after a fault, or given up",
         Spend::Starting => "starting",
         Spend::Productive => "productive",
         Spend::Detect => "detecting faults",

@@ -21,7 +21,7 @@ same_names!(RunState <=> RunState {
 same_names!(NodeState <=> NodeState { Ready, Unreachable, Lost });
 same_names!(Rung <=> Rung { Reform, Restart, Replace, AsyncOff, Shrink, Park });
 same_names!(Spend <=> Spend {
-    Waiting, Starting, Productive, Detect, Decide, Reform, Restore, CatchUp,
+    Waiting, Stalled, Starting, Productive, Detect, Decide, Reform, Restore, CatchUp,
 });
 same_names!(CheckpointState <=> CheckpointState { Sealed, Rejected });
 

@@ -54,10 +54,10 @@ impl Book {
         let span = at.since(self.since);
         self.since = self.since.max(at);
         let booked = self.spend.filter(|_| !span.is_zero()).map(|spent| {
-            let devices = if spent == Spend::Waiting {
-                0
-            } else {
+            let devices = if spent.holds_devices() {
                 self.devices
+            } else {
+                0
             };
             Booked {
                 spend: spent,

@@ -110,7 +110,55 @@ fn waiting_for_room_is_waiting_and_the_clock_stops_at_the_end() {
     let waited = world.now.since(began);
     world.pass(Duration::from_secs(50));
     assert_eq!(world.view(&first).ledger, ended);
-    assert_eq!(world.view(&second).ledger.spent[&Spend::Waiting], waited);
+    let second = world.view(&second).ledger;
+    assert_eq!(second.spent[&Spend::Waiting], waited);
+    assert_eq!(second.ettr(), Some(1.0), "the queue is not its fault");
+}
+
+#[test]
+fn having_nowhere_to_go_on_after_a_fault_is_lost_and_a_stop_by_an_admin_is_not() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    let secs = Duration::from_secs;
+    world.train(&run, 10);
+    world.save(&run, 10);
+    world.pass(secs(100));
+    world.destroy(&node("n1"));
+    world.pass(secs(400));
+    assert_eq!(world.state(&run), RunState::Pending);
+    let ledger = world.view(&run).ledger;
+    assert!(ledger.spent[&Spend::Stalled] >= secs(380), "{ledger:?}");
+    assert!(!ledger.spent.contains_key(&Spend::Waiting), "{ledger:?}");
+    assert!(ledger.ran() <= secs(120), "{ledger:?}");
+    let ettr = ledger.ettr().unwrap();
+    assert!((0.15..0.21).contains(&ettr), "{ettr}");
+    world.ask(Ask::Stop {
+        run: run.clone(),
+        how: Stop::Safely,
+    });
+    world.pass(secs(1000));
+    let later = world.view(&run).ledger;
+    assert_eq!(later.ettr(), Some(ettr), "{later:?}");
+    assert_eq!(later.spent[&Spend::Waiting], secs(1000));
+}
+
+#[test]
+fn a_run_that_was_given_up_loses_time_until_somebody_resumes_it() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.recovery.restarts = 0;
+    let (mut world, run) = World::running(&[2, 2], spec);
+    let secs = Duration::from_secs;
+    world.pass(secs(100));
+    let event = RankEvent::Failed {
+        phase: rebloom_core::flight::Phase::Step,
+        error: "index out of range".to_owned(),
+        blamed: rebloom_core::cause::Blamed::Run,
+    };
+    world.rank_event(&run, 1, event);
+    assert_eq!(world.state(&run), RunState::Failed);
+    world.pass(secs(100));
+    let ledger = world.view(&run).ledger;
+    assert_eq!(ledger.spent[&Spend::Stalled], secs(100));
+    assert!(ledger.ettr().unwrap() < 0.51, "{ledger:?}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use rebloom_core::time::{Duration, Instant};
 pub(crate) fn runs() -> Vec<RunView> {
     let spends = [
         Spend::Waiting,
+        Spend::Stalled,
         Spend::Starting,
         Spend::Productive,
         Spend::Detect,
