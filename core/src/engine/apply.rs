@@ -291,6 +291,7 @@ impl Run {
                 rank,
                 phase,
                 step,
+                seen,
                 ..
             } => {
                 if let Some(gang) = self.gang.as_mut().filter(|g| g.generation == *generation) {
@@ -299,6 +300,7 @@ impl Run {
                         rank: *rank,
                         phase: *phase,
                         step: *step,
+                        seen: *seen,
                     });
                 }
             }

@@ -57,6 +57,7 @@ impl Engine {
                         rank,
                         phase,
                         step: Some(step),
+                        seen: None,
                     });
                 }
             }

@@ -168,6 +168,9 @@ pub(super) struct Overdue {
     /// The step that its page named, where it was late by what was learned.
     #[serde(default)]
     pub(super) step: Option<Step>,
+    /// The step that its page named, where its own deadline passed.
+    #[serde(default)]
+    pub(super) seen: Option<Step>,
 }
 
 /// How a generation came to its end, and where recovery begins.
