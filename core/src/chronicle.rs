@@ -121,11 +121,7 @@ fn figures(run: &RunView, all: Duration) -> Vec<(&'static str, String)> {
         .incidents
         .iter()
         .filter(|incident| incident.rung.is_some());
-    let lost: u64 = run
-        .incidents
-        .iter()
-        .map(|incident| incident.lost_steps)
-        .sum();
+    let lost = run.lost_steps();
     let mut figures = vec![
         ("steps", format!("{} of {}", run.step, run.spec.train.steps)),
         (

@@ -44,6 +44,11 @@ impl Book {
         self.spend
     }
 
+    /// So many steps will be done again.
+    pub(super) const fn lose(&mut self, steps: u64) {
+        self.ledger.lost_steps = self.ledger.lost_steps.saturating_add(steps);
+    }
+
     /// From here on the run holds so many devices.
     pub(super) const fn hold(&mut self, devices: u32) {
         self.devices = devices;

@@ -214,6 +214,9 @@ pub struct Ledger {
     /// Time of all devices of the gang together, by what it was spent on; a run that waits holds none.
     #[serde(default)]
     pub devices: std::collections::BTreeMap<Spend, Duration>,
+    /// Steps that were done before a fault and done again, of all incidents that there ever were.
+    #[serde(default)]
+    pub lost_steps: u64,
 }
 
 impl Ledger {
@@ -356,6 +359,12 @@ pub struct RunView {
 }
 
 impl RunView {
+    /// Steps that faults cost. Of what was written down before there was a total, the incidents that are kept tell.
+    pub fn lost_steps(&self) -> u64 {
+        let kept = self.incidents.iter().map(|incident| incident.lost_steps);
+        self.ledger.lost_steps.max(kept.sum())
+    }
+
     /// What its ranks do as a part of what their devices could: MFU and HFU, where the device is known.
     pub fn utilization(&self, rate: Flops) -> Option<Flops> {
         let precision = self.spec.train.numerics.precision;

@@ -54,6 +54,7 @@ impl Run {
             let from = resume.map_or(0, |checkpoint| checkpoint.step.0);
             let lost = broken.map_or(0, |broken| broken.step.0.saturating_sub(from));
             incident.lost_steps += lost;
+            self.book.lose(lost);
         }
         let after = std::mem::replace(&mut self.generation, *generation);
         self.floor = self.floor.max(*generation);
