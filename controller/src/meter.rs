@@ -259,8 +259,8 @@ impl Page {
                     .with_label_values(&name)
                     .inc_by(cost.kilograms * 1000.0);
             }
-            let steps: u64 = run.incidents.iter().map(|it| it.lost_steps).sum();
-            lost.with_label_values(&name).inc_by(steps as f64);
+            lost.with_label_values(&name)
+                .inc_by(run.lost_steps() as f64);
         }
         Ok(())
     }

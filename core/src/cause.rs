@@ -293,6 +293,13 @@ pub enum Cause {
         /// How many it will have.
         data: u32,
     },
+    /// By what was measured, checkpoints at another interval cost so much less that a restart for it pays.
+    IntervalOff {
+        /// Steps between two checkpoints until now.
+        from: u64,
+        /// Steps between two from now on.
+        to: u64,
+    },
     /// A run of a higher priority needs the place.
     Preempted {
         /// Which.
@@ -354,6 +361,7 @@ impl Cause {
             Self::CleanSpell { .. } => "CleanSpell",
             Self::LaunchesStayAsync { .. } => "LaunchesStayAsync",
             Self::RoomToGrow { .. } => "RoomToGrow",
+            Self::IntervalOff { .. } => "IntervalOff",
             Self::Preempted { .. } => "Preempted",
             Self::Superseded => "Superseded",
             Self::Completed => "Completed",
@@ -391,6 +399,7 @@ impl Cause {
             | Self::CleanSpell { .. }
             | Self::LaunchesStayAsync { .. }
             | Self::RoomToGrow { .. }
+            | Self::IntervalOff { .. }
             | Self::Preempted { .. }
             | Self::Superseded
             | Self::Completed

@@ -101,7 +101,8 @@ impl Chronicle {
 /// What time went into, as a reader says it.
 const fn name(spend: Spend) -> &'static str {
     match spend {
-        Spend::Waiting => "waiting for room, or stopped",
+        Spend::Waiting => "waiting for its turn, or stopped",
+        Spend::Stalled => "without room after a fault, or given up",
         Spend::Starting => "starting",
         Spend::Productive => "productive",
         Spend::Detect => "detecting faults",
@@ -120,11 +121,7 @@ fn figures(run: &RunView, all: Duration) -> Vec<(&'static str, String)> {
         .incidents
         .iter()
         .filter(|incident| incident.rung.is_some());
-    let lost: u64 = run
-        .incidents
-        .iter()
-        .map(|incident| incident.lost_steps)
-        .sum();
+    let lost = run.lost_steps();
     let mut figures = vec![
         ("steps", format!("{} of {}", run.step, run.spec.train.steps)),
         (

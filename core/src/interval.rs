@@ -57,6 +57,29 @@ impl Measured {
         let steps = steps.min(1e9) as u64;
         Some(steps.max(1))
     }
+
+    /// How much more of the time is lost with a checkpoint every so many steps than with as many as
+    /// [`Self::steps`] says, as a share; none before a step and a save were seen.
+    pub fn excess(&self, every_steps: u64, bounds: (Duration, Duration)) -> Option<f64> {
+        let (best, step, save) = (self.steps(bounds)?, self.step?, self.save?);
+        let between = self.between_failures();
+        let cost = |steps: u64| {
+            let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+            cost(step.saturating_mul(steps), save, between)
+        };
+        Some(cost(every_steps) - cost(best))
+    }
+}
+
+/// The share of the time that saves and repeated steps cost with so long from the end of one save to the begin of
+/// the next, to first order (Young); more than 1 where nothing gets done.
+fn cost(interval: Duration, save: Duration, between_failures: Duration) -> f64 {
+    let (t, d, m) = (
+        interval.as_secs_f64(),
+        save.as_secs_f64(),
+        between_failures.as_secs_f64(),
+    );
+    d / (t + d) + (t + d) / (2.0 * m)
 }
 
 /// The time from the end of one save to the begin of the next that loses the least (Daly, eq. 37).

@@ -185,6 +185,10 @@ pub enum RankEvent {
     Overdue {
         /// Which phase.
         phase: Phase,
+        /// The step that its page named then: in another one it has moved on since. None where it was not its
+        /// page that told.
+        #[serde(default)]
+        step: Option<Step>,
     },
 }
 

@@ -133,6 +133,7 @@ fn all() -> Vec<Cause> {
             lasted: Duration::from_secs(60),
         },
         Cause::RoomToGrow { data: 8 },
+        Cause::IntervalOff { from: 250, to: 46 },
         Cause::NodeFaulty {
             node: node.clone(),
             rule: "xid_fatal".to_owned(),

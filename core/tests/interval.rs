@@ -83,3 +83,29 @@ fn bounds_always_win_and_nothing_is_chosen_before_a_step_was_seen() {
     };
     assert_eq!(unseen.steps(bounds), None);
 }
+
+#[test]
+fn what_another_interval_costs_is_known_once_a_save_was_seen_and_is_least_where_it_is_chosen() {
+    let bounds = (seconds(10.0), seconds(86_400.0));
+    let measured = Measured {
+        nodes: 48,
+        ran: seconds(0.0),
+        failures: 0,
+        save: Some(seconds(40.0)),
+        step: Some(seconds(105.0)),
+    };
+    let chosen = measured.steps(bounds).unwrap();
+    for steps in [1, chosen / 4, chosen / 2, chosen * 2, chosen * 4, u64::MAX] {
+        let excess = measured.excess(steps, bounds).unwrap();
+        assert!(excess > 0.0, "{steps} steps: {excess}");
+    }
+    assert_eq!(measured.excess(chosen, bounds), Some(0.0));
+    // BLOOM's first interval at its own rates: 250 steps are 7.3 h, of which half is done again every 3.2 days.
+    let excess = measured.excess(250, bounds).unwrap();
+    assert!((0.025..0.04).contains(&excess), "{excess}");
+    let unseen = Measured {
+        save: None,
+        ..measured
+    };
+    assert_eq!(unseen.excess(250, bounds), None);
+}

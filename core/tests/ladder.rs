@@ -182,6 +182,7 @@ fn without_a_checkpoint_in_between_every_cause_that_was_not_planned_comes_to_an_
         (drained, false),
         (clean, false),
         (Cause::RoomToGrow { data: 2 }, false),
+        (Cause::IntervalOff { from: 250, to: 46 }, false),
     ] {
         for unsealed in [23, 24] {
             let standing = Standing {

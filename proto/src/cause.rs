@@ -272,6 +272,7 @@ impl From<Cause> for wire::Cause {
                 lasted_nanos: nanos(lasted),
             }),
             Cause::RoomToGrow { data } => w::Kind::RoomToGrow(w::RoomToGrow { data }),
+            Cause::IntervalOff { from, to } => w::Kind::IntervalOff(w::IntervalOff { from, to }),
             Cause::NodeLost { node, silent_for } => w::Kind::NodeLost(w::NodeLost {
                 node: node.into(),
                 silent_nanos: nanos(silent_for),
@@ -409,6 +410,10 @@ impl TryFrom<wire::Cause> for Cause {
                     lasted: Duration::from_nanos(it.lasted_nanos),
                 },
                 w::Kind::RoomToGrow(it) => Self::RoomToGrow { data: it.data },
+                w::Kind::IntervalOff(it) => Self::IntervalOff {
+                    from: it.from,
+                    to: it.to,
+                },
                 w::Kind::NodeLost(it) => Self::NodeLost {
                     node: node_id(it.node, "node_lost.node")?,
                     silent_for: Duration::from_nanos(it.silent_nanos),

@@ -140,6 +140,11 @@ impl TryFrom<wire::Beat> for Beat {
 impl From<RankEvent> for wire::RankEvent {
     fn from(event: RankEvent) -> Self {
         use rank_event as w;
+        let overdue_step = if let RankEvent::Overdue { step, .. } = &event {
+            step.map(|step| step.0)
+        } else {
+            None
+        };
         let what = match event {
             RankEvent::Reached {
                 milestone,
@@ -192,9 +197,14 @@ impl From<RankEvent> for wire::RankEvent {
             RankEvent::RuleBroken { rule, line } => {
                 w::What::RuleBroken(w::RuleBroken { rule, line })
             }
-            RankEvent::Overdue { phase } => w::What::Overdue(wire::Phase::from(phase).into()),
+            RankEvent::Overdue { phase, step: _ } => {
+                w::What::Overdue(wire::Phase::from(phase).into())
+            }
         };
-        Self { what: Some(what) }
+        Self {
+            what: Some(what),
+            overdue_step,
+        }
     }
 }
 
@@ -246,6 +256,7 @@ impl TryFrom<wire::RankEvent> for RankEvent {
                 },
                 What::Overdue(phase) => Self::Overdue {
                     phase: code::<wire::Phase, _>(phase, "overdue")?,
+                    step: event.overdue_step.map(Step),
                 },
             },
         )

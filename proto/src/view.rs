@@ -21,7 +21,7 @@ same_names!(RunState <=> RunState {
 same_names!(NodeState <=> NodeState { Ready, Unreachable, Lost });
 same_names!(Rung <=> Rung { Reform, Restart, Replace, AsyncOff, Shrink, Park });
 same_names!(Spend <=> Spend {
-    Waiting, Starting, Productive, Detect, Decide, Reform, Restore, CatchUp,
+    Waiting, Stalled, Starting, Productive, Detect, Decide, Reform, Restore, CatchUp,
 });
 same_names!(CheckpointState <=> CheckpointState { Sealed, Rejected });
 
@@ -48,7 +48,11 @@ impl TryFrom<wire::Seating> for Seating {
 
 impl From<Ledger> for wire::Ledger {
     fn from(ledger: Ledger) -> Self {
-        let Ledger { spent, devices } = ledger;
+        let Ledger {
+            spent,
+            devices,
+            lost_steps,
+        } = ledger;
         let entry = |(spend, time): (Spend, Duration)| wire::ledger::Entry {
             spend: wire::Spend::from(spend).into(),
             nanos: nanos(time),
@@ -58,6 +62,7 @@ impl From<Ledger> for wire::Ledger {
         };
         Self {
             spent: spent.into_iter().map(entry).collect(),
+            lost_steps,
         }
     }
 }
@@ -70,7 +75,10 @@ impl TryFrom<wire::Ledger> for Ledger {
             let devices = Duration::from_micros(entry.device_micros);
             Ok((spend, Duration::from_nanos(entry.nanos), devices))
         })?;
-        let mut known = Self::default();
+        let mut known = Self {
+            lost_steps: ledger.lost_steps,
+            ..Self::default()
+        };
         for (spend, time, devices) in entries {
             if !devices.is_zero() {
                 known.devices.insert(spend, devices);

@@ -33,7 +33,11 @@ fn ledger(spent: &[(Spend, u64)]) -> Ledger {
         .iter()
         .map(|(spend, time)| (*spend, *time * 8))
         .collect();
-    Ledger { spent, devices }
+    Ledger {
+        spent,
+        devices,
+        lost_steps: 0,
+    }
 }
 
 pub(crate) fn checkpoint(step: u64) -> (CheckpointId, CheckpointState) {

@@ -161,6 +161,12 @@ impl fmt::Display for Cause {
             Self::RoomToGrow { data } => {
                 write!(f, "there is room for {data} copies of the model again")
             }
+            Self::IntervalOff { from, to } => {
+                write!(
+                    f,
+                    "a checkpoint every {to} steps costs less than every {from}, by what was measured"
+                )
+            }
             Self::SaveFailed {
                 step,
                 rank: Some(rank),

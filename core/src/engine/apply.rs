@@ -293,6 +293,7 @@ impl Run {
                 rank,
                 phase,
                 step,
+                seen,
                 ..
             } => {
                 if let Some(gang) = self.gang.as_mut().filter(|g| g.generation == *generation) {
@@ -301,6 +302,7 @@ impl Run {
                         rank: *rank,
                         phase: *phase,
                         step: *step,
+                        seen: *seen,
                     });
                 }
             }

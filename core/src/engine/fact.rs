@@ -265,6 +265,9 @@ pub enum Fact {
         /// deadline passed.
         #[serde(default)]
         step: Option<Step>,
+        /// The step that its page named when its own deadline passed, where its agent said so.
+        #[serde(default)]
+        seen: Option<Step>,
     },
     /// The rank that was overdue had moved on when its page was read.
     OverdueDropped {

@@ -230,8 +230,9 @@ impl Engine {
         let is_done = gang
             .member(rank)
             .is_some_and(|member| member.finished.is_some());
-        let has_moved =
-            |page: &Page| page.phase != phase || overdue.step.is_some_and(|step| step != page.step);
+        // What an agent said again to a controller that came back may be long over.
+        let at = overdue.step.or(overdue.seen);
+        let has_moved = |page: &Page| page.phase != phase || at.is_some_and(|at| at != page.step);
         if is_done || page.is_some_and(has_moved) {
             return self.tell(Fact::OverdueDropped { run: id.clone() });
         }

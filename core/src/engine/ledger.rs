@@ -44,6 +44,11 @@ impl Book {
         self.spend
     }
 
+    /// So many steps will be done again.
+    pub(super) const fn lose(&mut self, steps: u64) {
+        self.ledger.lost_steps = self.ledger.lost_steps.saturating_add(steps);
+    }
+
     /// From here on the run holds so many devices.
     pub(super) const fn hold(&mut self, devices: u32) {
         self.devices = devices;
@@ -54,10 +59,10 @@ impl Book {
         let span = at.since(self.since);
         self.since = self.since.max(at);
         let booked = self.spend.filter(|_| !span.is_zero()).map(|spent| {
-            let devices = if spent == Spend::Waiting {
-                0
-            } else {
+            let devices = if spent.holds_devices() {
                 self.devices
+            } else {
+                0
             };
             Booked {
                 spend: spent,

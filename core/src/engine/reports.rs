@@ -193,7 +193,7 @@ impl Engine {
                 }
             }
             RankEvent::RuleBroken { .. } if !is_over => self.root_cause(id, node, rank, event),
-            RankEvent::Overdue { phase } if !is_over => {
+            RankEvent::Overdue { phase, step: seen } if !is_over => {
                 if gang.overdue.is_none() {
                     self.tell(Fact::RankOverdue {
                         run,
@@ -201,6 +201,7 @@ impl Engine {
                         rank,
                         phase,
                         step: None,
+                        seen,
                     });
                 }
             }

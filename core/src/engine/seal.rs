@@ -71,7 +71,8 @@ impl Engine {
         };
         match error {
             None => {
-                if let Some(watch) = self.watches.get_mut(id) {
+                let watch = self.watches.get_mut(id);
+                if let Some(watch) = watch.filter(|_| !run.is_leaving()) {
                     watch.saved();
                 }
                 self.tell(Fact::CheckpointSealed {

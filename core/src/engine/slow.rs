@@ -4,6 +4,7 @@
 //! fact. Slowness breaks no gang: it is recorded, and the next restart makes use of it. Where the next
 //! fault is too far off to wait for it, a restart is planned, at a step boundary and with a checkpoint.
 
+mod saves;
 mod turn;
 
 use super::hang::Watch;
@@ -56,6 +57,7 @@ impl Engine {
                         rank,
                         phase,
                         step: Some(step),
+                        seen: None,
                     });
                 }
             }
@@ -134,6 +136,7 @@ impl Engine {
             self.look_again(id);
         }
         self.plan_slow_turn(id);
+        self.plan_saves_turn(id);
     }
 
     /// Begins a search anew that goes on, where one node stands out by now: another has become slow meanwhile.
@@ -193,16 +196,6 @@ impl Engine {
             rung: None,
         });
     }
-
-    /// Steps between two checkpoints of the next generation on this many nodes.
-    pub(super) fn interval(&self, run: &Run, nodes: usize) -> u64 {
-        let by_hand = run.spec.checkpoint.every_steps;
-        let Some(auto) = run.spec.checkpoint.auto else {
-            return by_hand;
-        };
-        let measured = self.measured(run, nodes);
-        measured.steps(auto.bounds()).unwrap_or(by_hand)
-    }
 }
 
 /// Whether a phase has gone on for longer than was learned, and a little more since pages are not
@@ -218,10 +211,7 @@ fn is_late(
         // A start is not a restore.
         Phase::Load => gang.resume.is_some(),
         // The last save of a gang is waited for; the others go on beside the next steps.
-        Phase::Save => {
-            let leaves = run.stop.is_some() || run.leaves_by_itself().is_some();
-            !leaves && step.0 < run.spec.train.steps
-        }
+        Phase::Save => !run.is_leaving() && step.0 < run.spec.train.steps,
         Phase::Init | Phase::Eval => true,
         Phase::Idle | Phase::Exit => false,
     };
@@ -247,7 +237,7 @@ impl Watch {
         let learn = learns.unwrap_or_default();
         let first = gang.first_step();
         let look = self.clock.look((rank, page), (first, &learn), now);
-        if page.phase == Phase::Save {
+        if page.phase == Phase::Save && !run.is_leaving() {
             self.seen_saving += 1;
         }
         let lives = |member: &Member| member.finished.is_none() && !member.gone;

@@ -174,6 +174,9 @@ pub(super) struct Overdue {
     /// The step that its page named, where it was late by what was learned.
     #[serde(default)]
     pub(super) step: Option<Step>,
+    /// The step that its page named, where its own deadline passed.
+    #[serde(default)]
+    pub(super) seen: Option<Step>,
 }
 
 /// How a generation came to its end, and where recovery begins.
@@ -458,6 +461,11 @@ impl Run {
     pub(super) fn leaves_by_itself(&self) -> Option<Instant> {
         let moving = self.moving.as_ref().map(|moving| moving.at);
         moving.or(self.yielding.as_ref().map(|yielding| yielding.at))
+    }
+
+    /// Whether its gang is asked to stop: what it saves then is waited for, and says nothing of other saves.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.stop.is_some() || self.leaves_by_itself().is_some()
     }
 
     /// Whether it trains, nothing is amiss and it is to stay: then a restart may be planned for it.

@@ -164,8 +164,10 @@ impl Placement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spend {
-    /// Waiting for room, or stopped by an admin.
+    /// Waiting for its turn, or stopped by an admin.
     Waiting,
+    /// Waiting for room to go on with after a fault, or given up until an admin resumes it.
+    Stalled,
     /// Placing and starting the first generation, or the first after a resume.
     Starting,
     /// Steps that were kept.
@@ -187,6 +189,7 @@ impl Spend {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
+            Self::Stalled => "stalled",
             Self::Starting => "starting",
             Self::Productive => "productive",
             Self::Detect => "detect",
@@ -195,6 +198,11 @@ impl Spend {
             Self::Restore => "restore",
             Self::CatchUp => "catch up",
         }
+    }
+
+    /// Whether the run holds devices meanwhile.
+    pub const fn holds_devices(self) -> bool {
+        !matches!(self, Self::Waiting | Self::Stalled)
     }
 }
 
@@ -206,6 +214,9 @@ pub struct Ledger {
     /// Time of all devices of the gang together, by what it was spent on; a run that waits holds none.
     #[serde(default)]
     pub devices: std::collections::BTreeMap<Spend, Duration>,
+    /// Steps that were done before a fault and done again, of all incidents that there ever were.
+    #[serde(default)]
+    pub lost_steps: u64,
 }
 
 impl Ledger {
@@ -214,29 +225,22 @@ impl Ledger {
         self.devices.values().sum()
     }
 
-    /// All time but waiting.
+    /// All time in which it held devices.
     pub fn ran(&self) -> Duration {
-        let ran = self
-            .spent
-            .iter()
-            .filter(|(spend, _)| **spend != Spend::Waiting);
-        ran.map(|(_, time)| *time).sum()
+        self.sum(|spend| spend.holds_devices())
     }
 
-    /// Effective training time ratio: productive time by all time but waiting; none before any.
+    /// Effective training time ratio: productive time by wall time; none before any. Waiting for its turn,
+    /// or stopped by an admin, is no time of the run's; having nowhere to go on after a fault is.
     pub fn ettr(&self) -> Option<f64> {
-        let all: Duration = self
-            .spent
-            .iter()
-            .filter(|(spend, _)| **spend != Spend::Waiting)
-            .map(|(_, time)| *time)
-            .sum();
-        let productive = self
-            .spent
-            .get(&Spend::Productive)
-            .copied()
-            .unwrap_or_default();
-        (!all.is_zero()).then(|| productive.as_secs_f64() / all.as_secs_f64())
+        let wall = self.sum(|spend| spend != Spend::Waiting);
+        let productive = self.sum(|spend| spend == Spend::Productive);
+        (!wall.is_zero()).then(|| productive.as_secs_f64() / wall.as_secs_f64())
+    }
+
+    fn sum(&self, counts: impl Fn(Spend) -> bool) -> Duration {
+        let spent = self.spent.iter().filter(|(spend, _)| counts(**spend));
+        spent.map(|(_, time)| *time).sum()
     }
 }
 
@@ -355,6 +359,12 @@ pub struct RunView {
 }
 
 impl RunView {
+    /// Steps that faults cost. Of what was written down before there was a total, the incidents that are kept tell.
+    pub fn lost_steps(&self) -> u64 {
+        let kept = self.incidents.iter().map(|incident| incident.lost_steps);
+        self.ledger.lost_steps.max(kept.sum())
+    }
+
     /// What its ranks do as a part of what their devices could: MFU and HFU, where the device is known.
     pub fn utilization(&self, rate: Flops) -> Option<Flops> {
         let precision = self.spec.train.numerics.precision;

@@ -60,8 +60,8 @@ impl Supervisor {
         }
         let mut overdue = Vec::new();
         for (id, run) in &mut self.runs {
-            for (rank, generation, phase) in run.overdue(now, beat.get(id)) {
-                let event = RankEvent::Overdue { phase };
+            for (rank, generation, (phase, step)) in run.overdue(now, beat.get(id)) {
+                let event = RankEvent::Overdue { phase, step };
                 overdue.push(Report::Rank {
                     run: id.clone(),
                     generation,

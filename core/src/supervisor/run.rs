@@ -11,7 +11,7 @@ use super::outbox::Outbox;
 use super::{Command, RankMemory, RunMemory, StopMemory};
 use crate::cause::Cause;
 use crate::flight::{Page, Phase};
-use crate::id::{Generation, NodeId, Rank, RunId, Slot};
+use crate::id::{Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::order::{Start, Stop};
 use crate::report::{Milestone, RankEvent, Remembered, Report};
 use crate::spec::seconds;
@@ -342,7 +342,7 @@ impl Run {
         &mut self,
         now: Instant,
         pages: Option<&BTreeMap<Rank, Page>>,
-    ) -> Vec<(Rank, Generation, Phase)> {
+    ) -> Vec<(Rank, Generation, (Phase, Option<Step>))> {
         let Some(start) = &self.start else {
             return Vec::new();
         };

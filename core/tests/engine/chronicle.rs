@@ -3,7 +3,7 @@
 use crate::world::*;
 use proptest::prelude::*;
 use rebloom_core::chronicle::Chronicle;
-use rebloom_core::engine::{RunState, Spend};
+use rebloom_core::engine::RunState;
 use rebloom_core::id::Rank;
 use rebloom_core::report::Finish;
 use rebloom_core::time::Duration;
@@ -106,7 +106,7 @@ proptest! {
             prop_assert_eq!(spent, world.now.since(submitted));
             for (spend, time) in &view.ledger.devices {
                 prop_assert_eq!(*time, view.ledger.spent[spend] * 4);
-                prop_assert!(*spend != Spend::Waiting);
+                prop_assert!(spend.holds_devices());
             }
             let hour = view.ettr_hour.unwrap_or(0.0);
             prop_assert!((0.0..=1.0).contains(&hour));

@@ -4,7 +4,7 @@ use crate::world::*;
 use rebloom_core::cause::{Cause, Exit};
 use rebloom_core::engine::{Ask, RunState, Rung, Spend};
 use rebloom_core::flight::{Channel, Phase};
-use rebloom_core::id::{Generation, Rank, RunId};
+use rebloom_core::id::{Generation, Rank, RunId, Step};
 use rebloom_core::order::{Order, Stop};
 use rebloom_core::report::{RankEvent, Report};
 use rebloom_core::time::Duration;
@@ -52,7 +52,14 @@ fn a_hung_rank_is_named_killed_and_replaced_in_place() {
     let survivor = world.view(&run).ranks[2].pid;
     hang_rank_3(&mut world, &run);
     world.pass(Duration::from_secs(60));
-    world.rank_event(&run, 2, RankEvent::Overdue { phase: Phase::Step });
+    world.rank_event(
+        &run,
+        2,
+        RankEvent::Overdue {
+            phase: Phase::Step,
+            step: None,
+        },
+    );
     assert_eq!(
         world.generation(&run),
         Generation(1),
@@ -97,7 +104,14 @@ fn without_a_single_odd_one_out_all_ranks_are_restarted() {
     world.for_each_process(&run, |_, process| {
         count(&mut process.page, Channel::World, 4, 3)
     });
-    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.rank_event(
+        &run,
+        0,
+        RankEvent::Overdue {
+            phase: Phase::Step,
+            step: None,
+        },
+    );
     world.now = world.now + millis(1);
     world.beat();
     let view = world.view(&run);
@@ -110,6 +124,27 @@ fn without_a_single_odd_one_out_all_ranks_are_restarted() {
     assert!(world.starts_since(0).pop().unwrap().1.fresh_processes);
 }
 
+/// An agent says again what its controller may not have heard before it died: by then it may be long over.
+#[test]
+fn a_rank_that_has_done_its_step_since_it_was_overdue_did_not_hang() {
+    for (at, hangs) in [(29, false), (30, true)] {
+        let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+        world.train(&run, 30);
+        hang_rank_3(&mut world, &run);
+        let overdue = RankEvent::Overdue {
+            phase: Phase::Step,
+            step: Some(Step(at)),
+        };
+        world.rank_event(&run, 2, overdue);
+        world.pass(millis(1500));
+        let view = world.view(&run);
+        assert_eq!(view.generation == Generation(2), hangs, "overdue in {at}");
+        assert_eq!(view.incidents.len(), usize::from(hangs));
+        world.restart(world.journal.clone());
+        assert_eq!(world.view(&run).incidents.len(), usize::from(hangs));
+    }
+}
+
 #[test]
 fn a_rank_that_is_stopped_inside_an_operation_is_known_by_its_pulse() {
     let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
@@ -120,7 +155,14 @@ fn a_rank_that_is_stopped_inside_an_operation_is_known_by_its_pulse() {
         });
         world.pass(millis(500));
     }
-    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.rank_event(
+        &run,
+        0,
+        RankEvent::Overdue {
+            phase: Phase::Step,
+            step: None,
+        },
+    );
     world.pass(millis(10));
     let view = world.view(&run);
     assert_eq!(view.generation, Generation(2));
@@ -143,7 +185,14 @@ fn a_node_that_is_silent_during_a_hang_is_judged_as_lost() {
     let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
     world.beat();
     world.cut(&node("n1"));
-    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.rank_event(
+        &run,
+        0,
+        RankEvent::Overdue {
+            phase: Phase::Step,
+            step: None,
+        },
+    );
     world.pass(millis(3500));
     let view = world.view(&run);
     assert_eq!(view.generation, Generation(2));
@@ -153,14 +202,28 @@ fn a_node_that_is_silent_during_a_hang_is_judged_as_lost() {
 #[test]
 fn a_rank_that_moved_on_in_the_meantime_is_left_alone() {
     let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
-    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Save });
+    world.rank_event(
+        &run,
+        0,
+        RankEvent::Overdue {
+            phase: Phase::Save,
+            step: None,
+        },
+    );
     world.pass(Duration::from_secs(2));
     assert_eq!(
         (world.state(&run), world.generation(&run)),
         (RunState::Running, Generation(1))
     );
     hang_rank_3(&mut world, &run);
-    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.rank_event(
+        &run,
+        0,
+        RankEvent::Overdue {
+            phase: Phase::Step,
+            step: None,
+        },
+    );
     world.pass(Duration::from_secs(2));
     assert_eq!(
         world.generation(&run),
@@ -173,7 +236,14 @@ fn a_rank_that_moved_on_in_the_meantime_is_left_alone() {
 fn an_overdue_rank_is_judged_by_the_next_controller() {
     let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
     hang_rank_3(&mut world, &run);
-    world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.rank_event(
+        &run,
+        0,
+        RankEvent::Overdue {
+            phase: Phase::Step,
+            step: None,
+        },
+    );
     world.restart(world.journal.clone());
     world.now = world.now + millis(1);
     world.beat();
@@ -214,7 +284,14 @@ fn a_hang_on_the_way_to_a_stop_is_an_incident_and_ends_it_at_once() {
     });
     hang_rank_3(&mut world, &run);
     world.pass(Duration::from_secs(15));
-    world.rank_event(&run, 2, RankEvent::Overdue { phase: Phase::Step });
+    world.rank_event(
+        &run,
+        2,
+        RankEvent::Overdue {
+            phase: Phase::Step,
+            step: None,
+        },
+    );
     world.now = world.now + millis(1);
     world.beat();
     let view = world.view(&run);
@@ -239,7 +316,14 @@ fn what_a_recovery_kills_itself_is_no_evidence() {
     let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
     world.train(&run, 30);
     hang_rank_3(&mut world, &run);
-    world.rank_event(&run, 2, RankEvent::Overdue { phase: Phase::Step });
+    world.rank_event(
+        &run,
+        2,
+        RankEvent::Overdue {
+            phase: Phase::Step,
+            step: None,
+        },
+    );
     world.pass(Duration::from_secs(2));
     assert_eq!(world.generation(&run), Generation(2));
     let exited = |world: &mut World, rank: u32| {

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use rebloom_core::cause::Exit;
-use rebloom_core::engine::{Ask, RunState, Spend};
+use rebloom_core::engine::{Ask, Engine, Fact, Limits, RunState, Spend};
 use rebloom_core::id::{Generation, Rank, RunId, Step};
 use rebloom_core::order::{Order, Stop};
 use rebloom_core::report::{Milestone, RankEvent, Report};
@@ -91,6 +91,17 @@ fn a_recovery_is_booked_phase_by_phase_and_nothing_is_lost_or_booked_twice() {
     let lost: Duration = incident.spent.spent.values().sum();
     assert_eq!(lost, millis(20 + 300 + 200) + secs(40) + millis(200));
     assert_eq!(incident.lost_steps, 40);
+    assert_eq!(view.ledger.lost_steps, 40);
+    // Each of the four ranks' devices spent it.
+    let devices: Duration = incident.spent.devices.values().sum();
+    assert_eq!(devices, lost * 4);
+    let tariff = rebloom_core::footprint::Tariff {
+        watts: Some(400.0),
+        ..view.tariff
+    };
+    let energy = tariff.of(incident.spent.device_time()).unwrap();
+    let expected = lost.as_secs_f64() * 4.0 * 400.0 / 3.6e6;
+    assert!((energy.kilowatt_hours - expected).abs() < 1e-9);
     let ettr = view.ledger.ettr().unwrap();
     assert!((ettr - 110.98 / 154.7).abs() < 1e-9, "{ettr}");
 }
@@ -110,7 +121,94 @@ fn waiting_for_room_is_waiting_and_the_clock_stops_at_the_end() {
     let waited = world.now.since(began);
     world.pass(Duration::from_secs(50));
     assert_eq!(world.view(&first).ledger, ended);
-    assert_eq!(world.view(&second).ledger.spent[&Spend::Waiting], waited);
+    let second = world.view(&second).ledger;
+    assert_eq!(second.spent[&Spend::Waiting], waited);
+    assert_eq!(second.ettr(), Some(1.0), "the queue is not its fault");
+}
+
+#[test]
+fn having_nowhere_to_go_on_after_a_fault_is_lost_and_a_stop_by_an_admin_is_not() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    let secs = Duration::from_secs;
+    world.train(&run, 10);
+    world.save(&run, 10);
+    world.pass(secs(100));
+    world.destroy(&node("n1"));
+    world.pass(secs(400));
+    assert_eq!(world.state(&run), RunState::Pending);
+    let ledger = world.view(&run).ledger;
+    assert!(ledger.spent[&Spend::Stalled] >= secs(380), "{ledger:?}");
+    assert!(!ledger.spent.contains_key(&Spend::Waiting), "{ledger:?}");
+    assert!(ledger.ran() <= secs(120), "{ledger:?}");
+    let ettr = ledger.ettr().unwrap();
+    assert!((0.15..0.21).contains(&ettr), "{ettr}");
+    world.ask(Ask::Stop {
+        run: run.clone(),
+        how: Stop::Safely,
+    });
+    world.pass(secs(1000));
+    let later = world.view(&run).ledger;
+    assert_eq!(later.ettr(), Some(ettr), "{later:?}");
+    assert_eq!(later.spent[&Spend::Waiting], secs(1000));
+}
+
+/// Only so many incidents are kept; what they cost is kept of all.
+#[test]
+fn steps_that_were_lost_are_counted_beyond_the_incidents_that_are_kept() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 1));
+    world.train(&run, 3);
+    world.kill(&run, &[0]);
+    world.train(&run, 4);
+    let once = world.journal.clone();
+    let is_of_one = |fact: &Fact| {
+        matches!(
+            fact,
+            Fact::IncidentOpened { .. } | Fact::Placed { .. } | Fact::IncidentClosed { .. }
+        )
+    };
+    let cycle: Vec<_> = once
+        .iter()
+        .skip_while(|record| !matches!(record.fact, Fact::IncidentOpened { .. }))
+        .filter(|record| is_of_one(&record.fact))
+        .collect();
+    assert_eq!(cycle.len(), 3, "{cycle:?}");
+    let mut journal = once.clone();
+    for time in 1..2010 {
+        for record in &cycle {
+            let mut record = (*record).clone();
+            if let Fact::Placed { generation, .. } = &mut record.fact {
+                generation.0 += time;
+            }
+            journal.push(record);
+        }
+    }
+    let engine = Engine::replay(Limits::default(), journal);
+    let view = engine.run(&run, world.now).unwrap();
+    assert_eq!(view.incidents.len(), 2000);
+    let each = world.view(&run).incidents[0].lost_steps;
+    assert_eq!(each, 3);
+    assert_eq!(view.ledger.lost_steps, 2010 * each);
+    assert_eq!(view.lost_steps(), 2010 * each);
+}
+
+#[test]
+fn a_run_that_was_given_up_loses_time_until_somebody_resumes_it() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.recovery.restarts = 0;
+    let (mut world, run) = World::running(&[2, 2], spec);
+    let secs = Duration::from_secs;
+    world.pass(secs(100));
+    let event = RankEvent::Failed {
+        phase: rebloom_core::flight::Phase::Step,
+        error: "index out of range".to_owned(),
+        blamed: rebloom_core::cause::Blamed::Run,
+    };
+    world.rank_event(&run, 1, event);
+    assert_eq!(world.state(&run), RunState::Failed);
+    world.pass(secs(100));
+    let ledger = world.view(&run).ledger;
+    assert_eq!(ledger.spent[&Spend::Stalled], secs(100));
+    assert!(ledger.ettr().unwrap() < 0.51, "{ledger:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn all_in(world: &mut World, run: &RunId, phase: Phase) {
 }
 
 fn overdue(world: &mut World, run: &RunId, rank: u32, phase: Phase) {
-    world.rank_event(run, rank, RankEvent::Overdue { phase });
+    world.rank_event(run, rank, RankEvent::Overdue { phase, step: None });
     world.pass(Duration::from_secs(2));
 }
 

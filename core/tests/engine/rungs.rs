@@ -25,11 +25,18 @@ fn hang_a_group(world: &mut World, run: &RunId) {
             count(&mut process.page, Channel::Data, 1, 1);
         }
     });
-    world.rank_event(run, 0, RankEvent::Overdue { phase: Phase::Step });
+    world.rank_event(
+        run,
+        0,
+        RankEvent::Overdue {
+            phase: Phase::Step,
+            step: None,
+        },
+    );
     world.pass(millis(1500));
 }
 
-fn equip(world: &mut World, nccl: Option<Nccl>) {
+pub(super) fn equip(world: &mut World, nccl: Option<Nccl>) {
     let names: Vec<_> = world.agents.keys().cloned().collect();
     for name in names {
         let agent = world.agents.get_mut(&name).unwrap();
@@ -153,7 +160,14 @@ fn a_node_that_is_blamed_for_two_hangs_of_one_spell_is_left_and_after_a_clean_on
                 let entered = if rank == Rank(3) { 8 } else { 9 };
                 count(&mut process.page, Channel::World, entered, 8);
             });
-            world.rank_event(&run, 0, RankEvent::Overdue { phase: Phase::Step });
+            world.rank_event(
+                &run,
+                0,
+                RankEvent::Overdue {
+                    phase: Phase::Step,
+                    step: None,
+                },
+            );
             world.pass(millis(1500));
             assert_eq!(last_rung(&world, &run), Some(expected), "{calm} s, {at}");
         }

@@ -384,3 +384,43 @@ fn the_interval_between_checkpoints_follows_what_was_measured() {
     );
     assert_eq!(world.view(&run).spec.checkpoint.every_steps, 10);
 }
+
+#[test]
+fn an_interval_that_turned_out_wrong_is_left_within_a_run_once_that_pays() {
+    for (max, pays) in [(600.0, true), (5.0, false)] {
+        let mut spec = spec("bloom", 2, 1, 2);
+        spec.train.steps = 1_000_000;
+        spec.checkpoint.auto = Some(Auto { min: 5.0, max });
+        let (mut world, run) = World::running(&[2, 2], spec);
+        steps(&mut world, &run, 2..40, 500_000_000);
+        for step in [40, 50, 60] {
+            // Each save holds every rank up for one beat, a tenth of the five seconds between two.
+            world.for_each_process(&run, |_, process| process.page.phase = Phase::Save);
+            world.pass(millis(500));
+            steps(&mut world, &run, step..step + 10, 500_000_000);
+            world.save(&run, step);
+        }
+        world.pass(Duration::from_secs(500));
+        steps(&mut world, &run, 70..80, 500_000_000);
+        assert!(!turns(&world, 0), "less is lost yet than a restart costs");
+        world.pass(Duration::from_secs(300));
+        steps(&mut world, &run, 80..90, 500_000_000);
+        assert_eq!(turns(&world, 0), pays, "at most {max} s are allowed");
+        if pays {
+            let mark = world.orders.len();
+            world.save(&run, 89);
+            world.finish_turn(&run, 89);
+            let view = world.view(&run);
+            assert_eq!(view.state, RunState::Running);
+            assert_eq!(view.why, Cause::IntervalOff { from: 10, to: 1200 });
+            assert_eq!(view.incidents.last().unwrap().lost_steps, 0);
+            let start = world.starts_since(mark).pop().unwrap().1;
+            assert_eq!(start.spec.checkpoint.every_steps, 1200);
+            assert_eq!(start.resume.unwrap().step, Step(89));
+            // Now it is right.
+            world.pass(Duration::from_secs(2000));
+            steps(&mut world, &run, 90..130, 500_000_000);
+            assert!(!turns(&world, mark));
+        }
+    }
+}

@@ -288,7 +288,7 @@ fn short_report(report: &Report) -> String {
                 RankEvent::PeerLost { .. } => "PeerLost".into(),
                 RankEvent::LoadRefused { .. } => "LoadRefused".into(),
                 RankEvent::RuleBroken { rule, .. } => format!("broke {rule}"),
-                RankEvent::Overdue { phase } => format!("overdue in {phase}"),
+                RankEvent::Overdue { phase, .. } => format!("overdue in {phase}"),
             };
             format!("rank {rank} g{generation} {event}")
         }

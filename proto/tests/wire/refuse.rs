@@ -225,6 +225,7 @@ fn a_ledger_has_each_entry_once() {
     };
     let ledger = wire::Ledger {
         spent: vec![entry; 2],
+        lost_steps: 0,
     };
     assert_eq!(
         field(rebloom_core::engine::Ledger::try_from(ledger)),

@@ -177,7 +177,14 @@ pub(crate) fn reports() -> Vec<Report> {
                 file: "rank-00000.safetensors".to_owned(),
             },
         },
-        RankEvent::Overdue { phase: Phase::Save },
+        RankEvent::Overdue {
+            phase: Phase::Save,
+            step: Some(Step(7)),
+        },
+        RankEvent::Overdue {
+            phase: Phase::Init,
+            step: None,
+        },
         RankEvent::Evaluated(evaluation()),
         RankEvent::ReplicasDiffer(differs()),
         RankEvent::Spiked {

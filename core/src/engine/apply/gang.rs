@@ -59,6 +59,7 @@ impl Run {
             let from = resume.map_or(0, |checkpoint| checkpoint.step.0);
             let lost = broken.map_or(0, |broken| broken.step.0.saturating_sub(from));
             incident.lost_steps += lost;
+            self.book.lose(lost);
         }
         let after = std::mem::replace(&mut self.generation, *generation);
         self.floor = self.floor.max(*generation);
@@ -117,6 +118,7 @@ impl Run {
             .gang
             .as_ref()
             .map(|gang| Arc::clone(&gang.placement.nodes));
+        let is_stalled = self.yielding.is_none() && self.open_incident().is_some();
         match self.yielding.take() {
             Some(yielding) => self.why = Cause::Preempted { by: yielding.by },
             None => self.claim = nodes.map(|nodes| Claim { nodes, at }),
@@ -128,7 +130,12 @@ impl Run {
             since: at,
             waited: Duration::ZERO,
         };
-        self.spend(at, Some(Spend::Waiting));
+        let spend = if is_stalled {
+            Spend::Stalled
+        } else {
+            Spend::Waiting
+        };
+        self.spend(at, Some(spend));
     }
 
     /// Counts an attempt where its cause spends a budget (S7, L4).
@@ -364,7 +371,14 @@ impl Run {
         {
             incident.rung = Some(Rung::Park);
         }
-        self.spend(at, (!is_completed).then_some(Spend::Waiting));
+        let is_given_up = matches!(state, RunState::Failed | RunState::Parked);
+        let spend = if is_given_up {
+            Spend::Stalled
+        } else {
+            Spend::Waiting
+        };
+        let spend = (!is_completed).then_some(spend);
+        self.spend(at, spend);
         self.close_incident(at);
         self.retire(at, leaving, &BTreeSet::new());
         self.drop_partial_saves();

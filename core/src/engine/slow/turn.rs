@@ -70,7 +70,7 @@ impl Engine {
 
     /// What a planned restart costs: what starting, forming and loading took so far for each failure and the
     /// first start.
-    fn turn_cost(&self, run: &Run) -> Duration {
+    pub(super) fn turn_cost(&self, run: &Run) -> Duration {
         let spent = run.book.at(self.now).spent;
         let spends = [Spend::Starting, Spend::Reform, Spend::Restore];
         let took: Duration = spends.iter().filter_map(|spend| spent.get(spend)).sum();
@@ -79,7 +79,7 @@ impl Engine {
     }
 
     /// How long the steps that are left will take.
-    fn time_left(&self, run: &Run) -> Duration {
+    pub(super) fn time_left(&self, run: &Run) -> Duration {
         let left = run
             .spec
             .train

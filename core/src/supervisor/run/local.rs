@@ -2,7 +2,7 @@
 
 use crate::cause::{Blamed, Cause};
 use crate::flight::{Page, Phase};
-use crate::id::{Generation, Rank, RunId, Slot};
+use crate::id::{Generation, Rank, RunId, Slot, Step};
 use crate::report::{Milestone, RankEvent, RankStatus};
 use crate::supervisor::{Command, Process, RankMemory};
 use crate::time::{Duration, Instant};
@@ -179,7 +179,7 @@ impl Local {
         })
     }
 
-    /// The phase whose deadline it missed by its page, said once for each deadline. A worker that
+    /// The phase and step whose deadline it missed by its page, said once for each deadline. A worker that
     /// never took its go up has no page of this generation, and one that was adopted and says no
     /// hello may be in any phase: they miss the deadline of init.
     pub(super) fn overdue(
@@ -187,7 +187,7 @@ impl Local {
         now: Instant,
         page: Option<&Page>,
         init: Duration,
-    ) -> Option<Phase> {
+    ) -> Option<(Phase, Option<Step>)> {
         let is_watched = self.kept.process.is_some()
             && self.runs_unfenced()
             && !self.killed
@@ -198,18 +198,18 @@ impl Local {
         }
         let init = *self.going_since.get_or_insert(now) + init;
         let page = page.filter(|page| page.generation >= self.kept.generation);
-        let by_page = page.and_then(|page| Some((page.phase, page.deadline?)));
+        let by_page = page.and_then(|page| Some(((page.phase, page.deadline?), Some(page.step))));
         let by_word = (page.is_none() || self.told.is_none())
-            .then(|| (page.map_or(Phase::Init, |page| page.phase), init));
-        let missed = [by_page, by_word]
+            .then(|| ((page.map_or(Phase::Init, |page| page.phase), init), None));
+        let (missed, step) = [by_page, by_word]
             .into_iter()
             .flatten()
-            .find(|(_, at)| *at <= now)?;
+            .find(|((_, at), _)| *at <= now)?;
         if self.overdue == Some(missed) {
             return None;
         }
         self.overdue = Some(missed);
-        Some(missed.0)
+        Some((missed.0, step))
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) fn causes() -> Vec<Cause> {
             lasted: Duration::from_secs(21_600),
         },
         Cause::RoomToGrow { data: 8 },
+        Cause::IntervalOff { from: 250, to: 46 },
         Cause::NodeLost {
             node: node(),
             silent_for: Duration::from_millis(5200),

@@ -17,6 +17,7 @@ use rebloom_core::time::{Duration, Instant};
 pub(crate) fn runs() -> Vec<RunView> {
     let spends = [
         Spend::Waiting,
+        Spend::Stalled,
         Spend::Starting,
         Spend::Productive,
         Spend::Detect,
@@ -30,7 +31,11 @@ pub(crate) fn runs() -> Vec<RunView> {
         .zip((1..).map(Duration::from_millis))
         .collect();
     let devices = [(Spend::Productive, Duration::from_millis(24))].into();
-    let ledger = Ledger { spent, devices };
+    let ledger = Ledger {
+        spent,
+        devices,
+        lost_steps: 9,
+    };
     let incident = |rung: Option<Rung>, cause| Incident {
         id: IncidentId(1),
         cause,
