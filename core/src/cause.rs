@@ -241,6 +241,15 @@ pub enum Cause {
         /// What is wrong.
         unsound: Unsound,
     },
+    /// A rank's shard of a snapshot was not where it was known to be, or not what it was.
+    SnapshotUnsound {
+        /// Which step.
+        step: Step,
+        /// Which rank found it.
+        rank: Rank,
+        /// What is wrong.
+        unsound: Unsound,
+    },
     /// A node found one checkpoint after the other unsound, so it is its storage that is not sound.
     StorageMisread {
         /// Which node.
@@ -333,6 +342,7 @@ impl Cause {
             Self::NodeLost { .. } => "NodeLost",
             Self::RanksMissing { .. } => "RanksMissing",
             Self::CheckpointUnsound { .. } => "CheckpointUnsound",
+            Self::SnapshotUnsound { .. } => "SnapshotUnsound",
             Self::StorageMisread { .. } => "StorageMisread",
             Self::SaveFailed { .. } => "SaveFailed",
             Self::LossSpiked { .. } => "LossSpiked",
@@ -370,6 +380,7 @@ impl Cause {
             | Self::GangHung { .. }
             | Self::Slower { .. }
             | Self::CheckpointUnsound { .. }
+            | Self::SnapshotUnsound { .. }
             | Self::SaveFailed { .. }
             | Self::LossSpiked { .. }
             | Self::CleanSpell { .. }
@@ -414,6 +425,7 @@ impl Cause {
                 Self::NodeLost { .. }
                     | Self::NodeFaulty { .. }
                     | Self::CheckpointUnsound { .. }
+                    | Self::SnapshotUnsound { .. }
                     | Self::StorageMisread { .. }
             )
     }

@@ -11,6 +11,7 @@ mod memory;
 mod outbox;
 mod read;
 mod run;
+mod snapshots;
 
 pub use command::Command;
 pub use event::Event;
@@ -172,6 +173,9 @@ impl Supervisor {
             } => self.read(run, rank, matches, broken),
             Event::Pages(pages) => self.pages(now, pages),
             Event::Signal(signal) => self.report(Report::Signal { signal }),
+            Event::Replicated { run, piece, at } => {
+                self.report(Report::SnapshotHeld { run, piece, at });
+            }
             Event::ManifestWritten {
                 run,
                 checkpoint,
@@ -328,7 +332,9 @@ impl Supervisor {
         match order {
             Order::Start(start) => {
                 let run = self.runs.entry(start.spec.name.clone()).or_default();
+                let drops = snapshots::drops(&start);
                 if run.start(*start) {
+                    self.commands.extend(drops);
                     self.settle(now);
                 }
             }
@@ -420,6 +426,8 @@ impl Supervisor {
                 self.commands.push_back(Command::Tell { run, rank, word });
             }
             self.commands.extend(stray);
+        } else if let FromWorker::Snapped(piece) = word {
+            self.snapped(run, rank, pid, piece);
         } else if let Some(report) = known.and_then(|known| known.word(&run, rank, pid, word)) {
             if matches!(report, Report::ShardSaved { .. }) {
                 // So that what the pages say of this step is known before the checkpoint is sealed.

@@ -304,6 +304,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             every_steps: r.within(2, 40),
             auto: None,
             keep: r.small(1, 4),
+            snapshot: None,
         },
         deadlines: Deadlines {
             init: within(r, 4) + 1.0,

@@ -59,6 +59,7 @@ pub(crate) fn spec() -> RunSpec {
             directory: "/checkpoints".to_owned(),
             every_steps: 20,
             keep: 3,
+            snapshot: None,
             auto: Some(Auto {
                 min: 60.0,
                 max: 3600.0,
