@@ -101,6 +101,12 @@ impl Supervisor {
             .map(|(id, run)| (id, run.checkpoint_directory.as_str()))
     }
 
+    /// Runs that this node was started for and not stopped.
+    pub fn started(&self) -> impl Iterator<Item = &RunId> {
+        let started = self.runs.iter().filter(|(_, run)| run.start.is_some());
+        started.map(|(id, _)| id)
+    }
+
     /// Processes that should be alive: run, rank, pid and kernel start time.
     pub fn living(&self) -> impl Iterator<Item = (RunId, Rank, u32, u64)> {
         self.runs.iter().flat_map(|(id, run)| {

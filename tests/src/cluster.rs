@@ -202,6 +202,8 @@ impl Cluster {
             .args(["--listen", &agent.listen.to_string()])
             .arg("--state")
             .arg(folder.join(name))
+            .arg("--snapshots")
+            .arg(folder.join(format!("{name}-memory")))
             .arg("--tls")
             .arg(folder.join("tls"))
             .arg("--worker")

@@ -8,7 +8,8 @@ use super::state::{Gang, Run};
 use super::{Engine, Fact, NodeState, Placement, SnapshotView};
 use crate::cause::Cause;
 use crate::checkpoint::CheckpointId;
-use crate::id::{NodeId, Rank, RunId};
+use crate::eval::Evaluation;
+use crate::id::{NodeId, Rank, RunId, Step};
 use crate::layout::Layout;
 use crate::order::Seat;
 use crate::report::{FABRIC, RACK};
@@ -124,10 +125,13 @@ impl Engine {
             let own = holders.get(&seat.node).filter(is_there);
             own.or_else(|| holders.iter().find(is_there)).cloned()
         };
+        let sealed = run.newest_sealed();
         let is_sound = |id: CheckpointId, samples| {
-            !run.is_tainted(id.generation, samples) && !was_refused(run, id)
+            !run.is_tainted(id.generation, samples)
+                && !was_refused(run, id)
+                && has_scores(run, sealed, id)
         };
-        shelf.newest(layout, run.newest_sealed(), is_sound, pick)
+        shelf.newest(layout, sealed, is_sound, pick)
     }
 
     /// The cause that it is when a rank cannot restore the snapshot that its gang resumes from; none where it
@@ -213,6 +217,20 @@ fn was_refused(run: &Run, id: CheckpointId) -> bool {
     run.incidents.iter().rev().any(|incident| {
         matches!(incident.cause, Cause::SnapshotUnsound { step, .. } if step == id.step)
             && incident.generation > id.generation
+    })
+}
+
+/// Whether all evaluations on the way from the checkpoint to this snapshot are known. Those before a checkpoint
+/// are, by the order in which ranks say things; what only lies in memory may be heard of without them.
+fn has_scores(run: &Run, sealed: Option<CheckpointId>, id: CheckpointId) -> bool {
+    let Some(eval) = &run.spec.eval else {
+        return true;
+    };
+    let first = sealed.map_or(1, |sealed| sealed.step.0 + 1);
+    let mut due = (first..id.step.0).map(Step);
+    due.all(|step| {
+        let is_it = |(_, known): &(_, Evaluation)| known.step == step;
+        !eval.is_due(step, run.spec.train.steps) || run.evaluations.iter().any(is_it)
     })
 }
 

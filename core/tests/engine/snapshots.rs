@@ -5,6 +5,7 @@ use rebloom_core::cause::{Cause, Unsound};
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::chronicle::Chronicle;
 use rebloom_core::engine::{Fact, Incident, Record, RunState};
+use rebloom_core::eval::Evaluation;
 use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::id::{Generation, RunId, Step};
 use rebloom_core::order::Start;
@@ -262,6 +263,30 @@ fn what_a_spike_tainted_is_not_resumed_from() {
     };
     world.rank_event(&run, 0, event);
     assert_eq!(last_start(&world).resume, Some(saved));
+}
+
+#[test]
+fn a_snapshot_is_not_resumed_from_before_the_evaluations_on_the_way_to_it_are_known() {
+    for is_known in [false, true] {
+        let mut spec = snapping();
+        let eval = serde_json::json!({
+            "every_steps": 3, "samples": 1, "sets": [{ "name": "fr", "prefix": "/data/fr" }],
+        });
+        spec.eval = Some(serde_json::from_value(eval).unwrap());
+        let (mut world, run) = World::running(&[1, 1], spec);
+        world.train(&run, 5);
+        let whole = world.snap(&run, 4);
+        if is_known {
+            let evaluation = Evaluation {
+                step: Step(3),
+                samples: 24,
+                scores: Vec::new(),
+            };
+            world.rank_event(&run, 0, RankEvent::Evaluated(evaluation));
+        }
+        world.kill(&run, &[1]);
+        assert_eq!(last_start(&world).resume, is_known.then_some(whole));
+    }
 }
 
 #[test]
