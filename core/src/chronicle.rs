@@ -9,7 +9,6 @@ mod markdown;
 
 use crate::engine::{Incident, Ledger, Milepost, RunView, Spend};
 use crate::eval::Evaluation;
-use crate::snapshot::Tier;
 use crate::time::{Duration, Instant};
 use std::fmt::Write;
 
@@ -212,15 +211,6 @@ fn judged(evaluation: &Evaluation) -> String {
     text
 }
 
-/// What a run resumed from is called.
-const fn tier(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Storage => "checkpoint",
-        Tier::Memory => "snapshot in memory",
-        Tier::Replica => "snapshot in memory, in part from replicas,",
-    }
-}
-
 fn tell(run: &RunView, incident: &Incident) -> Entry {
     let mut lines = vec![sentence(&incident.cause.to_string())];
     lines.extend(
@@ -235,7 +225,7 @@ fn tell(run: &RunView, incident: &Incident) -> Entry {
         (Some(_), Some(generation)) => {
             let from = incident.resumed_from.map_or_else(
                 || "from the beginning".to_owned(),
-                |id| format!("from the {} at step {}", tier(incident.tier), id.step),
+                |id| format!("from the {} at step {}", incident.tier.name(), id.step),
             );
             let again = incident.lost_steps;
             lines.push(format!(

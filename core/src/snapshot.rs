@@ -71,6 +71,17 @@ pub enum Tier {
     Replica,
 }
 
+impl Tier {
+    /// What state that lay there is called: it comes from "the ... at step 15".
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Storage => "checkpoint",
+            Self::Memory => "snapshot in memory",
+            Self::Replica => "snapshot in memory (replicas for some ranks)",
+        }
+    }
+}
+
 /// The age of a snapshot: what a newer generation wrote is newer, whatever its step.
 pub(crate) const fn age(id: CheckpointId) -> (Generation, Step) {
     (id.generation, id.step)
