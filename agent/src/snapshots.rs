@@ -19,9 +19,10 @@ use rebloom_proto::wire::{
 use rebloom_runtime::shard_hash::ShardHash;
 use rebloom_runtime::snapshots::{Error, Memory};
 use rebloom_runtime::tls::{ClientTls, Role, peer_role};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
 use tokio::sync::{Semaphore, mpsc};
@@ -37,11 +38,15 @@ const WAITING: usize = 4;
 /// Shards that are on their way to another agent at a time: the ranks need the wires too.
 const AT_ONCE: usize = 2;
 
+/// Channels to other agents that are kept.
+const MOST_CHANNELS: usize = 16;
+
 /// This node's memory, and its way to those of others.
 #[derive(Debug)]
 pub struct Shelves {
     memory: Memory,
     tls: ClientTls,
+    channels: Mutex<BTreeMap<(NodeId, String), Channel>>,
     sending: Semaphore,
     aside: AtomicU64,
 }
@@ -52,6 +57,7 @@ impl Shelves {
         Self {
             memory,
             tls,
+            channels: Mutex::default(),
             sending: Semaphore::new(AT_ONCE),
             aside: AtomicU64::new(0),
         }
@@ -62,11 +68,22 @@ impl Shelves {
         &self.memory
     }
 
+    /// The way to another agent: there are few of them, and a new one costs a handshake.
     fn client(&self, peer: &Peer) -> Result<SnapshotsClient<Channel>, Status> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (peer.node.clone(), peer.address.clone());
+        if let Some(channel) = channels.get(&key) {
+            return Ok(SnapshotsClient::new(channel.clone()));
+        }
         let role = Role::Agent(peer.node.clone());
         let endpoint = self.tls.endpoint(&peer.address, &role);
         let endpoint = endpoint.map_err(|error| Status::internal(error.to_string()))?;
-        Ok(SnapshotsClient::new(endpoint.connect_lazy()))
+        if channels.len() >= MOST_CHANNELS {
+            channels.clear();
+        }
+        let channel = endpoint.connect_lazy();
+        channels.insert(key, channel.clone());
+        Ok(SnapshotsClient::new(channel))
     }
 
     /// Sends a shard to the agent that keeps it too; returns once it has it.

@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn what_is_whole_is_listed_the_newest_stay_and_the_rest_goes() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let memory = Memory::at(&folder.path().join("memory"));
         let run = RunId::new("run").unwrap();
         assert_eq!(memory.pieces(&run), []);
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_would_fill_the_memory_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let memory = Memory::at(folder.path());
         let run = RunId::new("run").unwrap();
         let refused = memory.prepare(&run, piece(1, 0).checkpoint, u64::MAX / 2);
