@@ -66,10 +66,9 @@ impl Launch {
             ("--interface", self.interface.clone().into()),
         ];
         let snapshots = self.snapshots.clone();
-        let snapshots = snapshots.map(|root| ("--snapshots", root.into_os_string()));
         pairs
             .into_iter()
-            .chain(snapshots)
+            .chain(snapshots.map(|root| ("--snapshots", root.into())))
             .flat_map(|(name, value)| [name.into(), value])
     }
 }
