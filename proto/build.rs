@@ -3,7 +3,9 @@
 use prost::Message as _;
 use std::path::PathBuf;
 
-const FILES: [&str; 7] = ["health", "common", "run", "link", "rank", "store", "admin"];
+const FILES: [&str; 8] = [
+    "health", "common", "run", "link", "rank", "store", "snapshot", "admin",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=rebloom/v1");

@@ -6,6 +6,7 @@
 use crate::link::{Link, Wire};
 use crate::rank_link::Connection;
 use crate::ranks::Ranks;
+use crate::snapshots::Shelves;
 use crate::state;
 use crate::storage;
 use crate::store::Stores;
@@ -13,13 +14,15 @@ use crate::store_service::Routes;
 use rebloom_core::cause::Cause;
 use rebloom_core::id::{Generation, Rank, RunId};
 use rebloom_core::report::Remembered;
+use rebloom_core::snapshot::{Peer, Piece};
 use rebloom_core::supervisor::{Command, Event, Memory, Supervisor};
 use rebloom_core::time::Instant;
 use rebloom_core::word::FromWorker;
 use rebloom_proto::link::FromAgent;
 use rebloom_proto::rank::ToRank;
-use rebloom_runtime::clock::monotonic;
+use rebloom_runtime::clock::{monotonic, wall};
 use rebloom_runtime::shutdown::Shutdown;
+use rebloom_runtime::snapshots;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +32,8 @@ use tokio::sync::{mpsc, oneshot};
 pub const MOST_WAITING: usize = 1024;
 /// How often the lengths of the logs are looked at.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
+/// How long the snapshots of a run that has left this node stay: another may fetch them meanwhile.
+const LINGER: Duration = Duration::from_secs(300);
 /// How often something that must be remembered and could not be is tried again.
 const REMEMBER_AGAIN: Duration = Duration::from_secs(1);
 
@@ -39,6 +44,8 @@ pub struct Standing {
     pub runs: Vec<Remembered>,
     /// Where the checkpoints of each run lie.
     pub directories: Vec<(RunId, String)>,
+    /// Where snapshots lie; none where this node keeps none.
+    pub memory: Option<snapshots::Memory>,
 }
 
 /// What the loop is told.
@@ -92,6 +99,8 @@ pub struct Driver {
     pub back: mpsc::Sender<Input>,
     /// To the controller.
     pub link: Link,
+    /// Snapshots in this node's memory; none where it keeps none.
+    pub shelves: Option<Arc<Shelves>>,
     /// What could not be written down yet, and when to try again.
     pub unwritten: Option<(Memory, Instant)>,
 }
@@ -126,6 +135,7 @@ impl Driver {
             if trim_at <= now {
                 trim_at = now + TRIM_EVERY;
                 self.ranks.trim_logs();
+                self.forget_snapshots();
             }
             if let Some((memory, _)) = self.unwritten.take_if(|(_, at)| *at <= now) {
                 self.remember(memory).await;
@@ -133,11 +143,16 @@ impl Driver {
         }
         if end_ranks {
             self.end_ranks().await;
+            // What they left is of no use to anybody any more.
+            if let Some(memory) = self.memory() {
+                memory.clear();
+            }
         }
     }
 
     fn wake_at(&self, trim_at: Instant) -> Instant {
-        let trim_at = (!self.ranks.is_empty()).then_some(trim_at);
+        let has_snapshots = self.shelves.is_some();
+        let trim_at = (has_snapshots || !self.ranks.is_empty()).then_some(trim_at);
         let again_at = self.unwritten.as_ref().map(|(_, at)| *at);
         let deadlines = self
             .supervisor
@@ -214,6 +229,7 @@ impl Driver {
                 drop(answer.send(Standing {
                     runs: self.supervisor.remembered(),
                     directories,
+                    memory: self.memory(),
                 }));
             }
             Input::Linked(wire) => {
@@ -321,6 +337,12 @@ impl Driver {
                 }
                 None
             }),
+            Command::Replicate { run, piece, to } => self.replicate(run, piece, to),
+            Command::DropSnapshots { run, after } => {
+                if let Some(memory) = self.memory() {
+                    memory.drop_after(&run, after);
+                }
+            }
             Command::ReadPages => {
                 let read = self.ranks.read_output(self.supervisor.log_rules());
                 for event in read {
@@ -335,6 +357,44 @@ impl Driver {
                 self.link.say(FromAgent::Report { sequence, report });
             }
         }
+    }
+
+    fn memory(&self) -> Option<snapshots::Memory> {
+        self.shelves
+            .as_ref()
+            .map(|shelves| shelves.memory().clone())
+    }
+
+    /// Sends a shard on, beside the loop. What is not kept there is only not a replica.
+    fn replicate(&self, run: RunId, piece: Piece, to: Peer) {
+        let Some(shelves) = self.shelves.clone() else {
+            return;
+        };
+        let back = self.back.clone();
+        tokio::spawn(async move {
+            match shelves.send(&run, &piece, &to).await {
+                Ok(()) => {
+                    let at = to.node;
+                    let event = Event::Replicated { run, piece, at };
+                    // The loop is only gone when the agent ends.
+                    drop(back.send(Input::Event(event)).await);
+                }
+                Err(status) => {
+                    let (step, rank) = (piece.checkpoint.step, piece.shard.rank);
+                    let (node, error) = (to.node, status.message().to_owned());
+                    tracing::warn!(%run, %step, %rank, %node, error, "no replica of a snapshot");
+                }
+            }
+        });
+    }
+
+    /// Drops snapshots of runs that have left this node, once nobody may ask for them any more.
+    fn forget_snapshots(&self) {
+        let Some(memory) = self.memory() else { return };
+        let here: Vec<_> = self.supervisor.started().cloned().collect();
+        tokio::task::spawn_blocking(move || {
+            memory.forget(wall(), |run| here.contains(run), LINGER);
+        });
     }
 
     /// On disk when this returns. Where the disk does not take it, that is said loudly and tried

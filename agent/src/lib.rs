@@ -3,6 +3,7 @@
 //! - [`driver`]: the loop that calls the supervisor and carries out its commands
 //! - [`ranks`], [`process`], [`standby`], [`logs`]: worker processes, their flight pages and their output
 //! - [`rank_link`], [`roster`]: words with the workers over a unix socket
+//! - [`snapshots`]: snapshots in memory, of its own ranks and of other nodes
 //! - [`store`], [`store_service`]: the rendezvous stores, for workers and other agents
 //! - [`link`]: the connection to the controller
 //! - [`storage`]: manifests; [`probe`]: facts about the node; [`state`]: the state directory
@@ -19,6 +20,7 @@ pub mod rank_link;
 pub mod ranks;
 pub mod reader;
 pub mod roster;
+pub mod snapshots;
 pub mod standby;
 pub mod state;
 pub mod storage;
@@ -35,12 +37,16 @@ use rebloom_core::labels::Labels;
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::NodeFacts;
 use rebloom_core::supervisor::{Config, Supervisor};
+use rebloom_proto::MAX_MESSAGE;
 use rebloom_proto::wire::rank_link_server::RankLinkServer;
+use rebloom_proto::wire::snapshots_server::SnapshotsServer;
 use rebloom_proto::wire::store_server::StoreServer;
 use rebloom_runtime::shutdown::Shutdown;
+use rebloom_runtime::snapshots::Memory;
 use rebloom_runtime::telemetry::Seldom;
 use rebloom_runtime::tls::{self, ClientTls, Role, ServerTls};
 use roster::Roster;
+use snapshots::{Shelves, SnapshotService};
 use state::State;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -107,7 +113,9 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> anyhow::Result<()> {
     let (back, inputs) = mpsc::channel(MOST_WAITING);
     let (roster, stores) = (Arc::new(Roster::default()), Arc::new(Stores::default()));
     let routes = Arc::new(Routes::new(client_tls.clone(), settings.node.clone()));
-    serve_agents(listener, &server_tls, Arc::clone(&stores));
+    let shelves = settings.launch.snapshots.as_deref().map(Memory::at);
+    let shelves = shelves.map(|memory| Arc::new(Shelves::new(memory, client_tls.clone())));
+    serve_agents(listener, &server_tls, Arc::clone(&stores), shelves.clone());
     let orphan_after = settings.config.orphan_after;
     let reference = settings
         .watch
@@ -140,6 +148,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> anyhow::Result<()> {
         inputs,
         back: back.clone(),
         link: Link::default(),
+        shelves: shelves.clone(),
         unwritten: None,
     };
     driver.adopt().await;
@@ -147,7 +156,8 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> anyhow::Result<()> {
         roster: Arc::clone(&roster),
         routes,
     };
-    serve_workers(&state, StoreService::new(stores, door), &back, &roster)?;
+    let store = StoreService::new(stores, door);
+    serve_workers(&state, store, shelves, &back, &roster)?;
     driver.run(shutdown, settings.end_ranks).await;
     Ok(())
 }
@@ -172,10 +182,11 @@ fn tell(facts: &NodeFacts) {
     );
 }
 
-/// The unix socket: words and rendezvous of this node's workers.
+/// The unix socket: words, rendezvous and snapshots of this node's workers.
 fn serve_workers(
     state: &State,
     store: StoreService,
+    shelves: Option<Arc<Shelves>>,
     inputs: &mpsc::Sender<Input>,
     roster: &Arc<Roster>,
 ) -> Result<(), rank_link::CannotListen> {
@@ -184,6 +195,10 @@ fn serve_workers(
     let server = Server::builder()
         .add_service(RankLinkServer::new(words))
         .add_service(StoreServer::new(store))
+        .add_optional_service(shelves.map(|shelves| {
+            let door = snapshots::Door::Workers(Arc::clone(roster));
+            SnapshotsServer::new(SnapshotService::new(shelves, door))
+        }))
         .serve_with_incoming(connections);
     tokio::spawn(async move {
         if let Err(error) = server.await {
@@ -193,8 +208,13 @@ fn serve_workers(
     Ok(())
 }
 
-/// The TCP port: rendezvous of other agents' workers.
-fn serve_agents(listener: TcpListener, tls: &ServerTls, stores: Arc<Stores>) {
+/// The TCP port: rendezvous of other agents' workers, and snapshots.
+fn serve_agents(
+    listener: TcpListener,
+    tls: &ServerTls,
+    stores: Arc<Stores>,
+    shelves: Option<Arc<Shelves>>,
+) {
     let seldom = Seldom::new(Duration::from_secs(60));
     let connections = tls::listen(listener, tls, move |from, why, error| {
         if let Some(held) = seldom.admit((from, why)) {
@@ -203,6 +223,10 @@ fn serve_agents(listener: TcpListener, tls: &ServerTls, stores: Arc<Stores>) {
     });
     let server = tls::server()
         .add_service(StoreServer::new(StoreService::new(stores, Door::Agents)))
+        .add_optional_service(shelves.map(|shelves| {
+            SnapshotsServer::new(SnapshotService::new(shelves, snapshots::Door::Agents))
+                .max_decoding_message_size(MAX_MESSAGE)
+        }))
         .serve_with_incoming(connections);
     tokio::spawn(async move {
         if let Err(error) = server.await {

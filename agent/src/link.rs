@@ -299,11 +299,16 @@ fn with_manifests(standing: Standing) -> Vec<Remembered> {
     let Standing {
         mut runs,
         directories,
+        memory,
     } = standing;
     for (run, directory) in directories {
         if let Some(known) = runs.iter_mut().find(|known| known.run == run) {
             known.sealed = storage::sealed(&directory, &run);
         }
+    }
+    for known in &mut runs {
+        let held = memory.as_ref().map(|memory| memory.pieces(&known.run));
+        known.snapshots = held.unwrap_or_default();
     }
     runs
 }

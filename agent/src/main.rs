@@ -10,11 +10,13 @@ use rebloom_core::id::NodeId;
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::supervisor::Config;
 use rebloom_runtime::priority;
+use rebloom_runtime::shard_hash::ShardHash;
 use rebloom_runtime::shutdown::Shutdown;
 use rebloom_runtime::telemetry;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -81,6 +83,10 @@ struct Arguments {
     /// never turned off after a hang, since some versions hang by themselves then.
     #[arg(long, value_name = "VERSION")]
     nccl: Option<Nccl>,
+    /// Directory, on a file system in memory, for the snapshots of runs that keep some; `none` for no
+    /// snapshots [default: a directory of this agent's own below /dev/shm, if the node has one].
+    #[arg(long, value_name = "DIR")]
+    snapshots: Option<PathBuf>,
     /// Log of the kernel, in which GPU drivers report errors.
     #[arg(long, value_name = "FILE", default_value = "/dev/kmsg")]
     kernel_log: PathBuf,
@@ -109,6 +115,27 @@ fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if fits(key) && fits(value) => Ok((key.to_owned(), value.to_owned())),
         Some(_) => Err("needs a key and a value of 1 to 63 ASCII characters".to_owned()),
         None => Err("has no `=`".to_owned()),
+    }
+}
+
+/// Where snapshots go: where it was said, or below the shared memory of the node, under a name that this
+/// agent's next life comes to as well and no other agent does.
+fn memory(given: Option<PathBuf>, state: &Path) -> Result<Option<PathBuf>, String> {
+    match given {
+        Some(none) if none.as_os_str() == "none" => Ok(None),
+        Some(path) if path.is_absolute() => Ok(Some(path)),
+        Some(path) => Err(format!(
+            "--snapshots {} is not an absolute path; give one, or `none`",
+            path.display()
+        )),
+        None => {
+            let state = std::path::absolute(state)
+                .map_err(|error| format!("--state {}: {error}", state.display()))?;
+            let shared = Path::new("/dev/shm");
+            let name = ShardHash::of(state.as_os_str().as_bytes()).to_string();
+            let own = shared.join(format!("rebloom-{}", &name[..16]));
+            Ok(shared.is_dir().then_some(own))
+        }
     }
 }
 
@@ -149,6 +176,7 @@ impl Arguments {
             Ok(_) => return Err(format!("--worker {} is not a file", worker.display())),
             Err(error) => return Err(format!("--worker {}: {error}", worker.display())),
         };
+        let snapshots = memory(self.snapshots, &self.state)?;
         let orphan_after = Duration::from_millis(self.orphan_after_ms);
         Ok(Settings {
             config: Config {
@@ -172,6 +200,7 @@ impl Arguments {
                 orphan_after,
                 on_gpus: has_gpus,
                 standby: !self.no_standby,
+                snapshots,
             },
             watch: (!self.no_probes).then(|| Watch {
                 nvml: self.nvml,

@@ -50,6 +50,8 @@ pub struct Launch {
     pub on_gpus: bool,
     /// Whether one process waits, warm, for the next rank that is needed.
     pub standby: bool,
+    /// Where snapshots are kept in memory; none where they are not.
+    pub snapshots: Option<PathBuf>,
 }
 
 impl Launch {
@@ -63,8 +65,10 @@ impl Launch {
             ("--orphan-after-ms", orphan_after.into()),
             ("--interface", self.interface.clone().into()),
         ];
+        let snapshots = self.snapshots.clone();
         pairs
             .into_iter()
+            .chain(snapshots.map(|root| ("--snapshots", root.into())))
             .flat_map(|(name, value)| [name.into(), value])
     }
 }

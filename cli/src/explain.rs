@@ -115,7 +115,8 @@ fn tell(incident: &Incident, run: &RunView, text: &mut String) {
     match incident.resumed_from {
         Some(id) => say!(
             text,
-            "  resumed   from the checkpoint at step {} (generation {}); {} done again",
+            "  resumed   from the {} at step {} (generation {}); {} done again",
+            incident.tier.name(),
             id.step,
             id.generation,
             count(incident.lost_steps, "step"),

@@ -7,7 +7,7 @@ use crate::format::{self, Output, ago, count, ettr, faults, last_fault, or_dash,
 use crate::scores;
 use crate::{data, logs, watch};
 use rebloom_core::chronicle::Chronicle;
-use rebloom_core::engine::{Answer, RunState, RunView};
+use rebloom_core::engine::{Answer, RunState, RunView, SnapshotView};
 use rebloom_core::flops::Flops;
 use rebloom_core::order::Stop;
 use rebloom_core::time::Instant;
@@ -206,6 +206,22 @@ fn list(runs: &[RunView], output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The newest snapshot, and how safe it is.
+fn snapshots(snapshot: &SnapshotView) -> String {
+    let newest = snapshot.newest.map_or_else(
+        || "none yet".to_owned(),
+        |id| {
+            let copies = count(snapshot.copies.into(), "node");
+            format!("step {} in memory, on {copies} or more", id.step)
+        },
+    );
+    if snapshot.note.is_empty() {
+        newest
+    } else {
+        format!("{newest}; {}", snapshot.note)
+    }
+}
+
 fn get(run: &RunView, output: Output) -> Result<(), Failure> {
     if output == Output::Json {
         return format::json(&format::run_json(run)?);
@@ -234,6 +250,9 @@ fn get(run: &RunView, output: Output) -> Result<(), Failure> {
         "checkpoint",
         or_dash(crate::view::newest_sealed(run).map(|id| id.directory())),
     );
+    if let Some(snapshot) = &run.snapshot {
+        field("snapshot", snapshots(snapshot));
+    }
     field("incidents", format::incidents(run));
     let hour = or_dash(run.ettr_hour.map(|ratio| format!("{ratio:.3}")));
     field(

@@ -242,6 +242,15 @@ pub enum Cause {
         /// What is wrong.
         unsound: Unsound,
     },
+    /// A rank's shard of a snapshot was not where it was known to be, or not what it was.
+    SnapshotUnsound {
+        /// Which step.
+        step: Step,
+        /// Which rank found it.
+        rank: Rank,
+        /// What is wrong.
+        unsound: Unsound,
+    },
     /// A node found one checkpoint after the other unsound, so it is its storage that is not sound.
     StorageMisread {
         /// Which node.
@@ -353,6 +362,7 @@ impl Cause {
             Self::NodeLost { .. } => "NodeLost",
             Self::RanksMissing { .. } => "RanksMissing",
             Self::CheckpointUnsound { .. } => "CheckpointUnsound",
+            Self::SnapshotUnsound { .. } => "SnapshotUnsound",
             Self::StorageMisread { .. } => "StorageMisread",
             Self::SaveFailed { .. } => "SaveFailed",
             Self::LossSpiked { .. } => "LossSpiked",
@@ -393,6 +403,7 @@ impl Cause {
             | Self::GangHung { .. }
             | Self::Slower { .. }
             | Self::CheckpointUnsound { .. }
+            | Self::SnapshotUnsound { .. }
             | Self::SaveFailed { .. }
             | Self::LossSpiked { .. }
             | Self::SpikesRepeat { .. }
@@ -440,6 +451,7 @@ impl Cause {
                 Self::NodeLost { .. }
                     | Self::NodeFaulty { .. }
                     | Self::CheckpointUnsound { .. }
+                    | Self::SnapshotUnsound { .. }
                     | Self::StorageMisread { .. }
             )
     }

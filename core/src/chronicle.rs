@@ -222,7 +222,7 @@ fn tell(run: &RunView, incident: &Incident) -> Entry {
         (Some(_), Some(generation)) => {
             let from = incident.resumed_from.map_or_else(
                 || "from the beginning".to_owned(),
-                |id| format!("from the checkpoint at step {}", id.step),
+                |id| format!("from the {} at step {}", incident.tier.name(), id.step),
             );
             let again = incident.lost_steps;
             lines.push(format!(

@@ -29,6 +29,7 @@ mod rules;
 mod seal;
 mod show;
 mod slow;
+mod snapshots;
 mod spikes;
 mod state;
 mod view;
@@ -40,13 +41,14 @@ pub use fact::{Fact, Record};
 pub use state::State;
 pub use view::{
     CheckpointState, HealthRuleView, Incident, Ledger, Milepost, NodeHealth, NodeState, NodeView,
-    Placement, RankView, RuleHit, RunState, RunView, Seating, Spend,
+    Placement, RankView, RuleHit, RunState, RunView, Seating, SnapshotView, Spend,
 };
 
 use crate::footprint::Tariff;
 use crate::id::RunId;
 pub use crate::ladder::Rung;
 use crate::placement::Floor;
+use crate::snapshot::Shelf;
 use crate::time::{Duration, Instant};
 use agenda::Agenda;
 use hang::Watch;
@@ -122,6 +124,8 @@ pub struct Engine {
     /// Runs that the last event placed, for the audit.
     placed: Vec<RunId>,
     desk: Desk,
+    /// What lies in the memories of nodes, by run; never journaled.
+    snapshots: BTreeMap<RunId, Shelf>,
     ward: health::Ward,
     out: VecDeque<Command<Record>>,
     refusals: BTreeMap<&'static str, u64>,
@@ -160,6 +164,7 @@ impl Engine {
             judging: BTreeSet::new(),
             placed: Vec::new(),
             desk: Desk::default(),
+            snapshots: BTreeMap::new(),
             ward: health::Ward::default(),
             out: VecDeque::new(),
             refusals: BTreeMap::new(),
@@ -271,6 +276,7 @@ impl Engine {
     fn tell(&mut self, fact: Fact) {
         self.state.apply(self.now, &fact);
         self.note(&fact);
+        self.note_snapshots(&fact);
         if let Fact::Placed { run, .. } = &fact {
             self.placed.push(run.clone());
         }

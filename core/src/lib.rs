@@ -15,7 +15,7 @@
 //! - [`supervisor`]: the agent's machine, which keeps one node's ranks
 //! - [`member`]: the worker's machine, which lives through generations
 //!
-//! [`ladder`], [`hang`] and [`interval`] hold decisions that need no fleet to be judged.
+//! [`ladder`], [`hang`], [`interval`] and [`snapshot`] hold decisions that need no fleet to be judged.
 //!
 //! The words that cross their borders are [`order`] (controller to agent), [`report`] (agent to
 //! controller), [`word`] (agent and worker) and [`flight`] (the page a worker writes while it
@@ -45,6 +45,7 @@ pub mod placement;
 pub mod replicas;
 pub mod report;
 pub mod skips;
+pub mod snapshot;
 pub mod spec;
 pub mod supervisor;
 pub mod time;

@@ -7,6 +7,7 @@
 //! driver sees the fence in the flight page and answers `Fenced`, and only then the member goes on.
 
 mod command;
+mod evaluate;
 mod event;
 mod save;
 
@@ -14,7 +15,6 @@ pub use command::Command;
 pub use event::{Event, LoadTrouble, Stepped, Trouble};
 
 use crate::checkpoint::CheckpointId;
-use crate::eval::Evaluation;
 use crate::flight::Phase;
 use crate::id::{Generation, Rank, RunId, Step};
 use crate::report::{Finish, Milestone};
@@ -81,6 +81,8 @@ pub struct Member {
     evaluated: Step,
     /// The save under way.
     saving: Option<CheckpointId>,
+    /// The snapshot under way.
+    snapping: Option<CheckpointId>,
     /// The lowest generation that is not fenced.
     fence_below: Generation,
     /// What comes once the command under way is over.
@@ -88,6 +90,7 @@ pub struct Member {
     /// What an agent that comes back is told again: it may have died before passing it on.
     last_word: Option<FromWorker>,
     last_saved: Option<FromWorker>,
+    last_snapped: Option<FromWorker>,
     /// The evaluations of the last while, oldest first, by when they were said.
     scored: VecDeque<(Instant, FromWorker)>,
     has_agent: bool,
@@ -109,10 +112,12 @@ impl Member {
             step: Step(0),
             evaluated: Step(0),
             saving: None,
+            snapping: None,
             fence_below: Generation(0),
             pending: None,
             last_word: None,
             last_saved: None,
+            last_snapped: None,
             scored: VecDeque::new(),
             has_agent: false,
             alone_since: None,
@@ -143,6 +148,10 @@ impl Member {
             } => {
                 self.saved(now, checkpoint, samples, outcome);
             }
+            Event::Snapped {
+                checkpoint,
+                outcome,
+            } => self.snapped(checkpoint, outcome),
             Event::Hashed { state } => self.hashed(now, state),
         }
     }
@@ -209,7 +218,7 @@ impl Member {
         }));
         // A checkpoint is sealed by the words of its saves, so what was scored before it comes before them.
         let scored = self.scored.iter().map(|(_, word)| word);
-        let last = [&self.last_saved, &self.last_word];
+        let last = [&self.last_snapped, &self.last_saved, &self.last_word];
         let again = scored.chain(last.into_iter().flatten());
         for word in again.cloned().collect::<Vec<_>>() {
             self.say(word);
@@ -242,7 +251,7 @@ impl Member {
                 self.milestone = Milestone::Going;
                 self.step = Step(0);
                 self.evaluated = go.evaluated.unwrap_or_default();
-                self.saving = None;
+                (self.saving, self.snapping) = (None, None);
                 self.last_word = None;
                 self.state = State::Forming;
                 self.go = Some(go.clone());
@@ -379,6 +388,7 @@ impl Member {
             .as_ref()
             .map_or(1, |go| go.spec.checkpoint.every_steps);
         if finish.is_none() && !done.step.0.is_multiple_of(every) {
+            self.snap(done.step);
             return self.go_on(now, None);
         }
         let next = CheckpointId {
@@ -406,42 +416,6 @@ impl Member {
             self.enter(now, Phase::Step);
             self.commands.push_back(Command::Step);
         }
-    }
-
-    /// Who stops is not held up: what it leaves out is done by the generation that goes on from there.
-    fn is_to_evaluate(&self, finish: Option<Finish>) -> bool {
-        let Some(go) = &self.go else {
-            return false;
-        };
-        let eval = go.spec.eval.as_ref();
-        let is_due = eval.is_some_and(|eval| eval.is_due(self.step, go.spec.train.steps));
-        is_due && self.evaluated < self.step && finish != Some(Finish::Stopped)
-    }
-
-    fn was_evaluated(&mut self, now: Instant, outcome: Result<Evaluation, Trouble>) {
-        let State::Evaluating { finish } = self.state else {
-            return;
-        };
-        let evaluation = match outcome {
-            Ok(evaluation) => evaluation,
-            Err(trouble) => return self.give_up(now, Phase::Eval, trouble),
-        };
-        if self.is_over(now) {
-            return;
-        }
-        self.evaluated = self.step;
-        // Every rank has the same figures and says so: any one of their nodes may be lost with its word.
-        let generation = self.generation();
-        let word = FromWorker::Evaluated {
-            generation,
-            evaluation,
-        };
-        self.scored.push_back((now, word.clone()));
-        // Nobody trains for longer than that after the controller was last there.
-        let long_ago = now - self.config.orphan_after * 4;
-        self.scored.retain(|(at, _)| *at >= long_ago);
-        self.say(word);
-        self.go_on(now, finish);
     }
 
     fn is_last(&self, step: Step) -> bool {

@@ -6,6 +6,7 @@
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
 use crate::id::{Generation, NodeId, Rank, RunId, Slot, Step};
+use crate::snapshot::{Peer, Recall};
 use crate::spec::RunSpec;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -34,6 +35,13 @@ pub struct Start {
     pub store_address: String,
     /// The state to begin with; none means step 0 from the seed.
     pub resume: Option<CheckpointId>,
+    /// Where that is a snapshot, what the ranks of this node read and where it lies, by rank; empty where
+    /// it is a checkpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshot: Vec<Recall>,
+    /// Whose agent keeps the replicas of this node's snapshots; none where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<Peer>,
     /// The newest step after which the run was evaluated, up to the one that it resumes from.
     pub evaluated: Option<Step>,
     /// Whether processes that already run are ended first (rung 2) or re-form in place (rung 1).

@@ -14,6 +14,7 @@ use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use crate::labels::Labels;
 use crate::ladder::gate::Nccl;
 use crate::replicas::Differs;
+use crate::snapshot::Piece;
 use serde::{Deserialize, Serialize};
 
 /// What an agent knows of its node when it joins.
@@ -69,6 +70,9 @@ pub struct Remembered {
     pub ranks: Vec<RankStatus>,
     /// Manifests that lie in the run's checkpoint directory, newest first, at most 16.
     pub sealed: Vec<Manifest>,
+    /// What lies whole in the node's memory: shards of its own ranks, and replicas.
+    #[serde(default)]
+    pub snapshots: Vec<Piece>,
 }
 
 /// The first message of an agent's connection.
@@ -228,6 +232,15 @@ pub enum Report {
         rank: Rank,
         /// What went wrong.
         error: String,
+    },
+    /// A shard of a snapshot lies in the memory of a node.
+    SnapshotHeld {
+        /// Of which run.
+        run: RunId,
+        /// What.
+        piece: Piece,
+        /// On which node: this one, or the one that keeps its replicas.
+        at: NodeId,
     },
     /// A manifest was written, or not.
     Sealed {

@@ -14,7 +14,7 @@ use crate::flight::Phase;
 use crate::guard::LossGuard;
 use crate::hang::deadline::Learn;
 use crate::hang::rules::LogRule;
-use crate::id::RunId;
+use crate::id::{RunId, Step};
 use crate::layout::Layout;
 use crate::time::Duration;
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,28 @@ pub struct Checkpoint {
     /// Sealed checkpoints to keep; older ones are removed.
     #[serde(default = "default_keep")]
     pub keep: u32,
+    /// Snapshots in memory between two checkpoints; none means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshots>,
+}
+
+/// How often each rank leaves its shard in the memory of its node, and a replica on a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshots {
+    /// Optimizer steps between two snapshots.
+    pub every_steps: u64,
+}
+
+impl Checkpoint {
+    /// Whether a snapshot is due after this step: where no checkpoint is.
+    pub fn is_snapshot(&self, step: Step) -> bool {
+        let every = self.snapshot.map_or(0, |snapshot| snapshot.every_steps);
+        step > Step(0)
+            && every > 0
+            && step.0.is_multiple_of(every)
+            && !step.0.is_multiple_of(self.every_steps)
+    }
 }
 
 /// Bounds of an interval that is chosen from the failures and saves that were measured; both the same

@@ -11,6 +11,7 @@ mod memory;
 mod outbox;
 mod read;
 mod run;
+mod snapshots;
 
 pub use command::Command;
 pub use event::Event;
@@ -100,6 +101,12 @@ impl Supervisor {
             .map(|(id, run)| (id, run.checkpoint_directory.as_str()))
     }
 
+    /// Runs that this node was started for and not stopped.
+    pub fn started(&self) -> impl Iterator<Item = &RunId> {
+        let started = self.runs.iter().filter(|(_, run)| run.start.is_some());
+        started.map(|(id, _)| id)
+    }
+
     /// Processes that should be alive: run, rank, pid and kernel start time.
     pub fn living(&self) -> impl Iterator<Item = (RunId, Rank, u32, u64)> {
         self.runs.iter().flat_map(|(id, run)| {
@@ -172,6 +179,9 @@ impl Supervisor {
             } => self.read(run, rank, matches, broken),
             Event::Pages(pages) => self.pages(now, pages),
             Event::Signal(signal) => self.report(Report::Signal { signal }),
+            Event::Replicated { run, piece, at } => {
+                self.report(Report::SnapshotHeld { run, piece, at });
+            }
             Event::ManifestWritten {
                 run,
                 checkpoint,
@@ -328,7 +338,9 @@ impl Supervisor {
         match order {
             Order::Start(start) => {
                 let run = self.runs.entry(start.spec.name.clone()).or_default();
+                let drops = snapshots::drops(&start);
                 if run.start(*start) {
+                    self.commands.extend(drops);
                     self.settle(now);
                 }
             }
@@ -420,6 +432,8 @@ impl Supervisor {
                 self.commands.push_back(Command::Tell { run, rank, word });
             }
             self.commands.extend(stray);
+        } else if let FromWorker::Snapped(piece) = word {
+            self.snapped(run, rank, pid, piece);
         } else if let Some(report) = known.and_then(|known| known.word(&run, rank, pid, word)) {
             if matches!(report, Report::ShardSaved { .. }) {
                 // So that what the pages say of this step is known before the checkpoint is sealed.

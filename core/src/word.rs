@@ -10,6 +10,7 @@ use crate::guard::Spike;
 use crate::id::{Digest, Generation, Rank, RunId, Slot, Step};
 use crate::replicas::Differs;
 use crate::report::{Finish, Milestone};
+use crate::snapshot::{Piece, Recall};
 use crate::spec::RunSpec;
 use crate::time::Instant;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub struct Go {
     pub slot: Slot,
     /// The state to begin with; none means step 0 from the seed.
     pub resume: Option<CheckpointId>,
+    /// Where that is a snapshot, this rank's shard of it; none where it is a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Box<Recall>>,
     /// The newest step after which the run was evaluated, up to the one that it resumes from.
     pub evaluated: Option<Step>,
 }
@@ -84,6 +88,8 @@ pub enum FromWorker {
         /// The shard.
         shard: Shard,
     },
+    /// It left its shard of a snapshot in the node's memory.
+    Snapped(Piece),
     /// It could not write its shard and trains on.
     SaveFailed {
         /// Which checkpoint.

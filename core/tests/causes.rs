@@ -79,6 +79,11 @@ fn all() -> Vec<Cause> {
         Cause::CheckpointUnsound {
             step: Step(10),
             rank,
+            unsound: unsound.clone(),
+        },
+        Cause::SnapshotUnsound {
+            step: Step(10),
+            rank,
             unsound,
         },
         Cause::SaveFailed {

@@ -48,6 +48,7 @@ fn small() -> RunSpec {
             every_steps: 10,
             auto: None,
             keep: 3,
+            snapshot: None,
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),

@@ -290,6 +290,15 @@ impl From<Cause> for wire::Cause {
                 rank: rank.0,
                 unsound: Some(unsound.into()),
             }),
+            Cause::SnapshotUnsound {
+                step,
+                rank,
+                unsound,
+            } => w::Kind::SnapshotUnsound(w::SnapshotUnsound {
+                step: step.0,
+                rank: rank.0,
+                unsound: Some(unsound.into()),
+            }),
             Cause::SaveFailed { step, rank, error } => w::Kind::SaveFailed(w::SaveFailed {
                 step: step.0,
                 rank: rank.map(|rank| rank.0),
@@ -426,6 +435,11 @@ impl TryFrom<wire::Cause> for Cause {
                     step: Step(it.step),
                     rank: Rank(it.rank),
                     unsound: part(it.unsound, "checkpoint_unsound.unsound")?,
+                },
+                w::Kind::SnapshotUnsound(it) => Self::SnapshotUnsound {
+                    step: Step(it.step),
+                    rank: Rank(it.rank),
+                    unsound: part(it.unsound, "snapshot_unsound.unsound")?,
                 },
                 w::Kind::SaveFailed(it) => Self::SaveFailed {
                     step: Step(it.step),

@@ -17,6 +17,7 @@ mod order;
 pub mod rank;
 mod report;
 mod rules;
+pub mod snapshot;
 mod spec;
 mod view;
 

@@ -33,6 +33,7 @@ impl From<Go> for wire::Go {
             rank,
             slot,
             resume,
+            snapshot,
             evaluated,
         }: Go,
     ) -> Self {
@@ -42,6 +43,7 @@ impl From<Go> for wire::Go {
             rank: rank.0,
             slot: slot.0,
             resume: resume.map(Into::into),
+            snapshot: snapshot.map(|recall| (*recall).into()),
             evaluated: evaluated.map(|step| step.0),
         }
     }
@@ -56,6 +58,7 @@ impl TryFrom<wire::Go> for Go {
             rank: Rank(go.rank),
             slot: Slot(go.slot),
             resume: maybe(go.resume, "resume")?,
+            snapshot: maybe(go.snapshot, "snapshot")?.map(Box::new),
             evaluated: go.evaluated.map(Step),
         })
     }
@@ -143,6 +146,7 @@ impl From<FromWorker> for wire::WorkerWord {
                 samples,
                 shard: Some(shard.into()),
             }),
+            FromWorker::Snapped(piece) => w::What::Snapped(piece.into()),
             FromWorker::SaveFailed { checkpoint, error } => w::What::SaveFailed(w::SaveFailed {
                 checkpoint: Some(checkpoint.into()),
                 error,
@@ -228,6 +232,7 @@ impl TryFrom<wire::WorkerWord> for FromWorker {
                 samples: it.samples,
                 shard: part(it.shard, "saved.shard")?,
             },
+            What::Snapped(it) => Self::Snapped(within(it, "snapped")?),
             What::SaveFailed(it) => Self::SaveFailed {
                 checkpoint: part(it.checkpoint, "save_failed.checkpoint")?,
                 error: text(it.error, "save_failed.error")?,

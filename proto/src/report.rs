@@ -1,6 +1,8 @@
 //! What an agent says of its node: joins, beats, reports.
 
-use crate::check::{Malformed, code, digest, list, part, run_id, same_names, text, within};
+use crate::check::{
+    Malformed, code, digest, list, node_id, part, run_id, same_names, text, within,
+};
 use crate::wire;
 use crate::wire::{rank_event, report};
 use rebloom_core::id::{Generation, Rank, Step};
@@ -48,6 +50,7 @@ impl From<Remembered> for wire::Remembered {
             generation,
             ranks,
             sealed,
+            snapshots,
         }: Remembered,
     ) -> Self {
         Self {
@@ -55,6 +58,7 @@ impl From<Remembered> for wire::Remembered {
             generation: generation.0,
             ranks: ranks.into_iter().map(Into::into).collect(),
             sealed: sealed.into_iter().map(Into::into).collect(),
+            snapshots: snapshots.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -70,6 +74,7 @@ impl TryFrom<wire::Remembered> for Remembered {
             generation: Generation(remembered.generation),
             ranks: list(remembered.ranks, "ranks")?,
             sealed: list(remembered.sealed, "sealed")?,
+            snapshots: list(remembered.snapshots, "snapshots")?,
         })
     }
 }
@@ -300,6 +305,11 @@ impl From<Report> for wire::Report {
                 rank: rank.0,
                 error,
             }),
+            Report::SnapshotHeld { run, piece, at } => w::What::SnapshotHeld(w::SnapshotHeld {
+                run: run.into(),
+                piece: Some(piece.into()),
+                at: at.into(),
+            }),
             Report::Sealed {
                 run,
                 checkpoint,
@@ -342,6 +352,11 @@ impl TryFrom<wire::Report> for Report {
                     checkpoint: part(it.checkpoint, "shard_failed.checkpoint")?,
                     rank: Rank(it.rank),
                     error: text(it.error, "shard_failed.error")?,
+                },
+                What::SnapshotHeld(it) => Self::SnapshotHeld {
+                    run: run_id(it.run, "snapshot_held.run")?,
+                    piece: part(it.piece, "snapshot_held.piece")?,
+                    at: node_id(it.at, "snapshot_held.at")?,
                 },
                 What::Sealed(it) => Self::Sealed {
                     run: run_id(it.run, "sealed.run")?,

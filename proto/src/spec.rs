@@ -6,7 +6,7 @@ use rebloom_core::guard::{GuardAction, LossGuard};
 use rebloom_core::hang::deadline::Learn;
 use rebloom_core::spec::{
     Auto, Checkpoint, Data, DataPart, Deadlines, Elastic, Model, Numerics, Optimizer, Precision,
-    RampUp, Recovery, RunSpec, Train,
+    RampUp, Recovery, RunSpec, Snapshots, Train,
 };
 
 /// Both ways between a message and a struct of core whose fields have the same names and types.
@@ -245,6 +245,7 @@ impl From<Checkpoint> for wire::CheckpointSpec {
             every_steps,
             auto,
             keep,
+            snapshot,
         }: Checkpoint,
     ) -> Self {
         Self {
@@ -252,6 +253,9 @@ impl From<Checkpoint> for wire::CheckpointSpec {
             every_steps,
             keep,
             auto: auto.map(Into::into),
+            snapshot: snapshot.map(|it| wire::SnapshotSpec {
+                every_steps: it.every_steps,
+            }),
         }
     }
 }
@@ -264,6 +268,9 @@ impl TryFrom<wire::CheckpointSpec> for Checkpoint {
             every_steps: checkpoint.every_steps,
             keep: checkpoint.keep,
             auto: maybe(checkpoint.auto, "auto")?,
+            snapshot: checkpoint.snapshot.map(|it| Snapshots {
+                every_steps: it.every_steps,
+            }),
         })
     }
 }

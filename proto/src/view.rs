@@ -105,6 +105,7 @@ impl From<Incident> for wire::Incident {
             resumed_from: incident.resumed_from.map(Into::into),
             lost_steps: incident.lost_steps,
             spent: Some(incident.spent.into()),
+            tier: Some(wire::Tier::from(incident.tier).into()),
         }
     }
 }
@@ -124,6 +125,7 @@ impl TryFrom<wire::Incident> for Incident {
             resumed_from: maybe(incident.resumed_from, "resumed_from")?,
             lost_steps: incident.lost_steps,
             spent: part(incident.spent, "spent")?,
+            tier: maybe_code::<wire::Tier, _>(incident.tier, "tier")?.unwrap_or_default(),
         })
     }
 }
@@ -244,6 +246,7 @@ impl From<RunView> for wire::RunView {
             ettr_hour: run.ettr_hour,
             tariff: Some(run.tariff.into()),
             device: run.device,
+            snapshot: run.snapshot.map(Into::into),
             mileposts: run.mileposts.into_iter().map(Into::into).collect(),
             evaluations: run.evaluations.into_iter().map(Into::into).collect(),
             final_states: run
@@ -281,6 +284,7 @@ impl TryFrom<wire::RunView> for RunView {
             submitted: Instant::from_nanos(run.submitted),
             ettr_hour: run.ettr_hour,
             tariff: part(run.tariff, "tariff")?,
+            snapshot: maybe(run.snapshot, "snapshot")?,
             device: run.device.map(|name| text(name, "device")).transpose()?,
             mileposts: list(run.mileposts, "mileposts")?,
             evaluations: list_by(run.evaluations, "evaluations", evaluated)?,

@@ -41,6 +41,9 @@ pub struct NodeArgs {
     /// Where ranks compute: cpu, or cuda for the GPU of their slot.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Where the agent keeps snapshots in memory; none are kept without.
+    #[arg(long)]
+    snapshots: Option<PathBuf>,
 }
 
 impl RankArgs {
@@ -64,6 +67,7 @@ impl RankArgs {
             flight,
             interface: node.interface,
             device: node.device,
+            snapshots: node.snapshots,
             slot,
             look: LOOK,
         }

@@ -6,6 +6,7 @@
 
 use crate::fence::Fence;
 use crate::link::{self, Heard};
+use crate::snapshots::Snapshots;
 use crate::work::{Place, Teller, Work};
 use rebloom_core::flight::Phase;
 use rebloom_core::member::{Command, Config, Event, Member};
@@ -37,6 +38,8 @@ pub struct Options {
     pub device: String,
     /// Its place on the node.
     pub slot: u32,
+    /// Where its agent keeps snapshots; none where it keeps none.
+    pub snapshots: Option<PathBuf>,
     /// How often the pulse goes and the fence is looked at, besides whenever the agent says something.
     pub look: Duration,
 }
@@ -70,6 +73,8 @@ pub(crate) struct Shared {
     recorder: &'static Recorder,
     fence: Arc<Fence>,
     exit: fn(i32) -> !,
+    /// Whether there is a memory to leave them in.
+    keeps_snapshots: bool,
     work: Sender<Command>,
     said: UnboundedSender<FromWorker>,
 }
@@ -132,6 +137,7 @@ impl Shared {
                 | Command::Step
                 | Command::Evaluate
                 | Command::Save { .. }
+                | Command::Snapshot { .. }
                 | Command::Hash
                 | Command::Abandon) => self.pass_on(command),
             }
@@ -172,6 +178,7 @@ pub fn run<W: Work, E: From<StartError>>(
         recorder,
         fence: Arc::clone(&fence),
         exit,
+        keeps_snapshots: options.snapshots.is_some(),
         work,
         said,
     });
@@ -200,10 +207,15 @@ pub fn run<W: Work, E: From<StartError>>(
             });
         })
         .map_err(StartError::Thread)?;
+    let snapshots = options.snapshots.as_ref().map(|root| {
+        let (run, fence) = (options.member.run.clone(), Arc::clone(&fence));
+        Snapshots::new(root, run, handle.clone(), &options.socket, fence)
+    });
     let mut work = begin(Place {
         runtime: handle,
         recorder,
         fence,
+        snapshots,
         teller: Teller(Arc::clone(&shared)),
     })?;
     follow(&commands, &shared, &mut work);
@@ -283,6 +295,11 @@ fn carry_out(command: Command, shared: &Shared, work: &mut impl Work) {
             shared.handle(Event::Evaluated { outcome });
         }
         Command::Save { checkpoint, .. } => work.save(checkpoint),
+        Command::Snapshot { checkpoint } if shared.keeps_snapshots => work.snapshot(checkpoint),
+        Command::Snapshot { checkpoint } => shared.handle(Event::Snapped {
+            checkpoint,
+            outcome: Err("this node keeps no snapshots".to_owned()),
+        }),
         Command::Hash => {
             let state = work.hash();
             shared.handle(Event::Hashed { state });

@@ -8,9 +8,11 @@ pub mod arguments;
 mod driver;
 mod fence;
 mod link;
+mod snapshots;
 pub mod store;
 mod work;
 
 pub use driver::{LOOK, Options, StartError, run};
 pub use fence::Fence;
-pub use work::{Done, Place, Saved, Teller, Work};
+pub use snapshots::Snapshots;
+pub use work::{Done, Place, Saved, Snapped, Teller, Work};

@@ -2,10 +2,12 @@
 
 use crate::driver::Shared;
 use crate::fence::Fence;
+use crate::snapshots::Snapshots;
 use rebloom_core::checkpoint::{CheckpointId, Shard};
 use rebloom_core::eval::Evaluation;
 use rebloom_core::id::{Digest, Step};
 use rebloom_core::member::{Event, LoadTrouble, Stepped, Trouble};
+use rebloom_core::snapshot::Piece;
 use rebloom_core::word::Go;
 use rebloom_runtime::flight::Recorder;
 use std::sync::Arc;
@@ -24,6 +26,9 @@ pub trait Work {
     fn evaluate(&mut self) -> Result<Evaluation, Trouble>;
     /// Writes this rank's shard, now or beside the next steps; its [`Teller`] hears what came of it.
     fn save(&mut self, checkpoint: CheckpointId);
+    /// Leaves this rank's shard in the node's memory, now or beside the next steps; its [`Teller`] hears what
+    /// came of it. Not called where the place has no [`Snapshots`].
+    fn snapshot(&mut self, checkpoint: CheckpointId);
     /// Hashes everything that decides how training goes on.
     fn hash(&mut self) -> Digest;
     /// Drops what belongs to the generation; it is over.
@@ -52,11 +57,36 @@ pub struct Saved {
     pub outcome: Result<Shard, String>,
 }
 
+/// What a snapshot came to.
+#[derive(Debug)]
+pub struct Snapped {
+    /// Which.
+    pub checkpoint: CheckpointId,
+    /// The shard, or what went wrong.
+    pub outcome: Result<Piece, String>,
+}
+
 /// Tells the member of saves, from any thread.
 #[derive(Clone)]
 pub struct Teller(pub(crate) Arc<Shared>);
 
 impl Teller {
+    /// A snapshot is taken, or failed.
+    pub fn snapped(&self, snapped: Snapped) {
+        let Snapped {
+            checkpoint,
+            outcome,
+        } = snapped;
+        if let Err(error) = &outcome {
+            let step = checkpoint.step;
+            tracing::warn!(%step, error, "cannot leave a snapshot in memory");
+        }
+        self.0.handle(Event::Snapped {
+            checkpoint,
+            outcome,
+        });
+    }
+
     /// A save is done, or failed.
     pub fn saved(&self, saved: Saved) {
         let Saved {
@@ -89,4 +119,6 @@ pub struct Place {
     pub fence: Arc<Fence>,
     /// Hears of saves.
     pub teller: Teller,
+    /// The node's memory; none where its agent keeps no snapshots.
+    pub snapshots: Option<Snapshots>,
 }

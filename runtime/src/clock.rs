@@ -12,6 +12,12 @@ pub fn monotonic() -> Instant {
     Instant::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
+/// The time of day, in nanoseconds since the Unix epoch: it may be set back.
+pub fn wall() -> Instant {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Instant::ZERO + since.unwrap_or_default()
+}
+
 /// Nanoseconds since the Unix epoch that never go back: read from the wall once, then carried on by
 /// the monotonic clock, and never below a floor such as the last moment in a journal.
 #[derive(Debug, Clone, Copy)]
@@ -23,11 +29,8 @@ pub struct Wall {
 impl Wall {
     /// A clock that begins now, or at `floor` where that is later.
     pub fn starting_at_least(floor: Instant) -> Self {
-        let wall = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
         Self {
-            base: floor.max(Instant::ZERO + wall),
+            base: floor.max(wall()),
             started: Started::now(),
         }
     }

@@ -8,6 +8,7 @@ pub mod journal;
 pub mod priority;
 pub mod shard_hash;
 pub mod shutdown;
+pub mod snapshots;
 pub mod standby;
 pub mod telemetry;
 pub mod tls;

@@ -10,9 +10,8 @@ use crate::world::{Happening, Undo, World};
 use rebloom_core::cause::Exit;
 use rebloom_core::health::signal::Signal;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId};
-use rebloom_core::labels::Labels;
 use rebloom_core::ladder::gate::Nccl;
-use rebloom_core::report::{Join, NodeFacts};
+use rebloom_core::report::{Join, NodeFacts, RACK};
 use rebloom_core::supervisor::{Command, Config, Event, Memory, Supervisor};
 use rebloom_core::time::{Duration, Instant};
 use rebloom_core::word::ToWorker;
@@ -36,6 +35,10 @@ pub(crate) struct Node {
     pub(crate) agent: Option<Agent>,
     /// The process whose flight page lies where a rank's page lies.
     pages: BTreeMap<(RunId, Rank), u32>,
+    /// Snapshots and replicas; gone with the power.
+    pub(crate) snapshots: crate::memory::Memory,
+    /// Its rack, where there are any.
+    rack: Option<String>,
     /// Cut off from the controller only.
     pub(crate) is_link_cut: bool,
     /// Cut off from everything.
@@ -92,6 +95,8 @@ impl Node {
             life: 0,
             agent: None,
             pages: BTreeMap::new(),
+            snapshots: crate::memory::Memory::default(),
+            rack: None,
             is_link_cut: false,
             is_isolated: false,
             cuts: 0,
@@ -100,6 +105,12 @@ impl Node {
             levels: Vec::new(),
             denied: Vec::new(),
         }
+    }
+
+    /// The same in this rack.
+    pub(crate) fn in_rack(mut self, rack: Option<&String>) -> Self {
+        self.rack = rack.cloned();
+        self
     }
 
     pub(crate) fn name(&self) -> String {
@@ -126,7 +137,11 @@ impl Node {
             cores: 8,
             memory: 1 << 34,
             nccl: Some(NCCL),
-            labels: Labels::default(),
+            labels: self
+                .rack
+                .iter()
+                .map(|rack| (RACK.to_owned(), rack.clone()))
+                .collect(),
         };
         let mut runs = self
             .agent
@@ -135,6 +150,7 @@ impl Node {
             .unwrap_or_default();
         for run in &mut runs {
             run.sealed = world.storage.manifests(&run.run);
+            run.snapshots = self.snapshots.of(&run.run);
         }
         Join { facts, runs }
     }
@@ -273,6 +289,7 @@ impl World {
     pub(crate) fn power_off(&mut self, at: usize) {
         self.kill_agent(at, None);
         self.nodes[at].is_on = false;
+        self.nodes[at].snapshots = crate::memory::Memory::default();
         let here: Vec<u32> = self.processes_of(at);
         here.into_iter()
             .for_each(|pid| self.end_process(pid, Exit::Unknown));

@@ -3,6 +3,7 @@
 
 mod journal;
 mod orders;
+mod snapshots;
 
 use crate::options::{Options, Planted};
 use crate::storage::Saved;
@@ -38,6 +39,8 @@ pub(crate) struct Checks {
     share: f64,
     /// Rungs of the ladder that were taken.
     pub(crate) rungs: BTreeSet<Rung>,
+    /// Generations that began with a snapshot, and those of them for which a node asked another.
+    pub(crate) recalls: [u64; 2],
 }
 
 /// What was seen of one run.
@@ -98,6 +101,7 @@ impl Checks {
             enrolled: BTreeSet::new(),
             share: options.limits.withdraw_share,
             rungs: BTreeSet::new(),
+            recalls: [0; 2],
         }
     }
 
@@ -300,6 +304,7 @@ impl World {
             cause,
             rung,
             resume,
+            snapshot,
             layout,
             ..
         } = &record.fact
@@ -363,6 +368,14 @@ impl World {
             ));
         }
         self.checks.rungs.extend(*rung);
+        let gang = (*layout, placement.as_ref());
+        violations.extend(seen.check_restore(run, *resume, snapshot.as_deref(), gang));
+        if let Some(restore) = snapshot {
+            self.checks.note_restore(restore, placement);
+        }
+        let Some(seen) = self.checks.runs.get_mut(run) else {
+            return;
+        };
         seen.unsealed += u32::from(rung.is_some() && cause.is_fault());
         if seen.unsealed > seen.spec.recovery.unsealed {
             violations.push(format!("L4: {run} goes on and on without a checkpoint"));

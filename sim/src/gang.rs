@@ -39,7 +39,7 @@ pub(crate) struct Gangs {
 
 impl World {
     /// Whether two nodes reach each other.
-    fn reach(&self, a: usize, b: usize) -> bool {
+    pub(crate) fn reach(&self, a: usize, b: usize) -> bool {
         let (from, to) = (&self.nodes[a], &self.nodes[b]);
         a == b || (from.is_on && to.is_on && !from.is_isolated && !to.is_isolated)
     }

@@ -10,6 +10,7 @@ mod checks;
 mod controller;
 mod faults;
 mod gang;
+mod memory;
 mod options;
 mod random;
 pub mod replay;
@@ -31,6 +32,11 @@ pub use world::World;
 /// The world of a seed, from beginning to end.
 pub fn simulate(seed: u64) -> Result<Verdict, Failure> {
     World::new(Options::draw(seed), false).run()
+}
+
+/// The hard world of a seed in which every run keeps snapshots, from beginning to end.
+pub fn simulate_snapping(seed: u64) -> Result<Verdict, Failure> {
+    World::new(Options::hard(seed).snapping(), false).run()
 }
 
 /// The hard world of a seed, from beginning to end.

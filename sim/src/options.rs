@@ -5,7 +5,7 @@ mod hard;
 
 pub(crate) use hard::{Bias, fits};
 
-use crate::random::Random;
+use crate::random::{Random, mix};
 use rebloom_core::engine::Limits;
 use rebloom_core::eval::{Eval, EvalSet};
 use rebloom_core::guard::LossGuard;
@@ -13,7 +13,7 @@ use rebloom_core::health::Windows;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{
-    Checkpoint, Data, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Train,
+    Checkpoint, Data, Deadlines, Model, Numerics, Optimizer, Recovery, RunSpec, Snapshots, Train,
 };
 use rebloom_core::time::Duration;
 use std::fmt;
@@ -122,6 +122,8 @@ pub struct Options {
     pub seed: u64,
     /// Slots of each node.
     pub nodes: Vec<u32>,
+    /// Racks of the nodes; none where nobody said.
+    pub(crate) racks: Vec<String>,
     /// The runs.
     pub runs: Vec<RunSpec>,
     /// The controller's limits.
@@ -185,6 +187,7 @@ impl Options {
         Self {
             seed,
             nodes,
+            racks: Vec::new(),
             runs,
             limits,
             storm: r.millis(10_000, 200_000),
@@ -208,6 +211,26 @@ impl Options {
     #[must_use]
     pub const fn dies_after(mut self, records: usize) -> Self {
         self.dies_after = records;
+        self
+    }
+
+    /// The same world in which every run keeps snapshots in memory, and nodes may be in racks: drawn from a
+    /// stream of its own, so that a seed without them means the world that it meant.
+    #[must_use]
+    pub fn snapping(mut self) -> Self {
+        let r = &mut Random::new(mix(self.seed) ^ 0x003e_3027);
+        for run in &mut self.runs {
+            // So that there are some between two checkpoints.
+            run.checkpoint.every_steps = run.checkpoint.every_steps.max(2) * r.within(1, 6);
+            let every_steps = r.within(1, (run.checkpoint.every_steps / 2).max(1));
+            run.checkpoint.snapshot = Some(Snapshots { every_steps });
+        }
+        if r.once_in(2) {
+            let racks = r.within(1, 3);
+            self.racks = (0..self.nodes.len())
+                .map(|_| format!("rack-{}", r.within(1, racks)))
+                .collect();
+        }
         self
     }
 
@@ -304,6 +327,7 @@ fn draw_run(r: &mut Random, at: u64, room: u32) -> RunSpec {
             every_steps: r.within(2, 40),
             auto: None,
             keep: r.small(1, 4),
+            snapshot: None,
         },
         deadlines: Deadlines {
             init: within(r, 4) + 1.0,

@@ -110,6 +110,8 @@ pub(crate) fn agent_command(command: &Command) -> Option<String> {
         Command::Spawn { .. }
         | Command::Remember(_)
         | Command::ReadPages
+        | Command::Replicate { .. }
+        | Command::DropSnapshots { .. }
         | Command::Beat(_)
         | Command::RouteStore { .. }
         | Command::Tell {
@@ -192,6 +194,10 @@ fn report(report: &Report) -> String {
                 checkpoint.directory(),
                 shard.rank
             )
+        }
+        Report::SnapshotHeld { run, piece, at } => {
+            let (id, rank) = (piece.checkpoint.directory(), piece.shard.rank);
+            format!("{run}/{id} of rank {rank} is in the memory of {at}")
         }
         Report::Signal { signal } => format!("signal {signal}"),
         Report::ShardFailed { .. } | Report::Sealed { .. } | Report::Stopped { .. } => cut(report),

@@ -44,7 +44,7 @@ pub(crate) struct Storage {
     pub(crate) is_away: bool,
 }
 
-const BYTES: u64 = 4096;
+pub(crate) const BYTES: u64 = 4096;
 
 /// A digest that is as good as SHA-256 in a world without malice.
 pub(crate) fn digest(of: Saved) -> Digest {
@@ -57,7 +57,7 @@ pub(crate) fn digest(of: Saved) -> Digest {
     Digest(bytes)
 }
 
-fn name(rank: Rank) -> String {
+pub(crate) fn name(rank: Rank) -> String {
     format!("rank-{:05}.safetensors", rank.0)
 }
 

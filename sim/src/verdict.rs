@@ -38,6 +38,9 @@ pub struct Verdict {
     pub runs: Vec<(RunId, u64, usize, Ledger)>,
     /// Rungs of the recovery ladder that were taken.
     pub rungs: BTreeSet<Rung>,
+    /// Generations that began with a snapshot in memory, and those of them for which a rank read it from
+    /// another node.
+    pub recalls: [u64; 2],
 }
 
 /// A world in which something was wrong.
@@ -61,6 +64,13 @@ impl fmt::Display for Verdict {
             "sound: {} events, {lasted:.1} s, trace {:016x}",
             self.events, self.trace
         )?;
+        let [memory, replicas] = self.recalls;
+        if memory > 0 {
+            write!(
+                f,
+                "; {memory} generations began from memory, {replicas} of them in part from replicas"
+            )?;
+        }
         for (run, generations, incidents, ledger) in &self.runs {
             let ettr = ledger.ettr().unwrap_or(0.0) * 100.0;
             write!(
@@ -254,6 +264,7 @@ impl World {
             lasted: self.now.since(Instant::ZERO),
             runs: runs.collect(),
             rungs: self.checks.rungs.clone(),
+            recalls: self.checks.recalls,
         })
     }
 

@@ -42,8 +42,8 @@ pub(crate) enum Outcome {
 /// A shard on its way to storage.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SaveAction {
-    checkpoint: CheckpointId,
-    saved: Saved,
+    pub(crate) checkpoint: CheckpointId,
+    pub(crate) saved: Saved,
 }
 
 /// One worker's process.

@@ -7,8 +7,9 @@ use crate::agent::Node;
 use crate::checks::Checks;
 use crate::controller::Controller;
 use crate::gang::Gangs;
+use crate::memory::Replica;
 use crate::options::{Fault, Options};
-use crate::random::Random;
+use crate::random::{Random, mix};
 use crate::storage::{Rot, Storage};
 use crate::trace::Trace;
 use crate::verdict::{Failure, Resumes, Verdict};
@@ -108,6 +109,16 @@ pub(crate) enum Happening {
         pid: u32,
         save: crate::worker::SaveAction,
     },
+    SnapshotTaken {
+        pid: u32,
+        save: crate::worker::SaveAction,
+    },
+    /// A shard of one node's memory came to another.
+    Replicated {
+        node: usize,
+        life: u64,
+        replica: Replica,
+    },
     Continue {
         pid: u32,
     },
@@ -144,6 +155,7 @@ impl Happening {
             | Self::FormTried { pid, .. }
             | Self::StepEntered { pid, .. }
             | Self::ActionDone { pid, .. }
+            | Self::SnapshotTaken { pid, .. }
             | Self::ShardWritten { pid, .. } => Some(*pid),
             Self::ControllerStart
             | Self::ControllerTick { .. }
@@ -157,6 +169,7 @@ impl Happening {
             | Self::WireGivenUp { .. }
             | Self::ExitSeen { .. }
             | Self::WordArrives { .. }
+            | Self::Replicated { .. }
             | Self::Continue { .. }
             | Self::Strike
             | Self::GangsTried
@@ -196,6 +209,8 @@ pub struct World {
     queue: BTreeMap<(Instant, u64), Happening>,
     serial: u64,
     pub(crate) random: Random,
+    /// Chance of its own for what came later, so that a seed means the world that it meant.
+    pub(crate) chance: Random,
     pub(crate) controller: Controller,
     pub(crate) nodes: Vec<Node>,
     pub(crate) processes: BTreeMap<u32, Process>,
@@ -221,13 +236,17 @@ impl World {
     pub fn new(options: Options, print: bool) -> Self {
         let mut random = Random::new(options.seed);
         let nodes = (0..options.nodes.len())
-            .map(|at| Node::new(at, options.nodes[at], &mut random))
+            .map(|at| {
+                let node = Node::new(at, options.nodes[at], &mut random);
+                node.in_rack(options.racks.get(at))
+            })
             .collect();
         let mut world = Self {
             now: Instant::ZERO,
             queue: BTreeMap::new(),
             serial: 0,
             random,
+            chance: Random::new(mix(options.seed) ^ 0x5a95_4075),
             controller: Controller::default(),
             nodes,
             processes: BTreeMap::new(),
@@ -341,6 +360,12 @@ impl World {
                 action,
                 outcome,
             } => self.action_done(pid, action, outcome),
+            Happening::SnapshotTaken { pid, save } => self.snapshot_taken(pid, save),
+            Happening::Replicated {
+                node,
+                life,
+                replica,
+            } => self.replicated(node, life, replica),
             Happening::ShardWritten { pid, save } => self.shard_written(pid, save),
             Happening::Continue { pid } => self.continue_process(pid),
             Happening::Strike => self.strike(),

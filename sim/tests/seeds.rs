@@ -1,7 +1,9 @@
 //! Worlds from many seeds, worlds that once found something, and worlds with a bug put in.
 
 use rebloom_core::engine::Rung;
-use rebloom_sim::{Failure, Options, Planted, Verdict, World, simulate, simulate_hard};
+use rebloom_sim::{
+    Failure, Options, Planted, Verdict, World, simulate, simulate_hard, simulate_snapping,
+};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -51,6 +53,22 @@ fn the_third_fifty_hard_worlds_are_sound() {
 #[test]
 fn the_fourth_fifty_hard_worlds_are_sound() {
     all_sound_on_every_rung(150..200);
+}
+
+/// Generations that began from memory, and those for which a rank read from another node.
+fn recalls(seeds: Range<u64>) -> [u64; 2] {
+    let worlds = seeds.map(|seed| simulate_snapping(seed).unwrap_or_else(|it| panic!("{it}")));
+    worlds.fold([0; 2], |[all, far], verdict| {
+        let [more, farther] = verdict.recalls;
+        [all + more, far + farther]
+    })
+}
+
+#[test]
+fn hard_worlds_with_snapshots_are_sound_and_resume_from_memory_and_from_replicas() {
+    let [memory, replicas] = recalls(0..40);
+    assert!(memory > 100, "only {memory} generations began from memory");
+    assert!(replicas > 10, "only {replicas} of {memory} from replicas");
 }
 
 /// The controller dies after each of the first records of a world, then lives on as the world has it.

@@ -32,6 +32,8 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub struct Cluster {
     folder: TempDir,
+    /// Where agents keep snapshots: on a file system in memory, as on a real node.
+    memory: TempDir,
     plan: Plan,
     runtime: Runtime,
     admin: Channel,
@@ -97,6 +99,7 @@ impl Cluster {
         let disks = Vec::new();
         let mut cluster = Self {
             folder,
+            memory: TempDir::with_prefix_in("rebloom-test-", "/dev/shm")?,
             plan,
             runtime,
             admin,
@@ -143,6 +146,11 @@ impl Cluster {
         self.folder().join("checkpoints")
     }
 
+    /// Where an agent keeps snapshots.
+    pub fn memory(&self, name: &str) -> PathBuf {
+        self.memory.path().join(name)
+    }
+
     /// Names of all nodes.
     pub fn names(&self) -> Vec<String> {
         self.agents.keys().cloned().collect()
@@ -185,7 +193,7 @@ impl Cluster {
 
     /// Starts an agent, or starts it again on the state it has.
     pub fn start_agent(&mut self, name: &str) -> Result<()> {
-        let folder = self.folder().to_owned();
+        let (folder, memory) = (self.folder().to_owned(), self.memory(name));
         let agent = self
             .agents
             .get_mut(name)
@@ -202,6 +210,8 @@ impl Cluster {
             .args(["--listen", &agent.listen.to_string()])
             .arg("--state")
             .arg(folder.join(name))
+            .arg("--snapshots")
+            .arg(memory)
             .arg("--tls")
             .arg(folder.join("tls"))
             .arg("--worker")

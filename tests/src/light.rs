@@ -17,12 +17,13 @@ use rebloom_core::eval::{Evaluation, Score};
 use rebloom_core::id::{Digest, Generation, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::member::{LoadTrouble, Stepped, Trouble};
+use rebloom_core::snapshot::Recall;
 use rebloom_core::spec::RunSpec;
 use rebloom_core::time::Instant;
 use rebloom_core::word::Go;
 use rebloom_format::manifest::{self, MANIFEST};
 use rebloom_rank::store::{AgentStore, Store, StoreError};
-use rebloom_rank::{Done, Place, Saved, Work};
+use rebloom_rank::{Done, Place, Saved, Snapped, Work};
 use rebloom_runtime::clock::monotonic;
 use rebloom_runtime::files;
 use rebloom_runtime::shard_hash::ShardHash;
@@ -147,6 +148,24 @@ impl Light {
             .ok_or_else(|| broken("the key `last` holds no number"))
     }
 
+    /// This rank's shard of a snapshot, wherever it lies.
+    fn recall(&self, go: &Go, recall: &Recall) -> Result<State, LoadTrouble> {
+        let file = || recall.piece.shard.file.clone();
+        let snapshots = self.place.snapshots.as_ref();
+        let snapshots = snapshots.ok_or_else(|| Unsound::Missing { file: file() });
+        let directory = snapshots.and_then(|it| it.recall(go.generation, recall));
+        let directory = directory.map_err(LoadTrouble::Unsound)?;
+        let directory = directory.ok_or(LoadTrouble::Other(Trouble::Fenced))?;
+        let piece = &recall.piece;
+        read(
+            go,
+            &directory,
+            &piece.shard,
+            (piece.checkpoint, piece.samples),
+        )
+        .map_err(LoadTrouble::Unsound)
+    }
+
     fn standing(&mut self) -> &mut Standing {
         self.at
             .as_mut()
@@ -169,10 +188,13 @@ impl Work for Light {
     }
 
     fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadTrouble> {
+        let state = match (&go.snapshot, go.resume) {
+            (Some(recall), _) => self.recall(go, recall)?,
+            (None, Some(id)) => load(go, id).map_err(LoadTrouble::Unsound)?,
+            (None, None) => self.standing().state.clone(),
+        };
         let at = self.standing();
-        if let Some(id) = go.resume {
-            at.state = load(go, id).map_err(LoadTrouble::Unsound)?;
-        }
+        at.state = state;
         Ok((at.state.step, at.state.samples))
     }
 
@@ -237,6 +259,24 @@ impl Work for Light {
         });
     }
 
+    fn snapshot(&mut self, checkpoint: CheckpointId) {
+        let snapshots = self.place.snapshots.clone();
+        let at = self.standing();
+        let outcome = snapshots
+            .ok_or_else(|| "this node keeps no snapshots".to_owned())
+            .and_then(|snapshots| {
+                let bytes = at.state.to_bytes();
+                let place = snapshots.prepare(checkpoint, bytes.len() as u64)?;
+                let shard = write(&at.go, &place, &bytes)?;
+                let state = (at.go.spec.layout, at.state.samples);
+                snapshots.keep(checkpoint, state, shard)
+            });
+        self.place.teller.snapped(Snapped {
+            checkpoint,
+            outcome,
+        });
+    }
+
     fn hash(&mut self) -> Digest {
         self.standing().state.digest()
     }
@@ -249,16 +289,18 @@ impl Work for Light {
 /// Writes a shard: aside, to the disk, then under its name.
 fn save(go: &Go, state: &State, id: CheckpointId) -> Result<Shard, String> {
     let directory = directory(go, id);
+    files::create_directory(&directory).map_err(|error| error.to_string())?;
+    write(go, &directory, &state.to_bytes())
+}
+
+fn write(go: &Go, directory: &Path, bytes: &[u8]) -> Result<Shard, String> {
     let file = format!("rank-{:05}.safetensors", go.rank.0);
-    let bytes = state.to_bytes();
-    files::create_directory(&directory)
-        .and_then(|()| files::write(&directory.join(&file), &bytes))
-        .map_err(|error| error.to_string())?;
+    files::write(&directory.join(&file), bytes).map_err(|error| error.to_string())?;
     Ok(Shard {
         rank: go.rank,
         file,
         bytes: bytes.len() as u64,
-        hash: ShardHash::of(&bytes),
+        hash: ShardHash::of(bytes),
     })
 }
 
@@ -269,9 +311,6 @@ fn load(go: &Go, id: CheckpointId) -> Result<State, Unsound> {
         file: file.to_owned(),
         error,
     };
-    let read = |file: &str| {
-        fs::read(directory.join(file)).map_err(|error| unreadable(file, error.to_string()))
-    };
     let manifest =
         manifest::read(&directory).map_err(|error| unreadable(MANIFEST, error.to_string()))?;
     if manifest.run != go.spec.name || manifest.id != id {
@@ -279,7 +318,22 @@ fn load(go: &Go, id: CheckpointId) -> Result<State, Unsound> {
     }
     let shard = manifest.shards.iter().find(|shard| shard.rank == go.rank);
     let shard = shard.ok_or_else(|| unreadable(MANIFEST, format!("lacks rank {}", go.rank)))?;
-    let bytes = read(&shard.file)?;
+    read(go, &directory, shard, (id, manifest.samples))
+}
+
+/// Reads a shard, if it is what is said of it, and of that step and those samples.
+fn read(
+    go: &Go,
+    directory: &Path,
+    shard: &Shard,
+    (id, samples): (CheckpointId, u64),
+) -> Result<State, Unsound> {
+    let unreadable = |file: &str, error: String| Unsound::Unreadable {
+        file: file.to_owned(),
+        error,
+    };
+    let path = directory.join(&shard.file);
+    let bytes = fs::read(path).map_err(|error| unreadable(&shard.file, error.to_string()))?;
     let (expected, found) = (shard.bytes, bytes.len() as u64);
     if expected != found {
         return Err(Unsound::Length {
@@ -294,7 +348,7 @@ fn load(go: &Go, id: CheckpointId) -> Result<State, Unsound> {
         });
     }
     let state = State::from_bytes(&bytes).map_err(|error| unreadable(&shard.file, error))?;
-    if state.step != id.step || state.samples != manifest.samples || state.rank != go.rank {
+    if state.step != id.step || state.samples != samples || state.rank != go.rank {
         return Err(unreadable(&shard.file, "holds another state".to_owned()));
     }
     Ok(state)

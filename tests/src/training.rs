@@ -55,6 +55,7 @@ pub fn spec(name: &str, data: &Path, checkpoints: &Path) -> Result<RunSpec> {
             every_steps: EVERY,
             auto: None,
             keep: 100,
+            snapshot: None,
         },
         deadlines: Deadlines {
             init: 20.0,

@@ -8,10 +8,10 @@ mod load;
 mod read;
 mod save;
 
-pub use load::{LoadError, begin_with, load};
+pub use load::{LoadError, begin_with, load, recall};
 pub use read::{Common, Stored, Want};
 pub use rebloom_format::slice;
-pub use save::{Saver, save};
+pub use save::{Saver, Wrote, save};
 
 use crate::shim::{bytes, cuda};
 use crate::trainer::Trainer;

@@ -1,22 +1,23 @@
 //! A rank that trains: form, load, step, save, hash, on libtorch.
 
-use crate::checkpoint::{self, LoadError, Saver};
+use crate::checkpoint::{self, LoadError, Saver, Wrote};
 use crate::comm::{CommError, Device, Groups, Watch};
 use crate::data::Shelf;
 use crate::shim::cuda::Choice;
 use crate::shim::{self, ShimError};
 use crate::trainer::{StepError, Trainer};
 use crate::weights::Weights;
-use rebloom_core::cause::Blamed;
+use rebloom_core::cause::{Blamed, Unsound};
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::eval::Evaluation;
 use rebloom_core::id::{Digest, Rank, Step};
 use rebloom_core::member::{LoadTrouble, Stepped, Trouble};
+use rebloom_core::snapshot::Recall;
 use rebloom_core::spec::seconds;
 use rebloom_core::word::Go;
 use rebloom_data::held_out::HeldOut;
 use rebloom_rank::store::AgentStore;
-use rebloom_rank::{Done, Options, Place, Saved, Work};
+use rebloom_rank::{Done, Options, Place, Saved, Snapped, Work};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,6 +94,23 @@ impl Work for Worker {
         }
     }
 
+    fn snapshot(&mut self, checkpoint: CheckpointId) {
+        let trainer = self
+            .trainer
+            .as_ref()
+            .expect("state is loaded before it is saved");
+        let memory = self.place.snapshots.clone();
+        let begun = memory
+            .ok_or_else(|| "this node keeps no snapshots".to_owned())
+            .and_then(|memory| self.saver.snapshot(trainer, self.rank, checkpoint, memory));
+        if let Err(error) = begun {
+            self.place.teller.snapped(Snapped {
+                checkpoint,
+                outcome: Err(error),
+            });
+        }
+    }
+
     fn hash(&mut self) -> Digest {
         self.trainer.as_ref().map_or(Digest([0; 32]), |trainer| {
             trainer.farewell();
@@ -113,7 +131,10 @@ impl Worker {
             place,
             socket: options.socket.clone(),
             device: Arc::new(Device::open(&options.interface)?),
-            saver: Saver::start(move |saved| teller.saved(saved))?,
+            saver: Saver::start(move |wrote| match wrote {
+                Wrote::Saved(saved) => teller.saved(saved),
+                Wrote::Snapped(snapped) => teller.snapped(snapped),
+            })?,
             rank: options.member.rank,
             shelf: Shelf::default(),
             groups: None,
@@ -157,9 +178,13 @@ impl Worker {
             .take()
             .expect("groups are formed before state is loaded");
         let mut trainer = Trainer::new(go.spec.clone(), go.rank, groups, samples)?;
-        match go.resume {
-            Some(id) => checkpoint::load(&mut trainer, go.rank, id)?,
-            None => match &go.spec.init {
+        match (go.resume, go.snapshot.as_deref()) {
+            (_, Some(recall)) => {
+                let directory = self.directory(go, recall)?;
+                checkpoint::recall(&mut trainer, go.rank, &directory, &recall.piece)?;
+            }
+            (Some(id), None) => checkpoint::load(&mut trainer, go.rank, id)?,
+            (None, None) => match &go.spec.init {
                 Some(path) => {
                     let weights = Weights::open(Path::new(path));
                     let weights = weights.map_err(|error| StepError::Data(error.to_string()))?;
@@ -173,6 +198,17 @@ impl Worker {
         Ok(at)
     }
 
+    /// Where this rank's shard of a snapshot lies, once it does.
+    fn directory(&self, go: &Go, recall: &Recall) -> Result<PathBuf, LoadError> {
+        let memory = self.place.snapshots.as_ref().ok_or_else(|| {
+            let file = recall.piece.shard.file.clone();
+            LoadError::Unsound(Unsound::Missing { file })
+        })?;
+        let fenced = || StepError::Comm(CommError::Fenced(go.generation));
+        let directory = memory.recall(go.generation, recall)?;
+        directory.ok_or_else(|| fenced().into())
+    }
+
     fn train(&mut self) -> Result<Done, StepError> {
         let trainer = self
             .trainer
@@ -184,7 +220,8 @@ impl Worker {
         let spec = trainer.spec();
         let is_saved = figures.stop
             || step.0 >= spec.train.steps
-            || step.0.is_multiple_of(spec.checkpoint.every_steps);
+            || step.0.is_multiple_of(spec.checkpoint.every_steps)
+            || spec.checkpoint.is_snapshot(step);
         if is_saved {
             // Every rank comes to the same answer, so all of them compare, or none does.
             trainer.check_replicas()?;

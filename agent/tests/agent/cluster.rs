@@ -296,6 +296,8 @@ impl Cluster {
                 .collect(),
             store_node: store.facts.node.clone(),
             store_address: store.facts.store_address.clone(),
+            snapshot: Vec::new(),
+            replica: None,
             resume: None,
             fresh_processes: false,
             async_off: false,

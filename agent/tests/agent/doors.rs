@@ -211,6 +211,7 @@ async fn absurd_arguments_are_named_and_nothing_is_started() {
         ("--worker", "/nowhere/worker", "/nowhere/worker"),
         ("--worker", "/tmp", "is not a file"),
         ("--interface", "", "--interface"),
+        ("--snapshots", "shm", "not an absolute path"),
         ("--no-such-thing", "1", "--no-such-thing"),
     ] {
         let (code, stderr) = outcome(&cluster, &[argument, value]);

@@ -46,6 +46,9 @@ struct Node {
     device: String,
     #[arg(long)]
     interface: String,
+    #[arg(long)]
+    #[expect(dead_code, reason = "it takes none")]
+    snapshots: Option<PathBuf>,
 }
 
 #[derive(Debug, Parser)]

@@ -75,6 +75,7 @@ pub(crate) fn run(step: u64) -> RunView {
         grad_norm: Some(1.0),
         step_time: Some(Duration::from_millis(500)),
         checkpoints: vec![checkpoint(40)],
+        snapshot: None,
         incidents: Vec::new(),
         ledger: ledger(&[(Spend::Starting, 5000), (Spend::Productive, 45_000)]),
         ettr_hour: Some(0.9),
@@ -117,6 +118,7 @@ pub(crate) fn run_with_incident() -> RunView {
         recovered_by: Some(Generation(2)),
         resumed_from: Some(checkpoint(40).0),
         lost_steps: 7,
+        tier: rebloom_core::snapshot::Tier::Storage,
         spent: ledger(&[(Spend::Detect, 500), (Spend::Reform, 1000)]),
     };
     RunView {

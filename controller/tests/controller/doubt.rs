@@ -37,6 +37,7 @@ fn remembers(start: &Start, milestone: Milestone) -> Vec<Remembered> {
         run: start.spec.name.clone(),
         generation: start.generation,
         ranks: ranks.collect(),
+        snapshots: Vec::new(),
         sealed: vec![],
     }]
 }

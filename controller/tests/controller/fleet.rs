@@ -380,6 +380,7 @@ pub(crate) fn spec(name: &str) -> RunSpec {
             every_steps: 5,
             auto: None,
             keep: 3,
+            snapshot: None,
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),

@@ -236,6 +236,7 @@ async fn a_new_life_goes_on_where_the_old_one_ended() {
             run: start.spec.name.clone(),
             generation: start.generation,
             ranks: ranks.collect(),
+            snapshots: Vec::new(),
             sealed: vec![],
         };
         agent.join(vec![remembered]).await.unwrap();

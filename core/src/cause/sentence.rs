@@ -94,6 +94,16 @@ impl fmt::Display for Cause {
                     "the checkpoint at step {step} is unsound (rank {rank}): {unsound}"
                 )
             }
+            Self::SnapshotUnsound {
+                step,
+                rank,
+                unsound,
+            } => {
+                write!(
+                    f,
+                    "the snapshot at step {step} cannot be restored (rank {rank}): {unsound}"
+                )
+            }
             Self::LogRule {
                 rule,
                 breach,

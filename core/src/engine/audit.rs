@@ -132,6 +132,20 @@ fn sealed(id: &RunId, run: &Run, report: &mut impl FnMut(&'static str, String)) 
     let Some(resume) = gang.resume.filter(|_| gang.reached.is_none()) else {
         return;
     };
+    if let Some(restore) = gang.snapshot.as_deref() {
+        let ranks = restore.shards.iter().map(|(shard, _)| shard.rank);
+        if restore.id != resume
+            || restore.layout != run.spec.layout
+            || !run.spec.layout.ranks().eq(ranks)
+        {
+            let at = resume.directory();
+            report(
+                "S6",
+                format!("{id}: resumes from snapshot {at}, which is not whole"),
+            );
+        }
+        return;
+    }
     // One that was rejected after the order went out is refused by the ranks.
     if run.checkpoint_state(resume).is_none() {
         report(

@@ -19,6 +19,7 @@ use crate::id::{Digest, Generation, NodeId, Rank, RunId, Step};
 use crate::layout::Layout;
 use crate::order::Stop;
 use crate::report::{Finish, Milestone, NodeFacts};
+use crate::snapshot::Restore;
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
@@ -191,6 +192,9 @@ pub enum Fact {
         rung: Option<Rung>,
         /// What it begins with.
         resume: Option<CheckpointId>,
+        /// Where that is a snapshot: every shard of it, and whose memory it is read from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<Box<Restore>>,
         /// Whether every process is started anew.
         fresh: bool,
         /// Ranks whose process of before is killed first.

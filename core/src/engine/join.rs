@@ -52,6 +52,7 @@ impl Engine {
             .iter()
             .map(|remembered| remembered.run.clone())
             .collect();
+        self.memory_lost(&node);
         for remembered in join.runs {
             self.remembers(&node, session, &remembered);
         }
@@ -64,6 +65,7 @@ impl Engine {
             generation,
             ranks,
             sealed,
+            snapshots,
         } = remembered;
         let (id, generation) = (id.clone(), *generation);
         self.agenda.reorder(&id);
@@ -112,6 +114,7 @@ impl Engine {
         for manifest in sealed.iter().rev() {
             self.learn(&id, manifest);
         }
+        self.remembers_snapshots(node, &id, snapshots);
         if has_gang && is_newer {
             self.went_missing(&id, node);
         } else if has_gang {

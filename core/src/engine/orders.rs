@@ -10,6 +10,7 @@ use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
 use crate::id::{Generation, NodeId, RunId, Session};
 use crate::order::{Order, Seat, Start, Stop};
+use crate::snapshot::{Peer, Recall};
 use crate::spec::{RunSpec, seconds};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(super) enum Told {
 struct Sheet {
     spec: Arc<RunSpec>,
     store_address: String,
+    /// Whose agent keeps the replicas of each node.
+    keepers: BTreeMap<NodeId, Peer>,
 }
 
 /// What a node was told last about a run.
@@ -178,7 +181,9 @@ impl Engine {
                 (Told::Start(_), Some(((run, gang), sheet))) => {
                     let kills = kills(run, gang, &node);
                     orders.extend(kills.map(|kill| (session, node.clone(), kill)));
-                    start(run, gang, sheet, here)
+                    let recalls = self.recalls(gang, &node, &here);
+                    let keeper = sheet.keepers.get(&node).cloned();
+                    start(run, gang, sheet, here, (recalls, keeper))
                 }
                 (Told::Start(_), None) => continue,
                 (Told::Stop(generation, how), _) => stop(id, run, generation, how),
@@ -236,6 +241,7 @@ impl Engine {
         Some(Sheet {
             spec: run.spec_to_run()?,
             store_address: store.facts.store_address.clone(),
+            keepers: self.keepers(run, gang),
         })
     }
 
@@ -405,7 +411,13 @@ fn kills(run: &Run, gang: &Gang, node: &NodeId) -> impl Iterator<Item = Order> {
     })
 }
 
-fn start(run: &Run, gang: &Gang, sheet: &Sheet, seats: Vec<Seat>) -> Order {
+fn start(
+    run: &Run,
+    gang: &Gang,
+    sheet: &Sheet,
+    seats: Vec<Seat>,
+    (snapshot, replica): (Vec<Recall>, Option<Peer>),
+) -> Order {
     Order::Start(Box::new(Start {
         spec: Arc::clone(&sheet.spec),
         generation: gang.generation,
@@ -413,6 +425,8 @@ fn start(run: &Run, gang: &Gang, sheet: &Sheet, seats: Vec<Seat>) -> Order {
         store_node: gang.placement.store_node.clone(),
         store_address: sheet.store_address.clone(),
         resume: gang.resume,
+        snapshot,
+        replica,
         evaluated: run.evaluated(gang.resume),
         fresh_processes: gang.fresh,
         async_off: run.async_off,

@@ -50,6 +50,7 @@ impl Engine {
 
     /// The next generation of a run that waits and is not broken.
     fn first_placed(&self, id: &RunId, run: &Run, placement: Arc<Placement>) -> Fact {
+        let (resume, snapshot) = self.begins_with(id, run, run.spec.layout, &placement);
         Fact::Placed {
             run: id.clone(),
             generation: self.next_generation(run.floor),
@@ -58,7 +59,8 @@ impl Engine {
             placement,
             async_off: run.async_off,
             rung: None,
-            resume: run.newest_sealed(),
+            resume,
+            snapshot,
             fresh: false,
             kill: Vec::new(),
             cause: run.why.clone(),

@@ -253,6 +253,7 @@ impl Engine {
         let async_off = rung == Rung::AsyncOff || (run.async_off && !is_clean);
         let is_same = (layout, async_off) == (run.spec.layout, run.async_off);
         let fresh = !is_same || !(rung == Rung::Reform || is_known_loss);
+        let (resume, snapshot) = self.begins_with(id, run, layout, &placement);
         Some(Fact::Placed {
             run: id.clone(),
             generation: self.next_generation(run.floor),
@@ -261,7 +262,8 @@ impl Engine {
             placement,
             async_off,
             rung: Some(rung),
-            resume: run.newest_sealed(),
+            resume,
+            snapshot,
             fresh,
             kill: broken.kill.clone(),
             cause: broken.cause.clone(),

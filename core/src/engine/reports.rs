@@ -51,6 +51,9 @@ impl Engine {
             } => {
                 self.shard_failed(node, &run, checkpoint, rank, error);
             }
+            Report::SnapshotHeld { run, piece, at } => {
+                self.snapshot_held(node, &run, &piece, &at);
+            }
             Report::Sealed {
                 run,
                 checkpoint,
@@ -276,6 +279,9 @@ impl Engine {
         unsound: Unsound,
     ) -> Option<Cause> {
         let run = self.state.runs.get(id)?;
+        if let Some(cause) = Self::snapshot_refused(run, rank, checkpoint, &unsound) {
+            return Some(cause);
+        }
         if run.checkpoint_state(checkpoint) != Some(CheckpointState::Sealed) {
             return None;
         }

@@ -102,6 +102,7 @@ impl Engine {
                 .rev()
                 .map(|held| (held.id, held.state))
                 .collect(),
+            snapshot: self.snapshot_view(id, run),
             incidents: run.incidents.iter().cloned().collect(),
             ledger: run.book.at(now),
             ettr_hour: run.book.last_hour(now),

@@ -19,6 +19,7 @@ use crate::layout::Layout;
 use crate::order::Stop;
 use crate::placement::Reliability;
 use crate::report::{Finish, Milestone, NodeFacts};
+use crate::snapshot::Restore;
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,9 @@ pub(super) struct Gang {
     /// Steps between two of its checkpoints.
     pub(super) every_steps: u64,
     pub(super) resume: Option<CheckpointId>,
+    /// What that is, where it is a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) snapshot: Option<Box<Restore>>,
     pub(super) fresh: bool,
     pub(super) kill: Vec<Rank>,
     /// The generation before, in which the ranks to kill still are.

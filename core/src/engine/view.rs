@@ -11,6 +11,7 @@ use crate::health::{Finding, Mode, Verdict};
 use crate::id::{Digest, Generation, IncidentId, NodeId, Rank, RunId, Slot, Step};
 use crate::ladder::Rung;
 use crate::report::Milestone;
+use crate::snapshot::Tier;
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
@@ -263,12 +264,26 @@ pub struct Incident {
     pub generation: Generation,
     /// The generation that recovered from it.
     pub recovered_by: Option<Generation>,
-    /// The checkpoint that was resumed from; none means step 0.
+    /// The checkpoint or snapshot that was resumed from; none means step 0.
     pub resumed_from: Option<CheckpointId>,
+    /// Where that lay.
+    #[serde(default)]
+    pub tier: Tier,
     /// Steps done when it broke and done again.
     pub lost_steps: u64,
     /// Its part of the ledger: detect, decide, re-form, restore, catch up.
     pub spent: Ledger,
+}
+
+/// What there is to see of a run's snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotView {
+    /// The newest that is sealed.
+    pub newest: Option<CheckpointId>,
+    /// On how many nodes each of its shards lies, at least.
+    pub copies: u32,
+    /// Why replicas are not as safe as they could be; empty where they are.
+    pub note: String,
 }
 
 /// Whether a checkpoint can be resumed from.
@@ -336,6 +351,9 @@ pub struct RunView {
     pub step_time: Option<Duration>,
     /// Its checkpoints, newest first.
     pub checkpoints: Vec<(CheckpointId, CheckpointState)>,
+    /// Its snapshots in memory; none where it takes none.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotView>,
     /// Its incidents, oldest first.
     pub incidents: Vec<Incident>,
     /// Where its time went, up to now.

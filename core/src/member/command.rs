@@ -6,8 +6,8 @@ use crate::time::Instant;
 use crate::word::{FromWorker, Go};
 use serde::{Deserialize, Serialize};
 
-/// What the member wants done, in order. `Form`, `Load`, `Step`, `Evaluate`, `Save` and `Hash` are answered with an
-/// event; `Say` and `Leave` are carried out at once, also while one of those is under way.
+/// What the member wants done, in order. `Form`, `Load`, `Step`, `Evaluate`, `Save`,
+/// `Snapshot` and `Hash` are answered with an event; `Say` and `Leave` are carried out at once, also while one of those is under way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
@@ -32,6 +32,12 @@ pub enum Command {
         checkpoint: CheckpointId,
         /// Whether the answer is waited for before anything else (the last save of a run).
         wait: bool,
+    },
+    /// Leave this rank's shard in the node's memory; answer `Snapped`, at once or later. Training does not
+    /// wait for more than the copy.
+    Snapshot {
+        /// Which snapshot.
+        checkpoint: CheckpointId,
     },
     /// Hash the whole state; answer `Hashed`.
     Hash,

@@ -7,6 +7,7 @@ use crate::flight::Phase;
 use crate::guard::Spike;
 use crate::id::{Digest, Generation, Step};
 use crate::replicas::Differs;
+use crate::snapshot::Piece;
 use crate::word::{FromWorker, ToWorker};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +108,13 @@ pub enum Event {
         samples: u64,
         /// The shard, or what went wrong.
         outcome: Result<Shard, String>,
+    },
+    /// A snapshot is in the node's memory, or failed; nothing comes of that but another rollback.
+    Snapped {
+        /// Which snapshot.
+        checkpoint: CheckpointId,
+        /// The shard, or what went wrong.
+        outcome: Result<Piece, String>,
     },
     /// The hash of the whole state, as asked for by `Command::Hash`.
     Hashed {

@@ -5,8 +5,9 @@ use super::{Command, Member, State, Trouble};
 use crate::cause::Blamed;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::flight::Phase;
-use crate::id::Digest;
+use crate::id::{Digest, Step};
 use crate::report::{Finish, Milestone};
+use crate::snapshot::Piece;
 use crate::time::Instant;
 use crate::word::FromWorker;
 
@@ -76,6 +77,32 @@ impl Member {
                 | State::Left,
                 _,
             ) => {}
+        }
+    }
+
+    /// Begins a snapshot where one is due. None is where the one before, or a save, is still under way:
+    /// training never waits for memory.
+    pub(super) fn snap(&mut self, step: Step) {
+        let Some(go) = &self.go else { return };
+        let is_due = go.spec.checkpoint.is_snapshot(step);
+        if is_due && self.saving.is_none() && self.snapping.is_none() {
+            let checkpoint = CheckpointId {
+                step,
+                generation: go.generation,
+            };
+            self.snapping = Some(checkpoint);
+            self.commands.push_back(Command::Snapshot { checkpoint });
+        }
+    }
+
+    pub(super) fn snapped(&mut self, checkpoint: CheckpointId, outcome: Result<Piece, String>) {
+        if self.snapping == Some(checkpoint) {
+            self.snapping = None;
+        }
+        if let Ok(piece) = outcome {
+            let word = FromWorker::Snapped(piece);
+            self.last_snapped = Some(word.clone());
+            self.say(word);
         }
     }
 

@@ -99,6 +99,22 @@ impl RunSpec {
             checkpoint.every_steps,
             1_000_000_000,
         );
+        if let Some(snapshot) = checkpoint.snapshot {
+            let field = "checkpoint.snapshot.every_steps";
+            flaws.whole(field, snapshot.every_steps, 1_000_000_000);
+            let is_rare = snapshot.every_steps >= checkpoint.every_steps;
+            if is_rare && checkpoint.auto.is_none() {
+                flaws.add(
+                    field,
+                    snapshot.every_steps,
+                    &format!(
+                        "is not below checkpoint.every_steps ({})",
+                        checkpoint.every_steps
+                    ),
+                    "use fewer, or leave `snapshot` out",
+                );
+            }
+        }
         train.check(flaws);
         guard.check(flaws);
         if let Some(eval) = eval {

@@ -3,8 +3,9 @@
 use super::Memory;
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
-use crate::id::{Generation, Rank, RunId, Slot};
+use crate::id::{Generation, Rank, RunId, Slot, Step};
 use crate::report::{Beat, Report};
+use crate::snapshot::{Peer, Piece};
 use crate::word::ToWorker;
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +107,23 @@ pub enum Command {
         directory: String,
         /// Which.
         checkpoints: Vec<CheckpointId>,
+    },
+    /// Send a shard in this node's memory to the agent of another, which keeps it too; answer
+    /// `Event::Replicated` once it lies there.
+    Replicate {
+        /// Of which run.
+        run: RunId,
+        /// What.
+        piece: Piece,
+        /// Where to.
+        to: Peer,
+    },
+    /// Drop what lies in this node's memory of steps after this one: a generation goes on from there.
+    DropSnapshots {
+        /// Of which run.
+        run: RunId,
+        /// The last step that stays.
+        after: Step,
     },
     /// Read the flight pages of every living rank and answer with `Event::Pages`.
     ReadPages,

@@ -5,8 +5,9 @@ use crate::checkpoint::CheckpointId;
 use crate::flight::Sighting;
 use crate::hang::rules::Match;
 use crate::health::signal::Signal;
-use crate::id::{Rank, RunId};
+use crate::id::{NodeId, Rank, RunId};
 use crate::order::Order;
+use crate::snapshot::Piece;
 use crate::word::FromWorker;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,15 @@ pub enum Event {
         matches: Vec<Match>,
         /// The rule that it broke by a line, and the line.
         broken: Option<(String, String)>,
+    },
+    /// Another node keeps a shard of this node's memory too.
+    Replicated {
+        /// Of which run.
+        run: RunId,
+        /// What.
+        piece: Piece,
+        /// Which node.
+        at: NodeId,
     },
     /// A manifest was written, or not.
     ManifestWritten {

@@ -91,7 +91,11 @@ impl Outbox {
                 run == id && *rank == of
             }
             Report::ShardSaved { run, shard, .. } => run == id && shard.rank == of,
-            Report::Sealed { .. } | Report::Stopped { .. } | Report::Signal { .. } => false,
+            // A snapshot is worth nothing once its rank has finished.
+            Report::SnapshotHeld { .. }
+            | Report::Sealed { .. }
+            | Report::Stopped { .. }
+            | Report::Signal { .. } => false,
         })
     }
 }
@@ -100,7 +104,10 @@ impl Outbox {
 fn is_passing(report: &Report) -> bool {
     match report {
         // Levels are told again and again.
-        Report::ShardSaved { .. } | Report::ShardFailed { .. } | Report::Signal { .. } => true,
+        Report::SnapshotHeld { .. }
+        | Report::ShardSaved { .. }
+        | Report::ShardFailed { .. }
+        | Report::Signal { .. } => true,
         Report::Rank { event, .. } => {
             matches!(
                 event,

@@ -14,6 +14,7 @@ use crate::flight::{Page, Phase};
 use crate::id::{Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::order::{Start, Stop};
 use crate::report::{Milestone, RankEvent, Remembered, Report};
+use crate::snapshot::{Peer, Piece};
 use crate::spec::seconds;
 use crate::time::{Duration, Instant};
 use crate::word::{FromWorker, Hello};
@@ -70,6 +71,7 @@ impl Run {
             generation: self.generation,
             ranks: self.locals.values().filter_map(Local::status).collect(),
             sealed: Vec::new(),
+            snapshots: Vec::new(),
         }
     }
 
@@ -173,6 +175,16 @@ impl Run {
         None
     }
 
+    /// Whether a rank's process is the one that said so, and whose agent keeps the replica of what it left in
+    /// memory: none where it is of a generation that is over.
+    pub(super) fn snapped(&self, rank: Rank, pid: u32, piece: &Piece) -> Option<Option<Peer>> {
+        let process = self.locals.get(&rank)?.kept.process?;
+        let is_its = process.pid == pid && piece.shard.rank == rank;
+        let start = self.start.as_ref();
+        let start = start.filter(|start| start.generation == piece.checkpoint.generation);
+        is_its.then(|| start.and_then(|start| start.replica.clone()))
+    }
+
     /// What a word of a rank's process means to the controller; nothing where it is stale (S10).
     pub(super) fn word(
         &mut self,
@@ -194,7 +206,7 @@ impl Run {
             news
         };
         let (generation, event) = match word {
-            FromWorker::Hello(_) => return None,
+            FromWorker::Hello(_) | FromWorker::Snapped(_) => return None,
             FromWorker::Saved {
                 checkpoint,
                 samples,

@@ -42,6 +42,7 @@ pub(crate) fn spec() -> RunSpec {
             every_steps: 2,
             auto: None,
             keep: 3,
+            snapshot: None,
         },
         deadlines: Deadlines::default(),
         recovery: Recovery::default(),

@@ -31,5 +31,6 @@ mod restores;
 mod rungs;
 mod scale;
 mod slow;
+mod snapshots;
 mod spikes;
 mod verdicts;

@@ -193,6 +193,7 @@ impl World {
                         milestone: process.milestone,
                     })
                     .collect(),
+                snapshots: local.snapshots.clone(),
                 sealed: self
                     .storage
                     .iter()

@@ -3,6 +3,7 @@
 #[path = "../common/spec.rs"]
 mod common;
 mod evaluate;
+mod snapshots;
 
 use common::{digest, spec};
 use rebloom_core::cause::{Blamed, Unsound};
@@ -114,6 +115,7 @@ fn go(generation: u64) -> Go {
         rank,
         slot,
         resume,
+        snapshot: None,
         evaluated: None,
     }
 }
@@ -146,6 +148,7 @@ fn short(command: &Command) -> String {
                 if *wait { " wait" } else { "" }
             )
         }
+        Command::Snapshot { checkpoint } => format!("snapshot {}", checkpoint.step),
         Command::Evaluate => "evaluate".into(),
         Command::Hash => "hash".into(),
         Command::Abandon => "abandon".into(),
@@ -158,6 +161,7 @@ fn short(command: &Command) -> String {
                 milestone, step, ..
             } => format!("say Reached {milestone:?} {step}"),
             FromWorker::Saved { checkpoint, .. } => format!("say Saved {}", checkpoint.step),
+            FromWorker::Snapped(piece) => format!("say Snapped {}", piece.checkpoint.step),
             FromWorker::SaveFailed { checkpoint, .. } => {
                 format!("say SaveFailed {}", checkpoint.step)
             }

@@ -207,6 +207,8 @@ pub(crate) fn start(generation: u64, ranks: &[u32]) -> Start {
         store_node: node(),
         store_address: "127.0.0.1:1".into(),
         resume: None,
+        snapshot: Vec::new(),
+        replica: None,
         fresh_processes: false,
         async_off: false,
         cause: Cause::Submitted,
@@ -261,6 +263,13 @@ fn short(command: &Command) -> String {
         Command::RouteStore { generation, .. } => format!("route {generation}"),
         Command::WriteManifest { manifest, .. } => format!("seal {}", manifest.id.step),
         Command::Prune { checkpoints, .. } => format!("prune {}", checkpoints.len()),
+        Command::Replicate { piece, to, .. } => {
+            format!(
+                "replicate {} of {} to {}",
+                piece.checkpoint.step, piece.shard.rank, to.node
+            )
+        }
+        Command::DropSnapshots { after, .. } => format!("drop after {after}"),
         Command::ReadPages => "read".into(),
         Command::Rejoin => "rejoin".into(),
         Command::Beat(beat) => format!("beat {}", beat.pages.len()),
@@ -293,6 +302,12 @@ fn short_report(report: &Report) -> String {
             format!("rank {rank} g{generation} {event}")
         }
         Report::ShardSaved { shard, .. } => format!("shard of {}", shard.rank),
+        Report::SnapshotHeld { piece, at, .. } => {
+            format!(
+                "snapshot {} of {} at {at}",
+                piece.checkpoint.step, piece.shard.rank
+            )
+        }
         Report::ShardFailed { rank, .. } => format!("no shard of {rank}"),
         Report::Sealed { checkpoint, .. } => format!("sealed {}", checkpoint.step),
         Report::Stopped { generation, .. } => format!("stopped {generation}"),

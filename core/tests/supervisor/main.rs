@@ -6,5 +6,6 @@ mod common;
 mod agent;
 
 mod ending;
+mod snapshots;
 mod starting;
 mod watching;

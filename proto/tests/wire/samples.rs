@@ -24,6 +24,7 @@ use rebloom_core::replicas::Differs;
 use rebloom_core::report::{
     Beat, Finish, Join, Milestone, Pages, RankEvent, RankStatus, Remembered, Report,
 };
+use rebloom_core::snapshot::{Peer, Piece, Recall};
 use rebloom_core::time::{Duration, Instant};
 use rebloom_proto::link::{FromAgent, Question, Reply, ToAgent, Verified, Welcome};
 
@@ -233,6 +234,11 @@ pub(crate) fn reports() -> Vec<Report> {
             rank,
             error: error(),
         },
+        Report::SnapshotHeld {
+            run: run(),
+            piece: recall(true).piece,
+            at: node(),
+        },
         Report::Sealed {
             run: run(),
             checkpoint,
@@ -263,6 +269,7 @@ pub(crate) fn from_agent() -> Vec<FromAgent> {
         generation: Generation(7),
         ranks: vec![status],
         sealed: vec![manifest()],
+        snapshots: vec![recall(true).piece],
     };
     let sighting = Sighting {
         rank: Rank(1),
@@ -313,6 +320,22 @@ pub(crate) fn from_agent() -> Vec<FromAgent> {
     messages
 }
 
+/// A shard to restore from, on another node or this one.
+pub(crate) fn recall(is_far: bool) -> Recall {
+    Recall {
+        piece: Piece {
+            checkpoint: checkpoint(),
+            layout: manifest().layout,
+            samples: 96,
+            shard: shard(),
+        },
+        from: is_far.then(|| Peer {
+            node: node(),
+            address: "10.0.0.2:4100".to_owned(),
+        }),
+    }
+}
+
 fn orders() -> Vec<Order> {
     let generation = Generation(8);
     let start = Start {
@@ -332,12 +355,16 @@ fn orders() -> Vec<Order> {
         store_node: node(),
         store_address: "127.0.0.1:4100".to_owned(),
         resume: Some(checkpoint()),
+        snapshot: vec![recall(true), recall(false)],
+        replica: recall(true).from,
         fresh_processes: true,
         async_off: true,
         cause: Cause::Submitted,
     };
     let first = Start {
         resume: None,
+        snapshot: Vec::new(),
+        replica: None,
         evaluated: None,
         fresh_processes: false,
         ..start.clone()

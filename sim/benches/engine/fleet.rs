@@ -82,6 +82,7 @@ pub(crate) fn spec(name: &str, layout: Layout) -> RunSpec {
             every_steps: 100,
             auto: None,
             keep: 3,
+            snapshot: None,
         },
         deadlines: Deadlines::default(),
         recovery: Recovery {

@@ -110,6 +110,14 @@ impl World {
                     .for_each(|id| self.storage.remove(&run, *id));
                 quick
             }
+            Command::Replicate { run, piece, to } => {
+                self.replicate(at, life, run, piece, to);
+                quick
+            }
+            Command::DropSnapshots { run, after } => {
+                self.nodes[at].snapshots.drop_after(&run, after);
+                quick
+            }
             Command::ReadPages => {
                 let Some(agent) = &self.nodes[at].agent else {
                     return quick;

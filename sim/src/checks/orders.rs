@@ -28,6 +28,7 @@ impl World {
                 event: RankEvent::Exited { .. } | RankEvent::NotStarted { .. },
                 ..
             }
+            | Report::SnapshotHeld { .. }
             | Report::Sealed { .. }
             | Report::Stopped { .. }
             | Report::Signal { .. } => return false,
@@ -88,6 +89,7 @@ impl World {
             ));
         }
         if let Some(id) = start.resume
+            && start.snapshot.is_empty()
             && !self.storage.is_sealed(run, id)
             && !self.has(Fault::PowerCutController)
         {

@@ -70,6 +70,7 @@ impl Machine {
             run: run.clone(),
             generation: self.generation,
             ranks: ranks.collect(),
+            snapshots: Vec::new(),
             sealed: Vec::new(),
         };
         Join {

@@ -81,6 +81,16 @@ impl World {
                 let takes = self.random.micros(1000, shard_time.max(1001));
                 self.after(takes, Happening::ShardWritten { pid, save });
             }
+            Command::Snapshot { checkpoint } => {
+                let save = SaveAction {
+                    checkpoint,
+                    saved: process.saved,
+                };
+                // Memory is faster than storage, and sometimes it is not.
+                let most = if self.chance.once_in(8) { 2 } else { 20 };
+                let takes = self.chance.micros(100, (shard_time / most).max(101));
+                self.after(takes, Happening::SnapshotTaken { pid, save });
+            }
             Command::Hash => {
                 let action = begin(process, Doing::Hashing);
                 let takes = self.random.millis(1, 20);
@@ -241,12 +251,17 @@ impl World {
     }
 
     fn load(&mut self, pid: u32) -> Result<(rebloom_core::id::Step, u64), LoadTrouble> {
-        let process = self.processes.get_mut(&pid);
-        let Some((process, go)) = process.and_then(|p| p.go.clone().map(|go| (p, go))) else {
+        let go = self.processes.get(&pid).and_then(|p| p.go.clone());
+        let Some(go) = go else {
             return Err(LoadTrouble::Other(Trouble::Fenced));
         };
-        let mut saved = match go.resume {
-            None => training::initial(&go.spec, process.rank),
+        let recalled = go.snapshot.as_ref().map(|recall| self.recall(pid, recall));
+        let recalled = recalled.transpose().map_err(LoadTrouble::Unsound)?;
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return Err(LoadTrouble::Other(Trouble::Fenced));
+        };
+        let mut saved = match go.resume.filter(|_| recalled.is_none()) {
+            None => recalled.unwrap_or_else(|| training::initial(&go.spec, process.rank)),
             Some(id) => match self
                 .storage
                 .read(&process.run, id, go.spec.layout, process.rank)

@@ -7,9 +7,11 @@ use crate::shim::cuda;
 use crate::trainer::{StepError, Trainer};
 use crate::weights::Weights;
 use rebloom_core::cause::Unsound;
-use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest};
 use rebloom_core::guard::Guard;
 use rebloom_core::id::{Rank, Step};
+use rebloom_core::snapshot::Piece;
+use std::path::Path;
 use tch::{Device, Tensor, no_grad};
 
 /// Why a checkpoint was not loaded.
@@ -41,12 +43,43 @@ pub fn load(trainer: &mut Trainer, rank: Rank, id: CheckpointId) -> Result<(), L
         let text = format!("is of run {}", stored.manifest().run);
         return Err(unreadable("manifest.json", text).into());
     }
-    same_samples(trainer, &stored, rank)?;
+    take_up(trainer, rank, &stored)
+}
+
+/// Loads this rank's shard of a snapshot of the same layout, which lies in `directory`, and gathers the weights
+/// of its data group.
+pub fn recall(
+    trainer: &mut Trainer,
+    rank: Rank,
+    directory: &Path,
+    piece: &Piece,
+) -> Result<(), LoadError> {
+    let spec = trainer.spec();
+    let common = Common {
+        model: spec.model,
+        seed: spec.train.seed,
+    };
+    // In the layout that wrote it, a rank's own shard is all that it needs.
+    let manifest = Manifest {
+        version: MANIFEST_VERSION,
+        run: spec.name.clone(),
+        id: piece.checkpoint,
+        layout: piece.layout,
+        samples: piece.samples,
+        shards: vec![piece.shard.clone()],
+    };
+    let stored = Stored::told(directory, manifest, common);
+    take_up(trainer, rank, &stored)
+}
+
+fn take_up(trainer: &mut Trainer, rank: Rank, stored: &Stored) -> Result<(), LoadError> {
+    same_samples(trainer, stored, rank)?;
     let (wants, landings) = wants(trainer, rank, 3);
     let recent = stored.fill(wants, Some(rank))?;
     land(landings)?;
+    let (step, samples) = (stored.manifest().id.step, stored.manifest().samples);
     trainer.resume_guard(Guard::resume(recent));
-    trainer.resume(id.step, stored.manifest().samples)?;
+    trainer.resume(step, samples)?;
     Ok(())
 }
 

@@ -113,6 +113,15 @@ impl Stored {
         })
     }
 
+    /// What lies there is this: a part of a snapshot, sealed by whoever told so.
+    pub fn told(directory: &Path, manifest: Manifest, common: Common) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            manifest,
+            common,
+        }
+    }
+
     /// Its seal.
     pub const fn manifest(&self) -> &Manifest {
         &self.manifest

@@ -15,8 +15,9 @@ use crate::trainer::Trainer;
 use file::Outline;
 use rebloom_core::checkpoint::{CheckpointId, Shard};
 use rebloom_core::id::Rank;
+use rebloom_core::layout::Layout;
 use rebloom_format::facts::{Facts, KINDS, VERSION};
-use rebloom_rank::Saved;
+use rebloom_rank::{Saved, Snapped, Snapshots};
 use safetensors::tensor::{Dtype, TensorInfo};
 use std::collections::BTreeMap;
 use std::io;
@@ -95,7 +96,13 @@ impl Drop for Copied {
 }
 
 /// What the shard of `slices` is to hold.
-fn outline(trainer: &Trainer, rank: Rank, id: CheckpointId, own: &[OwnSlice<'_>]) -> Outline {
+fn outline(
+    trainer: &Trainer,
+    rank: Rank,
+    id: CheckpointId,
+    own: &[OwnSlice<'_>],
+    memory: Option<&Snapshots>,
+) -> Result<Outline, String> {
     let spec = trainer.spec();
     let place = (spec.layout.coordinates(rank).tensor, spec.layout.tensor);
     let mut names = Vec::new();
@@ -130,20 +137,48 @@ fn outline(trainer: &Trainer, rank: Rank, id: CheckpointId, own: &[OwnSlice<'_>]
         slices,
     };
     let facts = serde_json::to_string(&facts).expect("facts are plain data");
-    Outline {
-        directory: directory(spec, id),
+    let (header, bytes) = (file::header(facts, names), end as u64);
+    Ok(Outline {
+        directory: match memory {
+            Some(memory) => memory.prepare(id, header.len() as u64 + bytes)?,
+            None => directory(spec, id),
+        },
         rank,
         samples: trainer.samples(),
-        header: file::header(facts, names),
-        bytes: end as u64,
-    }
+        header,
+        bytes,
+    })
 }
 
 #[derive(Debug)]
 struct Job {
     checkpoint: CheckpointId,
     outline: Outline,
+    /// The layout, and the memory that the shard goes to; none where it goes to storage.
+    memory: Option<(Layout, Snapshots)>,
     copies: Receiver<Result<Copied, ShimError>>,
+}
+
+/// What became of a shard.
+#[derive(Debug)]
+pub enum Wrote {
+    /// It was for storage.
+    Saved(Saved),
+    /// It was for the node's memory.
+    Snapped(Snapped),
+}
+
+impl Wrote {
+    /// The shard, or what went wrong.
+    ///
+    /// # Errors
+    /// What kept it from being written.
+    pub fn outcome(self) -> Result<Shard, String> {
+        match self {
+            Self::Saved(saved) => saved.outcome,
+            Self::Snapped(snapped) => snapped.outcome.map(|piece| piece.shard),
+        }
+    }
 }
 
 /// The thread that writes shards, and the memory for one sub-group.
@@ -156,7 +191,7 @@ pub struct Saver {
 
 impl Saver {
     /// Starts the thread; `tell` hears of every save when it is done.
-    pub fn start(tell: impl Fn(Saved) + Send + 'static) -> io::Result<Self> {
+    pub fn start(tell: impl Fn(Wrote) + Send + 'static) -> io::Result<Self> {
         let (jobs, incoming) = channel::<Job>();
         let (home, rooms) = channel();
         // There is one; it is empty yet.
@@ -169,10 +204,20 @@ impl Saver {
                         Ok(copied) => copied.arrived(),
                         Err(error) => Err(io::Error::other(format!("the copy: {error}"))),
                     });
-                    tell(Saved {
-                        checkpoint: job.checkpoint,
-                        samples: job.outline.samples,
-                        outcome: file::write(&job.outline, copies),
+                    let (checkpoint, samples) = (job.checkpoint, job.outline.samples);
+                    let outcome = file::write(&job.outline, copies);
+                    tell(match job.memory {
+                        None => Wrote::Saved(Saved {
+                            checkpoint,
+                            samples,
+                            outcome,
+                        }),
+                        Some((layout, memory)) => Wrote::Snapped(Snapped {
+                            checkpoint,
+                            outcome: outcome.and_then(|shard| {
+                                memory.keep(checkpoint, (layout, samples), shard)
+                            }),
+                        }),
                     });
                 }
             })?;
@@ -185,11 +230,36 @@ impl Saver {
     /// # Errors
     /// Where there is no such thread any more.
     pub fn save(&self, trainer: &Trainer, rank: Rank, id: CheckpointId) -> Result<(), String> {
+        self.copy(trainer, rank, id, None)
+    }
+
+    /// The same into the node's memory.
+    ///
+    /// # Errors
+    /// Where there is no room, or no such thread any more.
+    pub fn snapshot(
+        &self,
+        trainer: &Trainer,
+        rank: Rank,
+        id: CheckpointId,
+        memory: Snapshots,
+    ) -> Result<(), String> {
+        self.copy(trainer, rank, id, Some(memory))
+    }
+
+    fn copy(
+        &self,
+        trainer: &Trainer,
+        rank: Rank,
+        id: CheckpointId,
+        memory: Option<Snapshots>,
+    ) -> Result<(), String> {
         let own: Vec<_> = trainer.optimizer().own(&trainer.flat().plan).collect();
         let (copies, incoming) = channel();
         let job = Job {
             checkpoint: id,
-            outline: outline(trainer, rank, id, &own),
+            outline: outline(trainer, rank, id, &own, memory.as_ref())?,
+            memory: memory.map(|memory| (trainer.spec().layout, memory)),
             copies: incoming,
         };
         self.jobs
@@ -230,8 +300,8 @@ pub fn save(trainer: &Trainer, rank: Rank, id: CheckpointId) -> Result<Shard, St
     let saver = Saver::start(move |saved| drop(tell.send(saved)));
     let saver = saver.map_err(|error| format!("a thread cannot be started: {error}"))?;
     saver.save(trainer, rank, id)?;
-    let saved = told
+    let wrote = told
         .recv()
         .map_err(|_| "the thread that writes shards ended")?;
-    saved.outcome
+    wrote.outcome()
 }

@@ -63,7 +63,7 @@ pub fn run(
         };
         let save = || saver.save(&trainer, Rank(0), id);
         let (stall_seconds, ()) = timed(|| save().map_err(anyhow::Error::msg))?;
-        let (write_seconds, shard) = timed(|| told.recv()?.outcome.map_err(anyhow::Error::msg))?;
+        let (write_seconds, shard) = timed(|| told.recv()?.outcome().map_err(anyhow::Error::msg))?;
         // What follows has the whole file in memory, which saving never has.
         if round == 1 {
             saving_bytes = peak_bytes()?;

@@ -1,6 +1,7 @@
 //! How facts change a gang: placed, followed from milestone to milestone, retired.
 
 use crate::cause::Cause;
+use crate::engine::snapshots::tier;
 use crate::engine::state::{Broken, Claim, Gang, Member, OldGang, Owed, Run, Turn};
 use crate::engine::{Fact, RunState, Rung, Spend};
 use crate::id::{Generation, NodeId, Rank, Slot};
@@ -20,6 +21,7 @@ impl Run {
             every_steps,
             rung,
             resume,
+            snapshot,
             fresh,
             kill,
             cause,
@@ -56,6 +58,7 @@ impl Run {
             incident.rung = incident.rung.max(*rung);
             incident.recovered_by = Some(*generation);
             incident.resumed_from = *resume;
+            incident.tier = tier(snapshot.as_deref(), placement);
             let from = resume.map_or(0, |checkpoint| checkpoint.step.0);
             let lost = broken.map_or(0, |broken| broken.step.0.saturating_sub(from));
             incident.lost_steps += lost;
@@ -97,6 +100,7 @@ impl Run {
             rung: *rung,
             every_steps: *every_steps,
             resume: *resume,
+            snapshot: snapshot.clone(),
             fresh: *fresh,
             kill: kill.clone(),
             after,

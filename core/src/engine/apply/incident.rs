@@ -9,6 +9,7 @@ use crate::guard::{self, Again};
 use crate::hang::deadline::Timing;
 use crate::id::{IncidentId, NodeId, Step};
 use crate::ladder::evict;
+use crate::snapshot::Tier;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -73,7 +74,9 @@ impl Run {
         }
         let is_storage = matches!(
             cause,
-            Cause::CheckpointUnsound { .. } | Cause::StorageMisread { .. }
+            Cause::CheckpointUnsound { .. }
+                | Cause::SnapshotUnsound { .. }
+                | Cause::StorageMisread { .. }
         );
         match self.open_incident() {
             // That the run goes back further than it had to has a record of its own.
@@ -201,6 +204,7 @@ impl Run {
             generation: self.generation,
             recovered_by: None,
             resumed_from: None,
+            tier: Tier::default(),
             lost_steps: 0,
             spent: Ledger::default(),
         };

@@ -174,6 +174,7 @@ fn go(start: &Start, rank: Rank, slot: Slot) -> Go {
         spec,
         generation,
         resume,
+        snapshot,
         evaluated,
         ..
     } = start;
@@ -183,6 +184,10 @@ fn go(start: &Start, rank: Rank, slot: Slot) -> Go {
         rank,
         slot,
         resume: *resume,
+        snapshot: snapshot
+            .iter()
+            .find(|recall| recall.piece.shard.rank == rank)
+            .map(|recall| Box::new(recall.clone())),
         evaluated: *evaluated,
     }
 }

@@ -9,6 +9,7 @@ use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, S
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::order::{Order, Start, Stop};
 use rebloom_core::report::{Milestone, RankEvent, Report};
+use rebloom_core::snapshot::Piece;
 use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub(crate) struct Local {
     pub(crate) start: Option<Start>,
     pub(crate) ranks: BTreeMap<Rank, Process>,
     pub(crate) stop: Option<(Generation, Stop)>,
+    /// What lies in the node's memory.
+    pub(crate) snapshots: Vec<Piece>,
     /// What each beat says that ranks wrote.
     pub(crate) said: Vec<Match>,
 }

@@ -6,6 +6,7 @@ use rebloom_core::checkpoint::{CheckpointId, Shard};
 use rebloom_core::flight::{Counter, Page, Phase};
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Step};
 use rebloom_core::report::{Finish, Milestone, RankEvent, Report};
+use rebloom_core::snapshot::Piece;
 
 impl World {
     pub(crate) fn rank_event(&mut self, run: &RunId, rank: u32, event: RankEvent) {
@@ -138,6 +139,42 @@ impl World {
                 shard,
             },
         );
+    }
+
+    /// Every rank leaves its shard of this step in memory, and a replica where its agent was told to.
+    pub(crate) fn snap(&mut self, run: &RunId, step: u64) -> CheckpointId {
+        let id = CheckpointId {
+            step: Step(step),
+            generation: self.generation(run),
+        };
+        let world = self.view(run).spec.layout.world();
+        (0..world).for_each(|rank| self.snap_shard(run, rank, id));
+        id
+    }
+
+    pub(crate) fn snap_shard(&mut self, run: &RunId, rank: u32, checkpoint: CheckpointId) {
+        let name = self.node_of(run, rank);
+        let piece = Piece {
+            checkpoint,
+            layout: self.view(run).spec.layout,
+            samples: checkpoint.step.0 * 8,
+            shard: Shard {
+                rank: Rank(rank),
+                file: format!("rank-{rank:05}.safetensors"),
+                bytes: 10,
+                hash: digest(u8::try_from(rank).unwrap()),
+            },
+        };
+        let local = &self.agents[&name].runs[run];
+        let keeper = local.start.as_ref().and_then(|start| start.replica.clone());
+        let at = keeper.map(|keeper| keeper.node);
+        for at in std::iter::once(name.clone()).chain(at) {
+            let agent = self.agents.get_mut(&at).unwrap();
+            let local = agent.runs.entry(run.clone()).or_default();
+            local.snapshots.push(piece.clone());
+            let (run, piece) = (run.clone(), piece.clone());
+            self.report(&name, Report::SnapshotHeld { run, piece, at });
+        }
     }
 
     /// Every rank stops where it was told to, with this step done and saved.

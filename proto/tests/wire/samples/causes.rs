@@ -152,6 +152,11 @@ pub(crate) fn causes() -> Vec<Cause> {
             rank,
             unsound: unsound.clone(),
         });
+        causes.push(Cause::SnapshotUnsound {
+            step: Step(123),
+            rank,
+            unsound: unsound.clone(),
+        });
         causes.push(Cause::CheckpointUnsound {
             step: Step(120),
             rank,

@@ -8,7 +8,7 @@ use rebloom_core::hang::rules::{LogRule, Metric, Operator};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::{
     Auto, Checkpoint, Data, Deadlines, Elastic, Model, Numerics, Optimizer, Precision, RampUp,
-    Recovery, RunSpec, Train,
+    Recovery, RunSpec, Snapshots, Train,
 };
 
 pub(crate) fn spec() -> RunSpec {
@@ -59,6 +59,7 @@ pub(crate) fn spec() -> RunSpec {
             directory: "/checkpoints".to_owned(),
             every_steps: 20,
             keep: 3,
+            snapshot: Some(Snapshots { every_steps: 5 }),
             auto: Some(Auto {
                 min: 60.0,
                 max: 3600.0,

@@ -4,13 +4,14 @@ use super::{causes, checkpoint, evaluation, node, run, spec};
 use rebloom_core::cause::Cause;
 use rebloom_core::engine::{
     CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, Refusal, RunState,
-    RunView, Rung, Seating, Spend,
+    RunView, Rung, Seating, SnapshotView, Spend,
 };
 use rebloom_core::flight::Phase;
 use rebloom_core::footprint::Tariff;
 use rebloom_core::id::{Digest, Generation, IncidentId, Rank, Slot, Step};
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::report::{Milestone, NodeFacts};
+use rebloom_core::snapshot::Tier;
 use rebloom_core::spec::Flaw;
 use rebloom_core::time::{Duration, Instant};
 
@@ -48,6 +49,11 @@ pub(crate) fn runs() -> Vec<RunView> {
         resumed_from: rung.map(|_| checkpoint()),
         lost_steps: 4,
         spent: ledger.clone(),
+        tier: match rung {
+            None => Tier::Storage,
+            Some(Rung::Reform) => Tier::Memory,
+            Some(_) => Tier::Replica,
+        },
     };
     let rungs = [
         None,
@@ -100,6 +106,11 @@ pub(crate) fn runs() -> Vec<RunView> {
         loss: Some(6.5),
         grad_norm: Some(1.5),
         step_time: Some(Duration::from_millis(350)),
+        snapshot: Some(SnapshotView {
+            newest: Some(checkpoint()),
+            copies: 2,
+            note: "the replicas of 2 of 4 nodes".to_owned(),
+        }),
         checkpoints: vec![
             (checkpoint(), CheckpointState::Sealed),
             (checkpoint(), CheckpointState::Rejected),

@@ -1,6 +1,6 @@
 //! What an agent and a worker say to each other.
 
-use super::{checkpoint, differs, evaluation, run, shard, spec, spike, unsounds};
+use super::{checkpoint, differs, evaluation, recall, run, shard, spec, spike, unsounds};
 use rebloom_core::cause::Blamed;
 use rebloom_core::flight::Phase;
 use rebloom_core::id::{Digest, Generation, Rank, Slot, Step};
@@ -16,10 +16,12 @@ pub(crate) fn to_rank() -> Vec<ToRank> {
         rank: Rank(3),
         slot: Slot(1),
         resume: Some(checkpoint()),
+        snapshot: Some(Box::new(recall(true))),
         evaluated: Some(Step(7)),
     };
     let first = Go {
         resume: None,
+        snapshot: None,
         evaluated: None,
         ..go.clone()
     };
@@ -53,6 +55,7 @@ pub(crate) fn from_rank() -> Vec<FromRank> {
             samples: 1,
             shard: shard(),
         },
+        FromWorker::Snapped(recall(false).piece),
         FromWorker::SaveFailed {
             checkpoint,
             error: error(),
