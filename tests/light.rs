@@ -2,10 +2,13 @@
 //! that of a run that nothing happened to.
 
 use anyhow::{Context, Result, ensure};
+use rebloom_core::cause::Cause;
 use rebloom_core::checkpoint::CheckpointId;
-use rebloom_core::engine::{RunState, Rung};
+use rebloom_core::engine::{RunState, RunView, Rung};
+use rebloom_core::guard::{GuardAction, Samples};
 use rebloom_core::id::{Generation, Rank, RunId, Step};
 use rebloom_core::layout::Layout;
+use rebloom_core::spec::RunSpec;
 use rebloom_tests::cluster::{Cluster, Plan, pid_of};
 use rebloom_tests::light::{self, State};
 use rebloom_tests::process::signal;
@@ -20,6 +23,8 @@ const LAYOUT: Layout = Layout {
 };
 const STEPS: u64 = 100;
 const EVERY: u64 = 10;
+/// Steps of the shorter runs.
+const SHORT: u64 = 50;
 const STEP: Duration = Duration::from_millis(50);
 
 fn submit(cluster: &Cluster, name: &str) -> Result<RunId> {
@@ -80,12 +85,96 @@ fn light_ranks_end_as_if_neither_a_rank_nor_a_node_had_been_killed() -> Result<(
     ensure!(states == final_state(&cluster, &quiet)?, "another state");
     // Two runs could be wrong alike.
     let mut alone = State::begin(end.spec.train.seed, Rank(0));
-    (0..STEPS).for_each(|_| alone.advance(end.spec.train.global_batch));
+    let batch = end.spec.train.global_batch;
+    for step in 1..=STEPS {
+        alone.advance(batch, step * u64::from(batch) - 1);
+    }
     ensure!(
         weights::of_bytes(Rank(0), &alone.to_bytes())?
             .iter()
             .all(|(key, hash)| states.get(key) == Some(hash)),
         "another state than of {STEPS} steps"
     );
+    Ok(())
+}
+
+/// The state at the end of a run of these steps in a cluster whose ranks have this variable.
+fn ends(
+    variable: Option<(&'static str, &str)>,
+    name: &str,
+    change: impl Fn(&mut RunSpec),
+) -> Result<(RunView, Weights)> {
+    let mut plan = Plan::light(5, 4, STEP);
+    let variable = variable.map(|(name, value)| (name, value.to_owned()));
+    plan.variables.extend(variable);
+    let cluster = Cluster::of(plan)?;
+    let mut spec = light::spec(name, LAYOUT, &cluster.checkpoints())?;
+    spec.train.steps = SHORT;
+    spec.checkpoint.every_steps = EVERY;
+    change(&mut spec);
+    let run = cluster.submit(&spec)?;
+    let end = cluster.until_completed(&run)?;
+    let (states, _) = weights::of(&cluster.checkpoints(), &run, SHORT)?;
+    Ok((end, states))
+}
+
+#[test]
+fn a_light_run_that_spikes_goes_back_once_and_ends_as_one_that_was_told_to_skip() -> Result<()> {
+    // Eight samples a step: of step 36.
+    let bad = "283 285";
+    let guarded = |spec: &mut RunSpec| spec.guard.action = GuardAction::RollBack;
+    let (end, states) = ends(Some((light::BAD, bad)), "spikes", guarded)?;
+    let skipped = Samples {
+        from: 280,
+        until: 288,
+    };
+    let spikes = end.incidents.iter().map(|it| &it.cause);
+    let spikes: Vec<_> = spikes.collect();
+    let [
+        Cause::LossSpiked {
+            step,
+            samples,
+            rolls_back: true,
+            ..
+        },
+    ] = spikes[..]
+    else {
+        anyhow::bail!("{:#?}", end.incidents);
+    };
+    ensure!((*step, *samples) == (Step(36), skipped), "{spikes:?}");
+    let resumed = end.incidents[0].resumed_from.map(|id| id.step);
+    ensure!(resumed == Some(Step(30)), "{resumed:?}");
+    ensure!(end.generation == Generation(2));
+
+    let (told, wanted) = ends(Some((light::BAD, bad)), "told", |spec| {
+        guarded(spec);
+        spec.guard.skip = vec![skipped];
+    })?;
+    ensure!(told.incidents.is_empty(), "{:#?}", told.incidents);
+    ensure!(states == wanted, "another state");
+    let (_, other) = ends(None, "plain", guarded)?;
+    ensure!(states != other, "what is skipped does not show");
+    Ok(())
+}
+
+#[test]
+fn a_light_rank_that_comes_to_hold_something_else_is_blamed_and_nothing_of_it_is_kept() -> Result<()>
+{
+    let (end, states) = ends(Some((light::ODD, "5 22")), "odd", |_| ())?;
+    let [incident] = &end.incidents[..] else {
+        anyhow::bail!("{:#?}", end.incidents);
+    };
+    let Cause::ReplicasDiffer { differs, node } = &incident.cause else {
+        anyhow::bail!("{incident:#?}");
+    };
+    ensure!(differs.ranks == [Rank(5)], "{differs}");
+    ensure!(node.is_some(), "its node is named");
+    // It is found before the save of step 30.
+    let resumed = incident.resumed_from.map(|id| id.step);
+    ensure!(resumed == Some(Step(20)), "{resumed:?}");
+    ensure!(end.generation == Generation(2));
+    let (sound, wanted) = ends(None, "sound", |_| ())?;
+    ensure!(sound.incidents.is_empty(), "{:#?}", sound.incidents);
+    ensure!(states == wanted, "another state");
     Ok(())
 }

@@ -14,9 +14,11 @@ use crate::training;
 use rebloom_core::cause::Unsound;
 use rebloom_core::checkpoint::{CheckpointId, Shard};
 use rebloom_core::eval::{Evaluation, Score};
-use rebloom_core::id::{Digest, Generation, Step};
+use rebloom_core::guard::{GuardAction, Samples, Spike};
+use rebloom_core::id::{Digest, Generation, Rank, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::member::{LoadTrouble, Stepped, Trouble};
+use rebloom_core::replicas::{self, Differs};
 use rebloom_core::snapshot::Recall;
 use rebloom_core::spec::RunSpec;
 use rebloom_core::time::Instant;
@@ -34,6 +36,11 @@ use std::time::Duration;
 
 /// The variable that says how many milliseconds a step takes.
 pub const STEP_MS: &str = "REBLOOM_LIGHT_STEP_MS";
+/// The variable that names samples which have the loss run away, as `FROM UNTIL`.
+pub const BAD: &str = "REBLOOM_LIGHT_BAD";
+/// The variable that names a rank which comes to hold something else than the others, and after which step, in the first
+/// generation; where it is set, ranks compare what they hold before each save.
+pub const ODD: &str = "REBLOOM_LIGHT_ODD";
 /// What a step takes without it.
 const STEP: Duration = Duration::from_millis(100);
 /// How far ahead the ranks agree to stop: longer than it takes all of them to hear of it.
@@ -56,6 +63,8 @@ pub struct Light {
     place: Place,
     socket: PathBuf,
     step: Duration,
+    bad: Option<[u64; 2]>,
+    odd: Option<[u64; 2]>,
     at: Option<Standing>,
 }
 
@@ -90,6 +99,13 @@ fn number(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
+/// Two numbers in a variable.
+fn pair(variable: &str) -> Option<[u64; 2]> {
+    let text = std::env::var(variable).ok()?;
+    let (first, second) = text.split_once(' ')?;
+    Some([first.parse().ok()?, second.parse().ok()?])
+}
+
 /// The directory of a checkpoint.
 fn directory(go: &Go, id: CheckpointId) -> PathBuf {
     Path::new(&go.spec.checkpoint.directory)
@@ -106,6 +122,8 @@ impl Light {
             place,
             socket: socket.to_owned(),
             step: millis.map_or(STEP, Duration::from_millis),
+            bad: pair(BAD),
+            odd: pair(ODD),
             at: None,
         }
     }
@@ -166,6 +184,36 @@ impl Light {
         .map_err(LoadTrouble::Unsound)
     }
 
+    /// Says to all others what it holds as they do, and hears it of them, before what a save would keep.
+    fn compare(&self, step: Step) -> Result<(), Trouble> {
+        let (Some([odd, after]), Some(at)) = (self.odd, &self.at) else {
+            return Ok(());
+        };
+        if !step.0.is_multiple_of(at.go.spec.checkpoint.every_steps) {
+            return Ok(());
+        }
+        let rank = at.go.rank;
+        let is_odd =
+            u64::from(rank.0) == odd && step.0 >= after && at.go.generation == Generation(1);
+        let mine = at.state.samples + u64::from(is_odd);
+        let store = self.store(&at.go);
+        let key = |rank: Rank| format!("held-{step}-{rank}");
+        store
+            .set(&key(rank), mine.to_string().as_bytes())
+            .map_err(trouble)?;
+        let ranks = at.go.spec.layout.ranks();
+        let held = ranks.map(|rank| store.get(&key(rank)).map_err(trouble));
+        let held: Vec<_> = held.collect::<Result<_, _>>()?;
+        replicas::odd(&held).map_or(Ok(()), |odd| {
+            let ranks = at.go.spec.layout.ranks().enumerate();
+            let odd = ranks.filter(|(place, _)| odd.contains(place));
+            Err(Trouble::ReplicasDiffer(Differs {
+                tensor: "samples".to_owned(),
+                ranks: odd.map(|(_, rank)| rank).collect(),
+            }))
+        })
+    }
+
     fn standing(&mut self) -> &mut Standing {
         self.at
             .as_mut()
@@ -204,6 +252,7 @@ impl Work for Light {
             self.place.recorder,
             self.step,
         );
+        let bad = self.bad;
         let at = self.standing();
         let generation: Generation = at.go.generation;
         at.steps += 1;
@@ -211,7 +260,29 @@ impl Work for Light {
         if fence.wait(generation, due.since(monotonic())) {
             return Err(Trouble::Fenced);
         }
-        at.state.advance(at.go.spec.train.batch(at.state.samples));
+        let batch = at.go.spec.train.batch(at.state.samples);
+        let skips = at.go.spec.guard.skips();
+        let consumed = at.state.samples..at.state.samples + u64::from(batch);
+        let numbers = skips.numbers(consumed.clone());
+        let step = Step(at.state.step.0 + 1);
+        let is_bad = |[from, until]: [u64; 2]| {
+            let mut numbers = consumed.clone().map(|nth| skips.number(nth));
+            numbers.any(|number| (from..until).contains(&number))
+        };
+        if bad.is_some_and(is_bad) && at.go.spec.guard.action == GuardAction::RollBack {
+            return Err(Trouble::Spiked(Spike {
+                step,
+                consumed: consumed.start,
+                samples: Samples {
+                    from: numbers.start,
+                    until: numbers.end,
+                },
+                reading: "a loss of 9".to_owned(),
+            }));
+        }
+        at.state.advance(batch, numbers.end - 1);
+        self.compare(step)?;
+        let at = self.standing();
         let is_asked = at.last.is_none() && recorder.stop_generation() == generation;
         if is_asked {
             let last = self.agree(self.at.as_ref().expect("it was there just now"))?;

@@ -1,5 +1,4 @@
-//! How a step computes: every layout, dropout, bf16, recomputation, growing batches, small buffers, the
-//! loss guard.
+//! How a step computes: every layout, dropout, bf16, recomputation, growing batches, small buffers.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
 
@@ -7,7 +6,6 @@ mod common;
 
 use common::{MadeUp, layouts, train};
 use rebloom_core::checkpoint::CheckpointId;
-use rebloom_core::guard::Samples as Skipped;
 use rebloom_core::id::{Generation, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
@@ -422,65 +420,5 @@ fn a_batch_that_grows_takes_each_sample_once() {
             off(&figures(&others), &figures(&alone)) < 1e-6,
             "{layout:?}"
         );
-    }
-}
-
-/// Text that is easy to learn, and samples that are anything but.
-struct Poisoned {
-    samples: Skipped,
-}
-
-impl Samples for Poisoned {
-    fn read(&self, k: u64, into: &mut [i32]) -> Result<(), String> {
-        let is_bad = (self.samples.from..self.samples.until).contains(&k);
-        for (at, token) in (0_i32..).zip(into) {
-            *token = if is_bad { 63 - at } else { (at + k as i32) % 2 };
-        }
-        Ok(())
-    }
-}
-
-#[test]
-fn a_spike_ends_the_step_on_every_rank_and_its_samples_are_passed_over() {
-    const BAD: Skipped = Skipped {
-        from: 30 * 8 + 3,
-        until: 30 * 8 + 6,
-    };
-    let guarded = |layout, skip: Value| {
-        spec(layout, |spec| {
-            spec["train"]["steps"] = json!(40);
-            spec["train"]["optimizer"]["learning_rate"] = json!(1e-2);
-            spec["guard"] = json!({"action": "roll_back", "least": 10, "window": 16, "skip": skip});
-        })
-    };
-    let poisoned = || -> Box<dyn Samples> { Box::new(Poisoned { samples: BAD }) };
-    for layout in [layout(1, 1, 1), layout(2, 2, 2)] {
-        let spikes = train(&guarded(layout, json!([])), poisoned, |_, mut trainer| {
-            trainer.begin();
-            loop {
-                match trainer.step(false) {
-                    Ok(_) => {}
-                    Err(StepError::Spiked(spike)) => break (spike, trainer.samples()),
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        });
-        let (spike, samples) = &spikes[0];
-        assert!(spikes.iter().all(|other| other == &spikes[0]));
-        assert_eq!((spike.step, *samples), (Step(31), 240));
-        assert_eq!((spike.consumed, spike.samples.from), (240, 240));
-        assert_eq!(spike.samples.until, 248);
-
-        let skips = json!([spike.samples]);
-        let ends = train(&guarded(layout, skips), poisoned, |_, mut trainer| {
-            trainer.begin();
-            let losses: Vec<_> = (0..40).map(|_| trainer.step(false).unwrap().loss).collect();
-            trainer.farewell();
-            (losses, trainer.step_done(), trainer.samples())
-        });
-        for (losses, step, samples) in ends {
-            assert_eq!((step, samples), (Step(40), 320), "no step is lost");
-            assert!(losses[30] < 1.0, "{losses:?}");
-        }
     }
 }

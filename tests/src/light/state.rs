@@ -40,11 +40,11 @@ impl State {
         }
     }
 
-    /// Does a step of `batch` samples.
-    pub fn advance(&mut self, batch: u32) {
+    /// Does a step of `batch` samples, of which the last has number `last`.
+    pub fn advance(&mut self, batch: u32, last: u64) {
         self.step = Step(self.step.0 + 1);
         self.samples += u64::from(batch);
-        let salt = mix(self.step.0) ^ self.samples;
+        let salt = mix(self.step.0) ^ mix(self.samples) ^ last;
         for word in &mut self.words {
             *word = mix(*word ^ salt);
         }
@@ -103,7 +103,7 @@ mod tests {
         let mut state = State::begin(42, Rank(3));
         let mut seen = vec![state.digest(), State::begin(42, Rank(4)).digest()];
         for _ in 0..5 {
-            state.advance(16);
+            state.advance(16, state.samples + 15);
             seen.push(state.digest());
         }
         assert_eq!((state.step, state.samples), (Step(5), 80));
@@ -119,7 +119,9 @@ mod tests {
     fn a_step_that_was_done_twice_or_left_out_shows_in_what_comes_after() {
         let after = |batches: &[u32]| {
             let mut state = State::begin(1, Rank(0));
-            batches.iter().for_each(|batch| state.advance(*batch));
+            for batch in batches {
+                state.advance(*batch, state.samples);
+            }
             state.words
         };
         assert_ne!(after(&[8, 8, 8]), after(&[8, 8]));

@@ -90,5 +90,6 @@ for model, which in ((plain, "written"), (short, "written_bf16")):
     theirs, gap = words(model, tokenizer)
     assert theirs == facts[which], (which, theirs, facts[which])
     assert gap > 2e-5, f"{which}: two tokens are as likely to {gap:.1e}, so that equal words say little"
-    print(f"peers: {len(theirs)} {which} tokens alike, the likeliest ahead by {gap:.1e} or more")
+    kinds = len(set(theirs))
+    print(f"peers: {len(theirs)} {which} tokens alike ({kinds} different), the likeliest ahead by {gap:.1e} or more")
 print(f"peers: the gang's loss on held-out text is transformers' to {abs(loss - facts['loss_of_gang']):.1e}")
