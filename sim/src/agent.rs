@@ -4,6 +4,7 @@
 mod driver;
 
 use crate::controller::identity;
+use crate::options::{Site, USUAL};
 use crate::random::Random;
 use crate::wire::Side;
 use crate::world::{Happening, Undo, World};
@@ -48,6 +49,7 @@ pub(crate) struct Node {
     pub(crate) levels: Vec<Signal>,
     /// What was over while there was no agent to see it, and its successor says at its first look.
     pub(crate) denied: Vec<Signal>,
+    pub(crate) site: Site,
 }
 
 /// An agent's process.
@@ -99,7 +101,30 @@ impl Node {
             spawns_fail: false,
             levels: Vec::new(),
             denied: Vec::new(),
+            site: Site::default(),
         }
+    }
+
+    /// The same node, of which an admin says this.
+    pub(crate) fn at(mut self, site: Site) -> Self {
+        self.site = site;
+        self
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let labels = self.site.labels.iter();
+        labels
+            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .collect()
+    }
+
+    fn device(&self) -> &'static str {
+        self.site.device.unwrap_or(USUAL)
+    }
+
+    /// Whether it has the devices that there is room for every run on.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.device() == USUAL
     }
 
     pub(crate) fn name(&self) -> String {
@@ -120,13 +145,13 @@ impl Node {
         let facts = NodeFacts {
             node: self.id.clone(),
             slots: self.slots,
-            gpus: vec!["A100".to_owned(); self.slots as usize],
+            gpus: vec![self.device().to_owned(); self.slots as usize],
             store_address: self.address(),
             host: self.name(),
             cores: 8,
             memory: 1 << 34,
             nccl: Some(NCCL),
-            labels: Labels::default(),
+            labels: Labels::from(self.labels()),
         };
         let mut runs = self
             .agent

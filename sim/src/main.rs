@@ -9,12 +9,13 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Plays made-up worlds, each from its seed, with the real machines in them.
 
-Usage: rebloom-sim [--seed N | --seeds N|A..B] [--plain] [--verbose] [--plant BUG]
+Usage: rebloom-sim [--seed N | --seeds N|A..B] [--plain | --wide] [--verbose] [--plant BUG]
        rebloom-sim replay bloom|llama3|fleet|FILE ...   a recorded history; see replay --help
 
   --seed N      one world: its options, one line a transition, the verdict [default: 1]
   --seeds A..B  many worlds, A up to but without B, N for 0..N: a line for each that is not sound
   --plain       milder worlds: fewer parameters come from the seed, and faults strike at random
+  --wide        hard worlds with priorities, two kinds of devices, racks, intervals that the engine chooses
   --verbose     with --seeds, a line for each world
   --plant BUG   put a bug in, to see it found: fence-ignored, shard-unverified, samples-repeated,
                 lease-forgotten; --plain --seeds 200 finds each of them
@@ -31,6 +32,7 @@ struct Arguments {
     many: bool,
     verbose: bool,
     plain: bool,
+    wide: bool,
     planted: Option<Planted>,
     /// What else was said, to play one of the worlds again.
     again: String,
@@ -42,6 +44,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
         many: false,
         verbose: false,
         plain: false,
+        wide: false,
         planted: None,
         again: String::new(),
     };
@@ -56,6 +59,10 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--plain" => {
                 arguments.plain = true;
                 arguments.again.push_str(" --plain");
+            }
+            "--wide" => {
+                arguments.wide = true;
+                arguments.again.push_str(" --wide");
             }
             "--verbose" | "-v" => arguments.verbose = true,
             "--seed" => {
@@ -159,6 +166,8 @@ fn main() -> ExitCode {
     for seed in arguments.seeds.clone() {
         let mut options = if arguments.plain {
             Options::draw(seed)
+        } else if arguments.wide {
+            Options::wide(seed)
         } else {
             Options::hard(seed)
         };

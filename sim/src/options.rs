@@ -2,8 +2,10 @@
 //! how large the fleet is and how slow everything. So one seed tries few things hard.
 
 mod hard;
+mod wide;
 
 pub(crate) use hard::{Bias, fits};
+pub(crate) use wide::{Site, USUAL};
 
 use crate::random::Random;
 use rebloom_core::engine::Limits;
@@ -122,6 +124,8 @@ pub struct Options {
     pub seed: u64,
     /// Slots of each node.
     pub nodes: Vec<u32>,
+    /// What an admin says of each node, where that is drawn.
+    pub(crate) sites: Vec<Site>,
     /// The runs.
     pub runs: Vec<RunSpec>,
     /// The controller's limits.
@@ -185,6 +189,7 @@ impl Options {
         Self {
             seed,
             nodes,
+            sites: Vec::new(),
             runs,
             limits,
             storm: r.millis(10_000, 200_000),
@@ -333,6 +338,9 @@ impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed      {}", self.seed)?;
         writeln!(f, "nodes     {:?} slots", self.nodes)?;
+        if !self.sites.is_empty() {
+            writeln!(f, "sites     {:?}", self.sites)?;
+        }
         for run in &self.runs {
             let Layout {
                 tensor,
@@ -341,11 +349,13 @@ impl fmt::Display for Options {
             } = run.layout;
             writeln!(
                 f,
-                "{:<9} TP {tensor} x PP {pipeline} x DP {data}, {} steps, saved every {}, kept {}, \
-                 {:?}, {:?}, {:?}",
+                "{:<9} TP {tensor} x PP {pipeline} x DP {data}, priority {}, {} steps, saved every {}, {:?}, \
+                 kept {}, {:?}, {:?}, {:?}",
                 run.name.as_str(),
+                run.priority,
                 run.train.steps,
                 run.checkpoint.every_steps,
+                run.checkpoint.auto,
                 run.checkpoint.keep,
                 run.recovery,
                 run.deadlines,

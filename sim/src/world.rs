@@ -221,7 +221,10 @@ impl World {
     pub fn new(options: Options, print: bool) -> Self {
         let mut random = Random::new(options.seed);
         let nodes = (0..options.nodes.len())
-            .map(|at| Node::new(at, options.nodes[at], &mut random))
+            .map(|at| {
+                let site = options.sites.get(at).cloned().unwrap_or_default();
+                Node::new(at, options.nodes[at], &mut random).at(site)
+            })
             .collect();
         let mut world = Self {
             now: Instant::ZERO,
