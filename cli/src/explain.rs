@@ -162,7 +162,11 @@ fn account(ledger: &Ledger, text: &mut String) {
     let waited = ledger.spent.contains_key(&Spend::Waiting);
     match ledger.ettr() {
         Some(ratio) => {
-            let note = if waited { " (its turn in the queue left out)" } else { "" };
+            let note = if waited {
+                " (its turn in the queue left out)"
+            } else {
+                ""
+            };
             say!(text, "ETTR {ratio:.3}: productive time / all time{note}");
         }
         None => say!(text, "ETTR -: nothing was done yet"),
