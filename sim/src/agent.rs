@@ -4,6 +4,7 @@
 mod driver;
 
 use crate::controller::identity;
+use crate::options::{Site, USUAL};
 use crate::random::Random;
 use crate::wire::Side;
 use crate::world::{Happening, Undo, World};
@@ -37,8 +38,6 @@ pub(crate) struct Node {
     pages: BTreeMap<(RunId, Rank), u32>,
     /// Snapshots and replicas; gone with the power.
     pub(crate) snapshots: crate::memory::Memory,
-    /// Its rack, where there are any.
-    rack: Option<String>,
     /// Cut off from the controller only.
     pub(crate) is_link_cut: bool,
     /// Cut off from everything.
@@ -51,6 +50,7 @@ pub(crate) struct Node {
     pub(crate) levels: Vec<Signal>,
     /// What was over while there was no agent to see it, and its successor says at its first look.
     pub(crate) denied: Vec<Signal>,
+    pub(crate) site: Site,
 }
 
 /// An agent's process.
@@ -96,7 +96,6 @@ impl Node {
             agent: None,
             pages: BTreeMap::new(),
             snapshots: crate::memory::Memory::default(),
-            rack: None,
             is_link_cut: false,
             is_isolated: false,
             cuts: 0,
@@ -104,13 +103,30 @@ impl Node {
             spawns_fail: false,
             levels: Vec::new(),
             denied: Vec::new(),
+            site: Site::default(),
         }
     }
 
-    /// The same in this rack.
-    pub(crate) fn in_rack(mut self, rack: Option<&String>) -> Self {
-        self.rack = rack.cloned();
+    /// The same node, of which an admin says this.
+    pub(crate) fn at(mut self, site: Site) -> Self {
+        self.site = site;
         self
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let labels = self.site.labels.iter();
+        labels
+            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .collect()
+    }
+
+    fn device(&self) -> &'static str {
+        self.site.device.unwrap_or(USUAL)
+    }
+
+    /// Whether it has the devices that there is room for every run on.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.device() == USUAL
     }
 
     pub(crate) fn name(&self) -> String {
@@ -131,17 +147,13 @@ impl Node {
         let facts = NodeFacts {
             node: self.id.clone(),
             slots: self.slots,
-            gpus: vec!["A100".to_owned(); self.slots as usize],
+            gpus: vec![self.device().to_owned(); self.slots as usize],
             store_address: self.address(),
             host: self.name(),
             cores: 8,
             memory: 1 << 34,
             nccl: Some(NCCL),
-            labels: self
-                .rack
-                .iter()
-                .map(|rack| (RACK.to_owned(), rack.clone()))
-                .collect(),
+            labels: Labels::from(self.labels()),
         };
         let mut runs = self
             .agent

@@ -269,7 +269,10 @@ impl World {
         (self.storage.is_full, self.storage.is_away) = (false, false);
         self.thaw_controller(self.controller.life());
         for node in 0..self.nodes.len() {
-            let on = || self.nodes.iter().filter(|node| node.is_on);
+            let on = || {
+                let usual = self.nodes.iter().filter(|node| node.is_usual());
+                usual.filter(|node| node.is_on)
+            };
             let mut runs = self.options.runs.iter();
             let is_short = runs.any(|run| !fits(run.layout, on().map(|node| node.slots)));
             if is_short || self.random.once_in(2) {

@@ -43,3 +43,8 @@ pub fn simulate_snapping(seed: u64) -> Result<Verdict, Failure> {
 pub fn simulate_hard(seed: u64) -> Result<Verdict, Failure> {
     World::new(Options::hard(seed), false).run()
 }
+
+/// The wide world of a seed, from beginning to end.
+pub fn simulate_wide(seed: u64) -> Result<Verdict, Failure> {
+    World::new(Options::wide(seed), false).run()
+}

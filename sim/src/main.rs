@@ -9,13 +9,14 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Plays made-up worlds, each from its seed, with the real machines in them.
 
-Usage: rebloom-sim [--seed N | --seeds N|A..B] [--plain] [--snapshots] [--verbose] [--plant BUG]
+Usage: rebloom-sim [--seed N | --seeds N|A..B] [--plain | --wide] [--snapshots] [--verbose] [--plant BUG]
        rebloom-sim replay bloom|llama3|fleet|FILE ...   a recorded history; see replay --help
 
   --seed N      one world: its options, one line a transition, the verdict [default: 1]
   --seeds A..B  many worlds, A up to but without B, N for 0..N: a line for each that is not sound
   --plain       milder worlds: fewer parameters come from the seed, and faults strike at random
   --snapshots   every run keeps snapshots in memory, and nodes may be in racks
+  --wide        hard worlds with priorities, two kinds of devices, racks, intervals that the engine chooses
   --verbose     with --seeds, a line for each world
   --plant BUG   put a bug in, to see it found: fence-ignored, shard-unverified, samples-repeated,
                 lease-forgotten; --plain --seeds 200 finds each of them
@@ -33,6 +34,7 @@ struct Arguments {
     verbose: bool,
     plain: bool,
     snapshots: bool,
+    wide: bool,
     planted: Option<Planted>,
     /// What else was said, to play one of the worlds again.
     again: String,
@@ -45,6 +47,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
         verbose: false,
         plain: false,
         snapshots: false,
+        wide: false,
         planted: None,
         again: String::new(),
     };
@@ -63,6 +66,10 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--snapshots" => {
                 arguments.snapshots = true;
                 arguments.again.push_str(" --snapshots");
+            }
+            "--wide" => {
+                arguments.wide = true;
+                arguments.again.push_str(" --wide");
             }
             "--verbose" | "-v" => arguments.verbose = true,
             "--seed" => {
@@ -166,6 +173,8 @@ fn main() -> ExitCode {
     for seed in arguments.seeds.clone() {
         let mut options = if arguments.plain {
             Options::draw(seed)
+        } else if arguments.wide {
+            Options::wide(seed)
         } else {
             Options::hard(seed)
         };

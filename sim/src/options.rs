@@ -2,8 +2,10 @@
 //! how large the fleet is and how slow everything. So one seed tries few things hard.
 
 mod hard;
+mod wide;
 
 pub(crate) use hard::{Bias, fits};
+pub(crate) use wide::{Site, USUAL};
 
 use crate::random::{Random, mix};
 use rebloom_core::engine::Limits;
@@ -122,8 +124,8 @@ pub struct Options {
     pub seed: u64,
     /// Slots of each node.
     pub nodes: Vec<u32>,
-    /// Racks of the nodes; none where nobody said.
-    pub(crate) racks: Vec<String>,
+    /// What an admin says of each node, where that is drawn.
+    pub(crate) sites: Vec<Site>,
     /// The runs.
     pub runs: Vec<RunSpec>,
     /// The controller's limits.
@@ -187,7 +189,7 @@ impl Options {
         Self {
             seed,
             nodes,
-            racks: Vec::new(),
+            sites: Vec::new(),
             runs,
             limits,
             storm: r.millis(10_000, 200_000),
@@ -227,9 +229,10 @@ impl Options {
         }
         if r.once_in(2) {
             let racks = r.within(1, 3);
-            self.racks = (0..self.nodes.len())
-                .map(|_| format!("rack-{}", r.within(1, racks)))
-                .collect();
+            self.sites.resize_with(self.nodes.len(), Site::default);
+            for site in &mut self.sites {
+                site.labels = vec![("rack", format!("rack-{}", r.within(1, racks)))];
+            }
         }
         self
     }
@@ -357,6 +360,9 @@ impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed      {}", self.seed)?;
         writeln!(f, "nodes     {:?} slots", self.nodes)?;
+        if !self.sites.is_empty() {
+            writeln!(f, "sites     {:?}", self.sites)?;
+        }
         for run in &self.runs {
             let Layout {
                 tensor,
@@ -365,11 +371,13 @@ impl fmt::Display for Options {
             } = run.layout;
             writeln!(
                 f,
-                "{:<9} TP {tensor} x PP {pipeline} x DP {data}, {} steps, saved every {}, kept {}, \
-                 {:?}, {:?}, {:?}",
+                "{:<9} TP {tensor} x PP {pipeline} x DP {data}, priority {}, {} steps, saved every {}, {:?}, \
+                 kept {}, {:?}, {:?}, {:?}",
                 run.name.as_str(),
+                run.priority,
                 run.train.steps,
                 run.checkpoint.every_steps,
+                run.checkpoint.auto,
                 run.checkpoint.keep,
                 run.recovery,
                 run.deadlines,

@@ -29,6 +29,9 @@ use rebloom_core::time::Instant;
 use scenario::{Kind, Scenario};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The longest interval between two saves that the engine may choose, in seconds.
+const LONGEST_SAVE: f64 = 86_400.0;
+
 /// A history with its durations, ready to be played.
 #[derive(Debug, Clone)]
 pub struct Replay {
@@ -36,8 +39,8 @@ pub struct Replay {
     pub scenario: Scenario,
     /// How long things take.
     pub durations: Durations,
-    /// How many times longer than by Young/Daly the interval between two saves is.
-    pub save_factor: f64,
+    /// Steps between two saves; none leaves it to the engine.
+    pub save_every: Option<u64>,
 }
 
 /// One seed: what the engine made of it, and what the operators of then did.
@@ -58,10 +61,10 @@ impl Replay {
         let replay = Self {
             scenario,
             durations,
-            save_factor: 1.0,
+            save_every: None,
         };
         // What is left is a layout that no run may have; what follows from it is not the scenario's.
-        let mut flaws = replay.spec(&[]).flaws();
+        let mut flaws = replay.spec().flaws();
         if flaws.iter().any(|flaw| flaw.field.starts_with("layout")) {
             flaws.retain(|flaw| flaw.field.starts_with("layout"));
         }
@@ -112,15 +115,14 @@ impl Replay {
     /// Plays one seed under the engine and tells what was decided, and why.
     pub fn explain(&self, seed: u64) -> String {
         let faults = faults(&self.scenario, seed);
-        let spec = self.spec(&faults);
+        let spec = self.spec();
         let mut fleet = Fleet::new(&self.scenario, &self.durations, (&faults, seed), spec, true);
         let view = fleet.live();
         explain::story(&fleet, seed, &view)
     }
 
     fn rebloom(&self, faults: &[Fault], seed: u64) -> Outcome {
-        let spec = self.spec(faults);
-        let save_every = spec.checkpoint.every_steps;
+        let spec = self.spec();
         let mut fleet = Fleet::new(&self.scenario, &self.durations, (faults, seed), spec, false);
         let view = fleet.live();
         let mut outcome = account(&fleet, &view);
@@ -132,24 +134,23 @@ impl Replay {
             .copied()
             .unwrap_or_default();
         outcome.finish(&self.scenario, (steps, evaluations), productive / all);
-        outcome.save_every = save_every;
+        outcome.save_every = fleet.pace.save_every;
+        outcome.energy = self.scenario.energy(view.ledger.device_time());
         outcome
     }
 
-    /// The run as it is submitted. Saves come as often as Young and Daly say, but never faster than
-    /// they can be written.
-    fn spec(&self, faults: &[Fault]) -> RunSpec {
-        let breaking = faults
-            .iter()
-            .filter(|fault| !matches!(fault.kind, Kind::Slow | Kind::Storage));
-        let mean_time = self.scenario.days * 86_400.0 / (breaking.count().max(1) as f64);
-        let (stall, write) = (
-            self.durations.median("save-stall"),
-            self.durations.median("save-write"),
-        );
-        let best = (2.0 * stall * mean_time).sqrt() * self.save_factor;
+    /// The run as it is submitted. How often it saves is for the engine to choose, by what it measures; it begins
+    /// as the operators of then did, and never goes faster than a save can be written. A fixed number of steps
+    /// takes that choice away.
+    fn spec(&self) -> RunSpec {
         let step = self.scenario.work.step_seconds;
-        let every = (best.max(write) / step).ceil().clamp(1.0, 1e9);
+        let least = self.durations.median("save-write").clamp(0.1, LONGEST_SAVE);
+        let then = self.scenario.then.save_every_steps;
+        let every = self.save_every.unwrap_or(then).clamp(1, 1_000_000_000);
+        let auto = match self.save_every {
+            Some(_) => String::new(),
+            None => format!("auto = {{ min = {least:.1}, max = {LONGEST_SAVE:.1} }},"),
+        };
         let layout = self.scenario.layout;
         let factor = self.durations.median("deadline-factor");
         let (layers, heads) = (layout.pipeline, layout.tensor);
@@ -161,7 +162,7 @@ impl Replay {
              layout = {{ tensor = {}, pipeline = {}, data = {} }}\n\
              train = {{ steps = 1000000000, global_batch = {}, micro_batch = 1 }}\n\
              data = {{ prefix = '/data/text' }}\n\
-             checkpoint = {{ directory = '/checkpoints', every_steps = {every}, keep = 2 }}\n\
+             checkpoint = {{ directory = '/checkpoints', every_steps = {every}, {auto} keep = 2 }}\n\
              deadlines = {{ step = {:.1}, save = 3600.0, load = 3600.0, init = 3600.0 }}\n\
              recovery = {{ reform = 1, restart = 1, replace = 8 }}\n",
             layout.tensor,
@@ -180,6 +181,7 @@ fn account(fleet: &Fleet<'_>, view: &RunView) -> Outcome {
     let mut outcome = Outcome {
         events: fleet.told.events,
         humans: fleet.told.humans.len() as u32,
+        given_back: fleet.told.given_back,
         ..Outcome::default()
     };
     for (spend, time) in &view.ledger.spent {
@@ -210,6 +212,9 @@ fn account(fleet: &Fleet<'_>, view: &RunView) -> Outcome {
 
 /// The fault that an incident came from, by what people call it.
 fn name_of(fleet: &Fleet<'_>, cause: &Cause, opened: Instant) -> String {
+    if matches!(cause, Cause::IntervalOff { .. }) {
+        return "planned: another interval between saves".to_owned();
+    }
     let fault = struck_before(fleet, cause, opened);
     fault.map_or_else(|| "start".to_owned(), |fault| fault.name.clone())
 }
@@ -228,6 +233,8 @@ fn struck_before<'a>(fleet: &Fleet<'a>, cause: &Cause, by: Instant) -> Option<&'
 const fn shows_as(kind: Kind, cause: &Cause) -> bool {
     if matches!(cause, Cause::SaveFailed { .. }) {
         matches!(kind, Kind::Storage)
+    } else if matches!(cause, Cause::LossSpiked { .. }) {
+        matches!(kind, Kind::Spike)
     } else if cause.is_hang() {
         matches!(kind, Kind::Hang | Kind::EvalHang)
     } else if matches!(cause, Cause::StopRequested | Cause::ResumeRequested) {

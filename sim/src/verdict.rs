@@ -199,7 +199,11 @@ impl World {
         let pending = views.iter().filter(|run| run.state == RunState::Pending);
         let broke = |run: &RunView| run.incidents.iter().any(|open| open.closed.is_none());
         let first = pending.min_by_key(|run| (!broke(run), run.submitted, run.spec.name.clone()));
-        let first = first.filter(|run| has_room(run, nodes));
+        // By priority, or since it waited for too long, another one may be in front of it.
+        let is_wide = !self.options.sites.is_empty();
+        let waiting = views.iter().filter(|run| run.state == RunState::Pending);
+        let is_alone = waiting.count() == 1;
+        let first = first.filter(|run| has_room(run, nodes) && (is_alone || !is_wide));
         let Some(first) = first else {
             self.waits = None;
             return None;
@@ -209,7 +213,12 @@ impl World {
             self.waits = Some((run.clone(), self.now));
         }
         let (_, since) = self.waits.as_ref()?;
-        let most = self.options.limits.orphan_after * 2 + RETURN;
+        let limits = &self.options.limits;
+        let mut most = limits.orphan_after * 2 + RETURN;
+        if is_wide {
+            // Spares are left for faults, and nodes are held for those that broke.
+            most += limits.starve_after + limits.hold_for;
+        }
         (self.now.since(calm.max(*since)) > most).then(|| {
             format!(
                 "L3: {run} waits though there is room for it: {}",
@@ -327,10 +336,13 @@ fn has_room(run: &RunView, nodes: &[NodeView]) -> bool {
         .iter()
         .filter(|node| node.state == NodeState::Ready && !node.cordoned)
         .filter(|node| !node.health.verdict.withdraws());
-    let groups = usable.map(|node| {
+    let mut groups: BTreeMap<_, u32> = BTreeMap::new();
+    for node in usable {
         let others = node.ranks.iter().filter(|(of, _)| *of != run.spec.name);
         let taken = u32::try_from(others.count()).unwrap_or(u32::MAX);
-        node.facts.slots.saturating_sub(taken) / layout.tensor
-    });
-    groups.sum::<u32>() >= layout.pipeline * layout.data
+        let here = node.facts.slots.saturating_sub(taken) / layout.tensor;
+        *groups.entry(node.facts.gpus.first()).or_default() += here;
+    }
+    let needed = layout.pipeline * layout.data;
+    groups.into_values().any(|groups| groups >= needed)
 }

@@ -237,8 +237,8 @@ impl World {
         let mut random = Random::new(options.seed);
         let nodes = (0..options.nodes.len())
             .map(|at| {
-                let node = Node::new(at, options.nodes[at], &mut random);
-                node.in_rack(options.racks.get(at))
+                let site = options.sites.get(at).cloned().unwrap_or_default();
+                Node::new(at, options.nodes[at], &mut random).at(site)
             })
             .collect();
         let mut world = Self {

@@ -3,6 +3,7 @@
 use rebloom_core::engine::Rung;
 use rebloom_sim::{
     Failure, Options, Planted, Verdict, World, simulate, simulate_hard, simulate_snapping,
+    simulate_wide,
 };
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -69,6 +70,27 @@ fn hard_worlds_with_snapshots_are_sound_and_resume_from_memory_and_from_replicas
     let [memory, replicas] = recalls(0..40);
     assert!(memory > 100, "only {memory} generations began from memory");
     assert!(replicas > 10, "only {replicas} of {memory} from replicas");
+}
+
+#[test]
+fn the_first_wide_worlds_are_sound() {
+    all_sound(simulate_wide, 0..30);
+}
+
+/// What is drawn for wide worlds is drawn from nothing that the others are made of.
+#[test]
+fn a_wide_world_leaves_the_hard_one_of_its_seed_as_it_is() {
+    let (mut priorities, mut kinds) = (BTreeSet::new(), 0);
+    for seed in 0..40 {
+        let (hard, wide) = (Options::hard(seed), Options::wide(seed));
+        assert!(hard.runs.iter().all(|run| run.priority == 0));
+        assert_eq!(hard.runs.len(), wide.runs.len());
+        assert_eq!(hard.nodes, wide.nodes[..hard.nodes.len()]);
+        priorities.extend(wide.runs.iter().map(|run| run.priority));
+        kinds += usize::from(wide.nodes.len() > hard.nodes.len());
+    }
+    assert_eq!(priorities.len(), 4, "{priorities:?}");
+    assert!((5..35).contains(&kinds), "{kinds}");
 }
 
 /// The controller dies after each of the first records of a world, then lives on as the world has it.
@@ -155,7 +177,7 @@ const FOUND: [(u64, &str); 21] = [
 ];
 
 /// The same of hard worlds.
-const FOUND_HARD: [(u64, &str); 15] = [
+const FOUND_HARD: [(u64, &str); 16] = [
     (
         212,
         "an agent that had slept through its fence started the generation it was sent before",
@@ -201,6 +223,10 @@ const FOUND_HARD: [(u64, &str); 15] = [
     (
         634,
         "a run whose only checkpoint was damaged stopped until somebody repaired the storage, and was thought to fail for ever",
+    ),
+    (
+        850,
+        "what an agent said again of a rank that was overdue once was held against it when it moved again",
     ),
     (1040, "the same where its recoveries were spent first"),
     (1046, "the same"),

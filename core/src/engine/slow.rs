@@ -198,6 +198,13 @@ impl Engine {
     }
 }
 
+impl Run {
+    /// Whether its gang is asked to stop: what it saves then is waited for, and says nothing of other saves.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.stop.is_some() || self.leaves_by_itself().is_some()
+    }
+}
+
 /// Whether a phase has gone on for longer than was learned, and a little more since pages are not
 /// read all the time. What is set by hand the worker's own deadline watches.
 fn is_late(

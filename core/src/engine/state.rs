@@ -467,11 +467,6 @@ impl Run {
         moving.or(self.yielding.as_ref().map(|yielding| yielding.at))
     }
 
-    /// Whether its gang is asked to stop: what it saves then is waited for, and says nothing of other saves.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.stop.is_some() || self.leaves_by_itself().is_some()
-    }
-
     /// Whether it trains, nothing is amiss and it is to stay: then a restart may be planned for it.
     pub(super) fn may_turn(&self) -> bool {
         self.state == RunState::Running

@@ -27,7 +27,7 @@ Usage: rebloom-sim replay bloom|llama3|fleet|FILE [--seeds N] [--sensitivity] [-
 
 Exit code: 0, 1 where the baseline is off the published figure or the goal is missed, 2 bad input.";
 
-/// Seeds of the sensitivity, at most: it plays twenty variants of each.
+/// Seeds of the sensitivity, at most: it plays seventeen variants of each.
 const SENSITIVITY: u64 = 5;
 
 /// What to play.

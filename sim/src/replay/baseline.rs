@@ -10,6 +10,7 @@ use super::pace::{Pace, Place};
 use super::scenario::{Kind, Scenario};
 use rebloom_core::engine::Spend;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Pieces that the hours nobody wrote down come in.
 const UNLOGGED_PIECES: u32 = 20;
@@ -80,6 +81,9 @@ pub(super) fn live(
     let (steps, evaluations) = job.pace.worth(job.place);
     job.outcome
         .finish(scenario, (steps, evaluations), (steps + evaluations) / wall);
+    // Nobody gave nodes back meanwhile.
+    let ranks = scenario.layout.world();
+    job.outcome.energy = scenario.energy(Duration::from_secs_f64(wall) * ranks);
     job.outcome
 }
 
@@ -151,12 +155,14 @@ impl Job<'_> {
                 self.restart(name);
             }
             Kind::Slow => self.pace.slowdown = fault.slowdown,
+            // Somebody watched the loss, and decided to go on.
+            Kind::Spike => self.outcome.humans += 1,
             Kind::Planned => {
                 self.outcome.humans += 1;
                 self.restart(name);
             }
             Kind::Site => {
-                self.lose(Spend::Waiting.name(), name, fault.hours * 3600.0);
+                self.lose(Spend::Stalled.name(), name, fault.hours * 3600.0);
                 self.roll_back(name);
                 self.restart(name);
             }

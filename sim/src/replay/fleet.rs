@@ -53,6 +53,12 @@ pub(super) enum Happening {
     Replaced(usize, rebloom_core::id::Slot),
     /// The gang shows its pace, and so often again, a step later each time.
     Pace(Generation, u32),
+    /// The gang shows a page, as it does all the time, and again an hour later.
+    Glance(Generation),
+    /// A save of this generation begins; so many more are watched.
+    SaveBegins(Generation, u32),
+    /// The save that began is written.
+    SaveWritten(Generation),
     /// People would have found the slow node by now.
     SlowFound(usize, usize),
     /// A slow node is as fast as the others again.
@@ -88,6 +94,8 @@ pub(super) struct Gang {
     pub(super) last: Option<Place>,
     /// Saves that failed.
     pub(super) failed_saves: BTreeSet<u64>,
+    /// Saves that were seen while they held the gang up.
+    pub(super) seen_saves: BTreeSet<u64>,
 }
 
 /// One replay.
@@ -124,8 +132,12 @@ pub(super) struct Told {
     pub(super) humans: Vec<(f64, String)>,
     /// What was against each node when the run had lost its place, where it is asked for.
     pub(super) waits: Vec<(Instant, String)>,
+    /// Times that people who had repaired a node gave it back to the engine.
+    pub(super) given_back: u32,
     /// Events that the engine was told.
     pub(super) events: u64,
+    /// Whether the engine has said what a save costs.
+    pub(super) knows_saves: bool,
     /// What was decided, where it is asked for.
     pub(super) journal: Option<Vec<Record>>,
 }
@@ -149,7 +161,7 @@ impl<'a> Fleet<'a> {
             save_stall: durations.median("save-stall"),
             slowdown: 0.0,
         };
-        let cluster = scenario.cluster;
+        let cluster = &scenario.cluster;
         let mut fleet = Self {
             scenario,
             durations,
@@ -373,6 +385,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn persisted(&mut self, record: Record) {
+        self.told.knows_saves |= matches!(record.fact, Fact::PaceSeen { save: Some(_), .. });
         if let Fact::RunEnded { state, cause, .. } = &record.fact {
             self.ended(*state, cause.clone());
         }

@@ -1,6 +1,7 @@
 //! What comes out of one replay, and many of them put together.
 
 use super::scenario::{Counts, Scenario};
+use rebloom_core::footprint::Footprint;
 use std::collections::BTreeMap;
 
 /// One replay of a history.
@@ -18,14 +19,18 @@ pub struct Outcome {
     pub by_cause: BTreeMap<String, (u32, f64)>,
     /// Times that a human had to act.
     pub humans: u32,
+    /// Times that a node was given back by those who had repaired it (an `uncordon`); no run waited for that.
+    pub given_back: u32,
     /// Incidents that stopped the run.
     pub incidents: u32,
     /// Steps done twice.
     pub lost_steps: u64,
     /// Events that the engine was told.
     pub events: u64,
-    /// Steps between two saves.
+    /// Steps between two saves, in the end.
     pub save_every: u64,
+    /// What the devices of the gang drew; none where their power is not known.
+    pub energy: Option<Footprint>,
 }
 
 impl Outcome {

@@ -9,6 +9,7 @@ use super::Pair;
 use super::chart::{Bar, bars};
 use super::outcome::{Outcome, Spread, spread};
 use super::scenario::Scenario;
+use rebloom_core::footprint::Footprint;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -19,6 +20,9 @@ const NAMES: (usize, usize) = (44, 72);
 
 /// One figure of a played history.
 type Figure = fn(&Outcome) -> f64;
+
+/// A figure of energy and of work done, as a share of the wall time.
+type Energy = dyn Fn(Footprint, f64) -> f64;
 
 /// The replays of a history and what they show.
 #[derive(Debug)]
@@ -123,8 +127,11 @@ impl<'a> Report<'a> {
                 format_args!("{name:<44}{:<30}{}", percent(ours), percent(theirs)),
             );
         }
-        let counts: [(&str, Figure); 3] = [
+        let counts: [(&str, Figure); 4] = [
             ("human interventions", |outcome| f64::from(outcome.humans)),
+            ("slow nodes given back after a repair", |outcome| {
+                f64::from(outcome.given_back)
+            }),
             ("incidents that stopped the run", |outcome| {
                 f64::from(outcome.incidents)
             }),
@@ -152,6 +159,7 @@ impl<'a> Report<'a> {
                 "a save every", self.scenario.then.save_every_steps
             ),
         );
+        self.energy(&mut text);
         self.verdict(&mut text);
         text.push_str("\nwhere the time went, hours of a run              rebloom        then\n");
         let (ours, theirs) = (phases(&self.rebloom), phases(&self.then));
@@ -212,6 +220,39 @@ impl<'a> Report<'a> {
             line(
                 text,
                 format_args!("  {name:<width$}{times:>8.1}{mine:>13.2}{theirs:>10.2}"),
+            );
+        }
+    }
+
+    /// What the devices drew, and how much of it an hour of steps and evaluations at nominal speed cost.
+    fn energy(&self, text: &mut String) {
+        let hours = self.scenario.days * 24.0;
+        let known = |outcome: &Outcome| outcome.energy;
+        if self.rebloom.iter().any(|outcome| known(outcome).is_none()) {
+            return;
+        }
+        let rows: [(&str, Box<Energy>); 3] = [
+            (
+                "energy of the gang's devices, MWh",
+                Box::new(|energy, _| energy.kilowatt_hours / 1000.0),
+            ),
+            (
+                "  CO2 equivalents, t",
+                Box::new(|energy, _| energy.kilograms / 1000.0),
+            ),
+            (
+                "  kWh for an hour of work at nominal speed",
+                Box::new(move |energy, work| energy.kilowatt_hours / (work * hours)),
+            ),
+        ];
+        for (name, figure) in rows {
+            let of = |outcome: &Outcome| {
+                known(outcome).map_or(0.0, |energy| figure(energy, outcome.work))
+            };
+            let (ours, theirs) = (spread(&self.rebloom, of), spread(&self.then, of));
+            line(
+                text,
+                format_args!("{name:<44}{:<30}{}", number(ours), number(theirs)),
             );
         }
     }

@@ -5,9 +5,11 @@
 
 mod check;
 
+use rebloom_core::footprint::{self, Footprint, Tariff};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::Flaw;
 use serde::Deserialize;
+use std::time::Duration;
 
 /// A history that can be replayed; `docs/replay.md` explains every field.
 #[derive(Debug, Clone, Deserialize)]
@@ -73,7 +75,7 @@ pub enum Counts {
 }
 
 /// The machines.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
     /// Nodes, spares included.
@@ -82,6 +84,15 @@ pub struct Cluster {
     pub gpus_per_node: u32,
     /// Ranks that the replay plays on each: a whole node may stand for one.
     pub ranks_per_node: u32,
+    /// The name of a GPU, by which its power is known; without it no energy is counted.
+    pub gpu: Option<String>,
+    /// Where it stands, by which it is known what a kilowatt-hour emits.
+    #[serde(default = "world")]
+    pub region: String,
+}
+
+fn world() -> String {
+    "world".to_owned()
 }
 
 /// What the gang does.
@@ -141,6 +152,8 @@ pub enum Kind {
     Planned,
     /// The whole site is down for some hours.
     Site,
+    /// The loss runs away for some steps and comes back; the run trains on.
+    Spike,
 }
 
 /// Something that breaks at random times: a number of times, so often a week, or by weight.
@@ -244,6 +257,20 @@ impl Scenario {
     /// GPUs of the gang.
     pub const fn gpus(&self) -> u32 {
         self.gang_nodes() * self.cluster.gpus_per_node
+    }
+
+    /// What the devices of the gang drew in so much time of all its ranks together, by the engine's own account;
+    /// none where their power is not known.
+    pub fn energy(&self, device_time: Duration) -> Option<Footprint> {
+        let cluster = &self.cluster;
+        let tariff = Tariff {
+            watts: footprint::watts(cluster.gpu.as_deref()?),
+            effectiveness: 1.0,
+            grams_per_kwh: footprint::intensity(&cluster.region)?,
+        };
+        // A rank may stand for several devices.
+        let devices = f64::from(cluster.gpus_per_node) / f64::from(cluster.ranks_per_node);
+        tariff.of(device_time.mul_f64(devices))
     }
 
     /// Nodes of the gang.

@@ -1,5 +1,6 @@
 //! What agents and ranks do about an order, and when.
 
+use super::saves::{GLANCE, WATCHED_SAVES};
 use super::{Fleet, Gang, Happening};
 use rebloom_core::cause::{Cause, Exit};
 use rebloom_core::checkpoint::{CheckpointId, Shard};
@@ -70,7 +71,9 @@ impl Fleet<'_> {
                 since: None,
                 last: None,
                 failed_saves: BTreeSet::new(),
+                seen_saves: BTreeSet::new(),
             });
+            self.pace.save_every = start.spec.checkpoint.every_steps;
         }
         let Some(gang) = self.gang.as_mut() else {
             return;
@@ -196,6 +199,8 @@ impl Fleet<'_> {
                     gang.since = Some((self.now, place));
                 }
                 self.set_pace();
+                self.watch_saves(generation, WATCHED_SAVES);
+                self.queue_at(self.now + GLANCE, Happening::Glance(generation));
                 let first = self.pace.until(place, place.step + 1.0).unwrap_or(0.0);
                 self.queue_at(
                     self.now + first,
@@ -308,6 +313,8 @@ impl Fleet<'_> {
             step: Step(step),
             generation: gang.generation,
         };
+        self.show_save(step);
+        let Some(gang) = &self.gang else { return };
         let seats: Vec<_> = gang.seats.iter().map(|(rank, at)| (*rank, *at)).collect();
         let shards = self.shards(&seats, checkpoint);
         self.tell_all(shards);

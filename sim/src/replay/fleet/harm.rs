@@ -4,7 +4,8 @@ use super::{Fleet, Happening};
 use crate::replay::scenario::{Kind, Moment};
 use rebloom_core::cause::Exit;
 use rebloom_core::engine::{Ask, Event};
-use rebloom_core::flight::{Channel, Counter, Phase, Sighting};
+use rebloom_core::flight::{Channel, Counter, Page, Phase, Sighting};
+use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::health::signal::{Sign, Signal};
 use rebloom_core::health::xid;
 use rebloom_core::id::{Generation, Rank, Slot};
@@ -43,6 +44,9 @@ impl Fleet<'_> {
             }
             Happening::Replaced(at, slot) => self.replaced(at, slot),
             Happening::Pace(generation, left) => self.show_pace(generation, left),
+            Happening::Glance(generation) => self.glance(generation),
+            Happening::SaveBegins(generation, left) => self.save_begins(generation, left),
+            Happening::SaveWritten(generation) => self.save_written(generation),
             Happening::SlowFound(at, fault) => self.slow_found(at, fault),
             Happening::Mended(at) => self.mended(at),
             Happening::Reached(generation, milestone) => self.reached(generation, milestone),
@@ -123,8 +127,31 @@ impl Fleet<'_> {
                 self.caught_up(self.generation());
                 self.stop_safely();
             }
+            Kind::Spike => self.spike(number, rank, at),
             Kind::Site => {}
         }
+    }
+
+    /// The guard of a rank sees a step whose figures run away, and warns.
+    fn spike(&mut self, number: usize, rank: Rank, at: usize) {
+        self.told.struck.push((self.now, number));
+        self.settle_progress();
+        let step = self.whole_steps();
+        let spike = Spike {
+            step,
+            consumed: step.0,
+            samples: Samples {
+                from: step.0,
+                until: step.0 + 1,
+            },
+            reading: self.faults[number].name.clone(),
+        };
+        let event = RankEvent::Spiked {
+            spike,
+            goes_on: true,
+        };
+        let event = self.rank_reported(at, self.generation(), rank, event);
+        self.tell_all(event.into_iter().collect());
     }
 
     fn all_beat(&mut self) {
@@ -299,7 +326,12 @@ impl Fleet<'_> {
         let Some((first, at)) = seats.iter().find(|(rank, _)| *rank != culprit).copied() else {
             return;
         };
-        let overdue = self.rank_reported(at, generation, first, RankEvent::Overdue { phase });
+        let overdue = self.rank_reported(
+            at,
+            generation,
+            first,
+            RankEvent::Overdue { phase, step: None },
+        );
         self.tell_all(overdue.into_iter().collect());
         self.pass_a_moment();
         let mut pages: BTreeMap<usize, Vec<Sighting>> = BTreeMap::new();
@@ -320,6 +352,16 @@ impl Fleet<'_> {
         self.tell_all(beats);
     }
 
+    /// The page of a rank that has done a step on this machine.
+    pub(super) fn paced_page(&self, generation: Generation, at: usize) -> Page {
+        let busy = self.pace.work.step_seconds * (1.0 + self.machines[at].slowdown);
+        Page {
+            step_nanos: (self.pace.step_seconds() * 1e9) as u64,
+            busy_nanos: (busy * BUSY * 1e9) as u64,
+            ..self.page(generation, Phase::Step)
+        }
+    }
+
     /// The first rank shows its page, now and then every rank; it does so after each of the next steps.
     fn show_pace(&mut self, generation: Generation, left: u32) {
         self.settle_progress();
@@ -328,16 +370,12 @@ impl Fleet<'_> {
         let Some((gang, (_, place))) = gang.and_then(|gang| Some((gang, gang.since?))) else {
             return;
         };
-        let mut page = self.page(generation, Phase::Step);
-        page.step_nanos = (self.pace.step_seconds() * 1e9) as u64;
         // Where all are busy for equally long, one page says as much as all.
         let is_slow = self.pace.slowdown > 0.0 && left.is_multiple_of(BUSY_EVERY);
         let shown = if is_slow { gang.seats.len() } else { 1 };
         let mut pages: BTreeMap<usize, Vec<Sighting>> = BTreeMap::new();
         for (rank, at) in gang.seats.iter().take(shown) {
-            let busy = self.pace.work.step_seconds * (1.0 + self.machines[*at].slowdown);
-            page.busy_nanos = (busy * BUSY * 1e9) as u64;
-            let page = page.clone();
+            let page = self.paced_page(generation, *at);
             pages
                 .entry(*at)
                 .or_default()
@@ -384,6 +422,7 @@ impl Fleet<'_> {
         self.machines[at].slowdown = 0.0;
         self.set_pace();
         let node = self.machines[at].id.clone();
+        self.told.given_back += 1;
         self.ask(Ask::Uncordon { node });
     }
 }

@@ -5,10 +5,16 @@
 use super::harm::LATER;
 use super::{Fleet, Happening};
 use rebloom_core::checkpoint::CheckpointId;
+use rebloom_core::engine::Limits;
 use rebloom_core::flight::{Phase, Sighting};
 use rebloom_core::id::{Generation, Step};
 use rebloom_core::report::Report;
+use std::collections::BTreeMap;
 
+/// Saves of a generation that are told of one by one, until the engine has said what one costs.
+pub(super) const WATCHED_SAVES: u32 = 4;
+/// How often a gang in which nothing happens shows a page, in seconds: what is learned is weighed anew then.
+pub(super) const GLANCE: f64 = 3600.0;
 /// So much after a save began, in seconds, so that its step is done.
 const AFTER: f64 = 0.001;
 
@@ -95,5 +101,80 @@ impl Fleet<'_> {
         if until.is_some() {
             self.storage_full(number, until);
         }
+    }
+
+    /// The next save of this generation is watched, unless it is known by now what one costs.
+    pub(super) fn watch_saves(&mut self, generation: Generation, left: u32) {
+        if left == 0 || self.told.knows_saves || self.generation() != generation {
+            return;
+        }
+        if let Some(wait) = self.until_save() {
+            self.queue_at(
+                self.now + wait + AFTER,
+                Happening::SaveBegins(generation, left - 1),
+            );
+        }
+    }
+
+    pub(super) fn save_begins(&mut self, generation: Generation, left: u32) {
+        if self.generation() != generation || self.until_save().is_none() {
+            return;
+        }
+        let every = self.pace.save_every;
+        self.show_save(self.whole_steps().0 / every * every);
+        self.queue_in("save-write", Happening::SaveWritten(generation));
+        self.watch_saves(generation, left);
+    }
+
+    pub(super) fn save_written(&mut self, generation: Generation) {
+        if self.generation() == generation && self.until_save().is_some() {
+            self.tell_saves();
+            self.glance_now(generation);
+        }
+    }
+
+    /// Each rank shows its page once every beat: of those for which a save holds the gang up, it is in the save.
+    pub(super) fn show_save(&mut self, step: u64) {
+        let beat = Limits::default().beat_every.as_secs_f64();
+        let mut looks = self.pace.save_stall / beat;
+        let Some(gang) = &mut self.gang else { return };
+        if !gang.seen_saves.insert(step) {
+            return;
+        }
+        let generation = gang.generation;
+        let seats: Vec<_> = gang.seats.iter().map(|(rank, at)| (*rank, *at)).collect();
+        let mut page = self.page(generation, Phase::Save);
+        (page.step, page.samples) = (Step(step), step);
+        while looks > 0.0 {
+            let mut pages: BTreeMap<usize, Vec<Sighting>> = BTreeMap::new();
+            for (rank, at) in &seats {
+                if self.draw.unit() < looks {
+                    let (rank, page) = (*rank, page.clone());
+                    pages.entry(*at).or_default().push(Sighting { rank, page });
+                }
+            }
+            let pages = pages.into_iter();
+            let beats = pages.filter_map(|(at, sightings)| self.sign_of_life(at, sightings));
+            let beats: Vec<_> = beats.collect();
+            self.tell_all(beats);
+            looks -= 1.0;
+        }
+    }
+
+    pub(super) fn glance(&mut self, generation: Generation) {
+        if self.generation() == generation && self.until_save().is_some() {
+            self.glance_now(generation);
+            self.queue_at(self.now + GLANCE, Happening::Glance(generation));
+        }
+    }
+
+    /// The first rank shows that it trains, and how fast.
+    fn glance_now(&mut self, generation: Generation) {
+        let seats = self.gang.iter().flat_map(|gang| &gang.seats);
+        let Some((rank, at)) = seats.map(|(rank, at)| (*rank, *at)).next() else {
+            return;
+        };
+        let page = self.paced_page(generation, at);
+        self.beat(at, vec![Sighting { rank, page }]);
     }
 }

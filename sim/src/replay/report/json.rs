@@ -2,6 +2,7 @@
 
 use super::{Report, Sensitivity, causes, phases};
 use crate::replay::outcome::{Outcome, Spread, spread};
+use rebloom_core::footprint::Footprint;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -50,6 +51,11 @@ impl Report<'_> {
 /// One side of the comparison.
 fn side(outcomes: &[Outcome]) -> Value {
     let of = |figure: fn(&Outcome) -> f64| shown(spread(outcomes, figure));
+    let is_known = outcomes.iter().all(|outcome| outcome.energy.is_some());
+    let energy = |figure: fn(Footprint) -> f64| {
+        let of = |outcome: &Outcome| outcome.energy.map_or(0.0, figure);
+        is_known.then(|| shown(spread(outcomes, of)))
+    };
     let spent: BTreeMap<_, _> = phases(outcomes)
         .into_iter()
         .map(|(phase, hours)| (phase, hours * 3600.0))
@@ -63,7 +69,11 @@ fn side(outcomes: &[Outcome]) -> Value {
         "steps_and_evaluations": of(|outcome| outcome.work),
         "steps": of(|outcome| outcome.steps),
         "humans": of(|outcome| f64::from(outcome.humans)),
+        "nodes_given_back": of(|outcome| f64::from(outcome.given_back)),
         "incidents": of(|outcome| f64::from(outcome.incidents)),
+        "kilowatt_hours": energy(|energy| energy.kilowatt_hours),
+        "kilograms_co2": energy(|energy| energy.kilograms),
+        "save_every_steps": of(|outcome| outcome.save_every as f64),
         "steps_twice": of(|outcome| outcome.lost_steps as f64),
         "spent": spent,
         "causes": causes,

@@ -3,32 +3,31 @@
 use super::line;
 use crate::replay::Replay;
 use crate::replay::chart::{Line, lines};
-use crate::replay::outcome::spread;
+use crate::replay::outcome::{Outcome, spread};
 use std::cell::Cell;
 
 /// How many times as long.
 const FACTORS: [f64; 5] = [1.0, 3.0, 10.0, 30.0, 100.0];
 
-/// A history with one of its durations scaled.
-type Variant = fn(&Replay, f64) -> Replay;
+/// A history with one of its durations scaled, or the interval between two saves that the engine came to.
+type Variant = fn(&Replay, f64, f64) -> Replay;
 
 /// What takes longer.
 const VARIANTS: [(&str, Variant); 4] = [
-    ("detection", |replay, factor| {
+    ("detection", |replay, factor, _| {
         ["notice-exit", "notice-silence", "deadline-factor"]
             .iter()
             .fold(replay.clone(), |replay, name| scaled(&replay, name, factor))
     }),
-    ("re-forming", |replay, factor| {
+    ("re-forming", |replay, factor, _| {
         scaled(&scaled(replay, "form", factor), "spawn", factor)
     }),
-    ("restore", |replay, factor| {
+    ("restore", |replay, factor, _| {
         scaled(replay, "restore", factor)
     }),
-    ("interval between saves", |replay, factor| {
-        let mut replay = replay.clone();
-        replay.save_factor = factor;
-        replay
+    ("interval between saves", |replay, factor, chosen| Replay {
+        save_every: Some((chosen * factor).ceil() as u64),
+        ..replay.clone()
     }),
 ];
 
@@ -45,23 +44,35 @@ pub struct Sensitivity {
 
 impl Sensitivity {
     /// How many variants are played.
-    pub const VARIANTS: u64 = (FACTORS.len() * VARIANTS.len()) as u64;
+    pub const VARIANTS: u64 = ((FACTORS.len() - 1) * VARIANTS.len()) as u64 + 1;
 
     /// Plays every variant; `watch` hears how many are done.
     pub fn new(replay: &Replay, seeds: u64, watch: &dyn Fn(u64)) -> Self {
         let played = Cell::new(0);
-        let ettr = |replay: &Replay| {
+        let mean = |replay: &Replay, figure: fn(&Outcome) -> f64| {
             let pairs = replay.play(seeds);
             let outcomes: Vec<_> = pairs.into_iter().map(|pair| pair.rebloom).collect();
             played.set(played.get() + 1);
             watch(played.get());
-            spread(&outcomes, |outcome| outcome.ettr).mean
+            (
+                spread(&outcomes, |it| it.ettr).mean,
+                spread(&outcomes, figure).mean,
+            )
+        };
+        // As it is, it is the same for all of them.
+        let (usual, chosen) = mean(replay, |outcome| outcome.save_every as f64);
+        let point = |change: &Variant, factor: f64| {
+            if factor == 1.0 {
+                return (factor, usual);
+            }
+            let (ettr, _) = mean(&change(replay, factor, chosen), |outcome| outcome.ettr);
+            (factor, ettr)
         };
         let lines = VARIANTS.iter().map(|(name, change)| Line {
             label: (*name).to_owned(),
             points: FACTORS
                 .iter()
-                .map(|factor| (*factor, ettr(&change(replay, *factor))))
+                .map(|factor| point(change, *factor))
                 .collect(),
         });
         Self {

@@ -3,6 +3,7 @@
 //! Whatever is given has an effect or is refused: a field that a kind of fault does not use, too.
 
 use super::{CauseOfFault, DatedEvent, Kind, OFF_THE_BUS, Scenario};
+use rebloom_core::footprint;
 use rebloom_core::spec::Flaw;
 
 /// Hours of a year.
@@ -131,7 +132,30 @@ impl Scenario {
     }
 
     fn check_cluster(&self, flaws: &mut Flaws) {
-        let (cluster, layout) = (self.cluster, self.layout);
+        let (cluster, layout) = (&self.cluster, self.layout);
+        if let Some(gpu) = cluster.gpu.as_deref()
+            && footprint::watts(gpu).is_none()
+        {
+            let known: Vec<_> = footprint::WATTS.iter().map(|(name, _)| *name).collect();
+            let remedy = format!("use one of {}", known.join(", "));
+            flaws.add(
+                "cluster.gpu",
+                format!("`{gpu}`"),
+                "has no known power",
+                &remedy,
+            );
+        }
+        let region = &cluster.region;
+        if footprint::intensity(region).is_none() {
+            let known: Vec<_> = footprint::REGIONS.iter().map(|(name, _)| *name).collect();
+            let remedy = format!("use one of {}", known.join(", "));
+            flaws.add(
+                "cluster.region",
+                format!("`{region}`"),
+                "is not known",
+                &remedy,
+            );
+        }
         let before = flaws.0.len();
         flaws.whole("cluster.nodes", cluster.nodes.into(), 1, 100_000);
         flaws.whole("cluster.gpus_per_node", cluster.gpus_per_node.into(), 1, 64);
@@ -275,7 +299,8 @@ impl Scenario {
             | Kind::Hang
             | Kind::EvalHang
             | Kind::Slow
-            | Kind::Planned => {}
+            | Kind::Planned
+            | Kind::Spike => {}
         }
         if details.hours != 0.0 && !matches!(details.kind, Kind::Site | Kind::Storage) {
             let remedy = "leave it out: it is for site and storage";
