@@ -340,7 +340,11 @@ impl Driver {
             Command::Replicate { run, piece, to } => self.replicate(run, piece, to),
             Command::DropSnapshots { run, after } => {
                 if let Some(memory) = self.memory() {
-                    memory.drop_after(&run, after);
+                    let outdated = memory.after(&run, after);
+                    self.aside(move || {
+                        outdated.remove();
+                        None
+                    });
                 }
             }
             Command::ReadPages => {

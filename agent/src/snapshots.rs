@@ -180,7 +180,10 @@ impl Shelves {
             drop(tokio::fs::remove_file(&aside).await);
             return Err(status);
         }
-        let kept = self.memory.keep(run, piece);
+        let (memory, run, piece) = (self.memory.clone(), run.clone(), piece.clone());
+        // It also removes what is too old, which takes a while where that is much.
+        let kept = tokio::task::spawn_blocking(move || memory.keep(&run, &piece)).await;
+        let kept = kept.map_err(|error| Status::internal(error.to_string()))?;
         kept.map_err(|error| Status::internal(error.to_string()))
     }
 }

@@ -138,12 +138,12 @@ impl Memory {
         pieces.collect()
     }
 
-    /// Removes what came after a step that a run goes on from.
-    pub fn drop_after(&self, run: &RunId, after: Step) {
+    /// What came after a step that a run goes on from, to be removed: that may take a while, and what is
+    /// written meanwhile stays.
+    pub fn after(&self, run: &RunId, after: Step) -> Outdated {
         let later = self.snapshots(run).into_iter();
-        for id in later.filter(|id| id.step > after) {
-            remove(&self.directory(run, id));
-        }
+        let later = later.filter(|id| id.step > after);
+        Outdated(later.map(|id| self.directory(run, id)).collect())
     }
 
     /// Removes what lies here of runs that are not `alive` any more and that nobody wrote to for so long;
@@ -177,6 +177,18 @@ impl Memory {
         folders
             .filter_map(|folder| CheckpointId::parse(folder.file_name()?.to_str()?))
             .collect()
+    }
+}
+
+/// Snapshots that are of no use any more.
+#[derive(Debug)]
+#[must_use]
+pub struct Outdated(Vec<PathBuf>);
+
+impl Outdated {
+    /// Removes them.
+    pub fn remove(self) {
+        self.0.iter().for_each(|directory| remove(directory));
     }
 }
 
@@ -258,7 +270,7 @@ mod tests {
         .unwrap();
         assert_eq!(memory.pieces(&run), [piece(4, 0)]);
         assert!(memory.holds(&run, &piece(4, 0)) && !memory.holds(&run, &piece(3, 0)));
-        memory.drop_after(&run, Step(3));
+        memory.after(&run, Step(3)).remove();
         assert_eq!(memory.snapshots(&run).len(), 2);
 
         memory.forget(wall(), |_| true, Duration::ZERO);

@@ -68,8 +68,8 @@ fn recalls(seeds: Range<u64>) -> [u64; 2] {
 #[test]
 fn hard_worlds_with_snapshots_are_sound_and_resume_from_memory_and_from_replicas() {
     let [memory, replicas] = recalls(0..40);
-    assert!(memory > 100, "only {memory} generations began from memory");
-    assert!(replicas > 10, "only {replicas} of {memory} from replicas");
+    assert!(memory > 25, "only {memory} generations began from memory");
+    assert!(replicas > 5, "only {replicas} of {memory} from replicas");
 }
 
 #[test]

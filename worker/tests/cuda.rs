@@ -194,7 +194,7 @@ fn a_snapshot_is_of_its_moment_and_loads_again() {
             // The copy is on its way while the state moves on.
             let samples = trainer.samples();
             let later = (0..2).map(|_| trainer.step(false).unwrap().loss).last();
-            let shard = told.recv().unwrap().outcome.unwrap();
+            let shard = told.recv().unwrap().outcome().unwrap();
             let manifest = Manifest {
                 version: MANIFEST_VERSION,
                 run: spec.name.clone(),

@@ -308,7 +308,7 @@ fn a_save_in_sub_groups_that_fails_holds_nobody() {
         for _ in 0..3 {
             trainer.step(false).unwrap();
             saver.save(&trainer, rank, id()).unwrap();
-            let error = told.recv().unwrap().outcome.unwrap_err();
+            let error = told.recv().unwrap().outcome().unwrap_err();
             assert!(error.contains("rank-00000.safetensors"), "{error}");
         }
     });
@@ -335,7 +335,7 @@ fn a_fence_ends_the_wait_for_a_disk_that_hangs() {
         assert!(told.try_recv().is_err(), "the disk hangs still");
         let mut reader = std::fs::File::open(&pipe).unwrap();
         std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
-        let error = told.recv().unwrap().outcome.unwrap_err();
+        let error = told.recv().unwrap().outcome().unwrap_err();
         assert!(error.contains("gave up"), "{error}");
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
     });

@@ -47,7 +47,6 @@ struct Node {
     #[arg(long)]
     interface: String,
     #[arg(long)]
-    #[expect(dead_code, reason = "it takes none")]
     snapshots: Option<PathBuf>,
 }
 

@@ -216,7 +216,7 @@ fn is_late(
     let is_like_those_before = match phase {
         Phase::Step => step.0 >= gang.first_step().0 + learn.skip,
         // A start is not a restore.
-        Phase::Load => gang.resume.is_some(),
+        Phase::Load => gang.resume.is_some() && gang.snapshot.is_none(),
         // The last save of a gang is waited for; the others go on beside the next steps.
         Phase::Save => !run.is_leaving() && step.0 < run.spec.train.steps,
         Phase::Init | Phase::Eval => true,
@@ -250,7 +250,8 @@ impl Watch {
         let lives = |member: &Member| member.finished.is_none() && !member.gone;
         if learns.is_some() {
             // Random weights are there at once, which says nothing of a restore.
-            let tells = |phase| phase != Phase::Load || gang.resume.is_some();
+            let loads = gang.resume.is_some() && gang.snapshot.is_none();
+            let tells = |phase| phase != Phase::Load || loads;
             let over = look.over.filter(|(phase, ..)| tells(*phase));
             seen.extend(over.map(|(phase, took, step)| Seen::Took(phase, took, step)));
             let (phase, since) = look.goes_on;
