@@ -53,7 +53,8 @@ fn ends_true(cluster: &Cluster, run: &RunId) -> Result<Incident> {
     let mut end = cluster.until_completed(run)?;
     let states = weights::of(&cluster.checkpoints(), run, STEPS)?.0;
     let mut alone = State::begin(end.spec.train.seed, Rank(0));
-    (0..STEPS).for_each(|_| alone.advance(end.spec.train.global_batch));
+    let batch = end.spec.train.global_batch;
+    (1..=STEPS).for_each(|step| alone.advance(batch, step * u64::from(batch) - 1));
     ensure!(
         weights::of_bytes(Rank(0), &alone.to_bytes())?
             .iter()
@@ -146,7 +147,8 @@ fn a_replica_that_was_changed_is_not_loaded() -> Result<()> {
     ensure!(refused > 0 || is_newer, "{:#?}", end.incidents);
     let states = weights::of(&cluster.checkpoints(), &run, STEPS)?.0;
     let mut alone = State::begin(end.spec.train.seed, Rank(3));
-    (0..STEPS).for_each(|_| alone.advance(end.spec.train.global_batch));
+    let batch = end.spec.train.global_batch;
+    (1..=STEPS).for_each(|step| alone.advance(batch, step * u64::from(batch) - 1));
     ensure!(
         weights::of_bytes(Rank(3), &alone.to_bytes())?
             .iter()

@@ -161,9 +161,13 @@ impl Shelves {
         let Kept { run, piece } = kept;
         let bytes = piece.shard.bytes;
         let directory = self.memory.prepare(run, piece.checkpoint, bytes);
-        let directory = directory.map_err(|error| match error {
-            Error::NoRoom { .. } => Status::resource_exhausted(error.to_string()),
-            other => Status::internal(other.to_string()),
+        let directory = directory.map_err(|error| {
+            let text = error.to_string();
+            if matches!(error, Error::NoRoom { .. }) {
+                Status::resource_exhausted(text)
+            } else {
+                Status::internal(text)
+            }
         })?;
         // Two may bring the same at once.
         let number = self.aside.fetch_add(1, Ordering::Relaxed);

@@ -2,9 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// Why a name was refused.
@@ -143,10 +142,6 @@ number!(
     /// The number of one incident of a run, from 1.
     IncidentId(u64)
 );
-
-/// What is looked up by a name and never gone through in order. In a large fleet the names that a tree
-/// compares on the way are far apart in memory.
-pub(crate) type ByName<Name, Value> = HashMap<Name, Value, BuildHasherDefault<DefaultHasher>>;
 
 impl Generation {
     /// The generation after this one.

@@ -22,6 +22,7 @@
 //! trains). `ARCHITECTURE.md` numbers the invariants S1-S11, L1-L4 and T1 that the code cites.
 
 pub mod blame;
+mod by_name;
 pub mod by_rank;
 pub mod cause;
 pub mod checkpoint;

@@ -9,7 +9,7 @@ use rebloom_core::snapshot::{
 use std::collections::{BTreeMap, BTreeSet};
 
 fn node(name: &str) -> NodeId {
-    NodeId::new(name).unwrap()
+    NodeId::new(name).expect("a sound name")
 }
 
 /// Nodes as `name/rack` or `name/fabric/rack`.
@@ -83,7 +83,7 @@ fn as_many_replicas_as_can_be_are_in_another_rack() {
     for code in 0..4096_usize {
         let many = 2 + code % 11;
         let places: Vec<_> = (0..many)
-            .map(|at| racks[code.pow(2) / 7 >> at & 3])
+            .map(|at| racks[((code.pow(2) / 7) >> at) & 3])
             .collect();
         let known = homes(&names[..many], &places);
         let found = replicas(of(&known));
@@ -119,7 +119,7 @@ fn piece(checkpoint: CheckpointId, rank: u32) -> Piece {
             rank: Rank(rank),
             file: format!("rank-{rank}"),
             bytes: 10,
-            hash: Digest([u8::try_from(rank).unwrap(); 32]),
+            hash: Digest([u8::try_from(rank).expect("there are few ranks"); 32]),
         },
     }
 }

@@ -61,7 +61,7 @@ struct Worker {
 
 impl Work for Worker {
     fn form(&mut self, go: &Go) -> Result<(), Trouble> {
-        guarded(|| self.groups(go)).map_err(|error| trouble(error))
+        guarded(|| self.groups(go)).map_err(trouble)
     }
 
     fn load(&mut self, go: &Go) -> Result<(Step, u64), LoadTrouble> {
@@ -69,7 +69,7 @@ impl Work for Worker {
     }
 
     fn step(&mut self) -> Result<Done, Trouble> {
-        guarded(|| self.train()).map_err(|error| trouble(error))
+        guarded(|| self.train()).map_err(trouble)
     }
 
     fn evaluate(&mut self) -> Result<Evaluation, Trouble> {
@@ -77,7 +77,7 @@ impl Work for Worker {
             .trainer
             .as_mut()
             .expect("state is loaded before it is evaluated");
-        guarded(|| trainer.evaluate(&self.held_out)).map_err(|error| trouble(error))
+        guarded(|| trainer.evaluate(&self.held_out)).map_err(trouble)
     }
 
     fn save(&mut self, checkpoint: CheckpointId) {

@@ -11,7 +11,7 @@ use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
 use rebloom_worker::checkpoint;
 use rebloom_worker::data::Samples;
-use rebloom_worker::trainer::{Figures, StepError, Trainer};
+use rebloom_worker::trainer::{Figures, Trainer};
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -1,6 +1,7 @@
 //! The connections of agents, as far as this life of the engine knows; none of it is journaled.
 
-use crate::id::{ByName, NodeId, Session};
+use crate::by_name::ByName;
+use crate::id::{NodeId, Session};
 use crate::time::Instant;
 use std::collections::BTreeMap;
 
@@ -41,7 +42,7 @@ pub(super) struct LinkAt(u32);
 #[derive(Debug, Default)]
 pub(super) struct Links {
     all: Vec<Link>,
-    nodes: ByName<NodeId, LinkAt>,
+    nodes: ByName<LinkAt>,
     sessions: BTreeMap<Session, LinkAt>,
     /// Nodes that this life of the engine has not heard.
     unheard: usize,
@@ -73,7 +74,7 @@ impl Links {
 
     /// A node that is known, though nothing was heard of it yet.
     pub(super) fn enter(&mut self, node: &NodeId, lost: bool, now: Instant) {
-        if self.nodes.contains_key(node) {
+        if self.nodes.get(node).is_some() {
             return;
         }
         let at = LinkAt(u32::try_from(self.all.len()).unwrap_or(u32::MAX));

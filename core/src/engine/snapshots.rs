@@ -78,17 +78,17 @@ impl Engine {
 
     /// Follows what became so.
     pub(super) fn note_snapshots(&mut self, fact: &Fact) {
-        match fact {
-            Fact::NodeLost { node, .. } => self.memory_lost(node),
-            Fact::Placed { run, resume, .. } => {
-                if let Some(shelf) = self.snapshots.get_mut(run) {
-                    shelf.resumed(*resume);
-                }
+        if let Fact::NodeLost { node, .. } = fact {
+            self.memory_lost(node);
+        } else if let Fact::Placed { run, resume, .. } = fact {
+            if let Some(shelf) = self.snapshots.get_mut(run) {
+                shelf.resumed(*resume);
             }
-            Fact::RunEnded { run, .. } | Fact::RunForgotten { run } | Fact::ResumeAsked { run } => {
-                self.snapshots.remove(run);
-            }
-            _ => {}
+        } else if let Fact::RunEnded { run, .. }
+        | Fact::RunForgotten { run }
+        | Fact::ResumeAsked { run } = fact
+        {
+            self.snapshots.remove(run);
         }
     }
 

@@ -2,8 +2,9 @@
 
 use super::rack::{Rack, Sizes, Spot};
 use super::slots::Slots;
+use crate::by_name::ByName;
 use crate::engine::Placement;
-use crate::id::{ByName, NodeId, RunId};
+use crate::id::{NodeId, RunId};
 use crate::report::{FABRIC, NodeFacts, RACK};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub struct Standing {
 /// Every node, by where it is and what is free on it.
 #[derive(Debug, Default)]
 pub struct Floor {
-    ids: ByName<NodeId, Spot>,
+    ids: ByName<Spot>,
     pub(super) spots: Vec<Place>,
     pub(super) racks: Vec<Rack>,
     rack_ids: BTreeMap<(u32, String), u32>,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 fn peer() -> Peer {
     Peer {
-        node: NodeId::new("other").unwrap(),
+        node: NodeId::new("other").expect("a sound name"),
         address: "10.0.0.2:1".to_owned(),
     }
 }
@@ -95,16 +95,15 @@ fn a_generation_that_goes_on_from_a_snapshot_drops_what_came_after_and_says_who_
     let mut goes = Vec::new();
     let mut dropped = None;
     while let Some(command) = agent.supervisor.poll_command() {
-        match command {
-            Command::Tell {
-                word: ToWorker::Go(go),
-                ..
-            } => goes.extend(go.snapshot.map(|recall| *recall)),
-            Command::DropSnapshots { after, .. } => {
-                assert!(goes.is_empty(), "dropped before anybody loads");
-                dropped = Some(after);
-            }
-            _ => {}
+        if let Command::DropSnapshots { after, .. } = command {
+            assert!(goes.is_empty(), "dropped before anybody loads");
+            dropped = Some(after);
+        } else if let Command::Tell {
+            word: ToWorker::Go(go),
+            ..
+        } = command
+        {
+            goes.extend(go.snapshot.map(|recall| *recall));
         }
     }
     assert_eq!((dropped, goes), (Some(Step(3)), wanted));
