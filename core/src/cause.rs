@@ -3,7 +3,10 @@
 //! Every acting command carries a cause (S9). Log lines, condition reasons, metric labels and
 //! `rebloom run explain` all render this enum, so they cannot disagree.
 
+mod exit;
 mod sentence;
+
+pub use exit::Exit;
 
 use crate::flight::{Channel, Phase};
 use crate::guard::Samples;
@@ -15,30 +18,6 @@ use crate::replicas::Differs;
 use crate::time::Duration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Exit {
-    /// It returned this code.
-    Code(i32),
-    /// This signal ended it.
-    Signal(i32),
-    /// It is gone; nobody who saw it end is left (it was adopted).
-    Unknown,
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(9) => f.write_str("SIGKILL"),
-            Self::Signal(11) => f.write_str("SIGSEGV"),
-            Self::Signal(signal) => write!(f, "signal {signal}"),
-            Self::Unknown => f.write_str("an unknown status"),
-        }
-    }
-}
 
 /// Why a checkpoint was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,10 @@
 //! links, beats or the order in which maps were filled, so that a snapshot and the records after it
 //! give the same state as the whole journal.
 
+mod ladder;
+
+pub(super) use ladder::Ladder;
+
 use super::ledger::Book;
 use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung, Seating, Spend};
 use crate::cause::Cause;
@@ -283,64 +287,9 @@ pub(super) struct Held {
     pub(super) samples: u64,
 }
 
-/// What was tried without progress, and what progress would be.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Ladder {
-    /// Tries of each rung since the last progress.
-    pub(super) tries: BTreeMap<Rung, u32>,
-    /// Recoveries since the newest checkpoint was sealed, progress or not.
-    pub(super) unsealed: u32,
-    /// Hangs since the last clean spell, and when the last one came or launches were changed.
-    pub(super) hangs: u32,
-    pub(super) calm_since: Instant,
-    /// How many of these hangs spoke against each node.
-    #[serde(default)]
-    pub(super) named: BTreeMap<NodeId, u32>,
-    /// Restarts after failures of the run's own; progress does not give them back (S7).
-    pub(super) own: u32,
-    /// Most steps ever done.
-    pub(super) best: Step,
-    /// Step of the newest checkpoint that was ever sealed.
-    pub(super) sealed: Step,
-    /// How often each node was at fault since it last took part in progress: a spare on which nothing can be
-    /// started stays the last to be tried.
-    pub(super) blamed: BTreeMap<NodeId, u32>,
-}
-
 impl Save {
     pub(super) fn is_whole(&self) -> bool {
         self.shards.len() == self.layout.world() as usize
-    }
-}
-
-impl Ladder {
-    /// These nodes came further than ever before.
-    pub(super) fn progress(&mut self, nodes: &BTreeSet<NodeId>) {
-        self.tries.clear();
-        self.blamed.retain(|node, _| !nodes.contains(node));
-    }
-
-    pub(super) fn recoveries(&self) -> u32 {
-        self.tries.values().sum()
-    }
-
-    /// Counts a hang that speaks against these nodes; those before a clean spell are forgotten.
-    pub(super) fn hung(&mut self, at: Instant, clean_spell: Duration, nodes: &[NodeId]) {
-        if at.since(self.calm_since) >= clean_spell {
-            self.hangs = 0;
-            self.named.clear();
-        }
-        self.hangs += 1;
-        self.calm_since = at;
-        for node in nodes {
-            *self.named.entry(node.clone()).or_default() += 1;
-        }
-    }
-
-    /// How many hangs spoke against the one of these nodes that was named most often.
-    pub(super) fn named(&self, nodes: &[NodeId]) -> u32 {
-        let named = nodes.iter().filter_map(|node| self.named.get(node));
-        named.copied().max().unwrap_or_default()
     }
 }
 
