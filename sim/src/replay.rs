@@ -219,8 +219,12 @@ fn name_of(fleet: &Fleet<'_>, cause: &Cause, opened: Instant) -> String {
     fault.map_or_else(|| "start".to_owned(), |fault| fault.name.clone())
 }
 
-/// The last fault that struck by then and can show as this cause; the last of all where none can.
+/// The last fault that struck by then and can show as this cause; the last of all where none can. None for what
+/// the engine does of its own accord.
 fn struck_before<'a>(fleet: &Fleet<'a>, cause: &Cause, by: Instant) -> Option<&'a Fault> {
+    if matches!(cause, Cause::IntervalOff { .. }) {
+        return None;
+    }
     let by = by.as_nanos() as f64 / 1e9;
     let before = fleet.told.struck.partition_point(|(at, _)| *at <= by);
     let struck = &fleet.told.struck[..before];
