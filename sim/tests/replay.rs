@@ -282,11 +282,7 @@ fn a_scripted_evening_strikes_when_it_says_and_is_told_with_its_reasons() {
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().unwrap()
     };
-    let every = Replay::new(EVENING, None)
-        .unwrap()
-        .pair(0)
-        .rebloom
-        .save_every;
+    let every = step("the run restarts", "a checkpoint every ");
     let struck = step("[power supply]", "incident at step ");
     let resumed = step("generation 4 is placed", "from step ");
     assert_eq!(struck / every * every, resumed + every, "{story}");
