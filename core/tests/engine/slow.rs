@@ -8,7 +8,7 @@ use rebloom_core::hang::deadline::Learn;
 use rebloom_core::hang::rules::{Breach, Match};
 use rebloom_core::id::{Generation, Rank, RunId, Step};
 use rebloom_core::order::{Order, Stop};
-use rebloom_core::report::RankEvent;
+use rebloom_core::report::{Finish, RankEvent};
 use rebloom_core::spec::{Auto, RampUp};
 use rebloom_core::time::Duration;
 
@@ -423,4 +423,98 @@ fn an_interval_that_turned_out_wrong_is_left_within_a_run_once_that_pays() {
             assert!(!turns(&world, mark));
         }
     }
+}
+
+/// Whether rank 2 is called a straggler when it is slow in the steps from the first one to `last`, and in no other.
+fn is_straggler(world: &mut World, run: &RunId, (first, last): (u64, u64)) -> bool {
+    for step in first..last + 20 {
+        world.for_each_process(run, |rank, process| {
+            let is_slow = rank == Rank(2) && step <= last;
+            process.page.step = Step(step);
+            process.page.phase = Phase::Step;
+            process.page.step_nanos = 500_000_000;
+            process.page.busy_nanos = if is_slow { 450_000_000 } else { 200_000_000 };
+        });
+        world.pass(millis(500));
+    }
+    let incidents = world.view(run).incidents;
+    incidents.iter().any(|i| i.cause.label() == "Straggler")
+}
+
+#[test]
+fn the_first_steps_of_a_gang_make_nobody_a_straggler() {
+    // Five steps to warm up, and sixteen looks in a row.
+    for (resumed, last, expected) in [
+        (0, 20, false),
+        (0, 21, true),
+        (10, 30, false),
+        (10, 31, true),
+    ] {
+        let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
+        if resumed > 0 {
+            world.train(&run, resumed);
+            world.save(&run, resumed);
+            world.kill(&run, &[0]);
+        }
+        let steps = (resumed + 1, last);
+        assert_eq!(is_straggler(&mut world, &run, steps), expected, "{steps:?}");
+    }
+}
+
+#[test]
+fn a_restart_is_planned_later_where_a_start_takes_long() {
+    // A start of ten minutes, or one and a restart at once; a tenth is lost by slowness.
+    for (failures, too_soon, enough) in [(0, 5000, 700), (1, 2000, 400)] {
+        let mut spec = spec("bloom", 2, 1, 2);
+        spec.train.steps = 1_000_000;
+        spec.deadlines.init = 3600.0;
+        let run = spec.name.clone();
+        let mut world = World::new(&[2, 2, 2, 2]);
+        world.obedient = false;
+        world.submit(spec);
+        world.pass(Duration::from_secs(600));
+        world.obedient = true;
+        for at in 0..4 {
+            let name = node(&format!("n{at}"));
+            world.cut(&name);
+            world.join(&name);
+        }
+        assert_eq!(world.state(&run), RunState::Running);
+        for _ in 0..failures {
+            world.kill(&run, &[0]);
+        }
+        steps(&mut world, &run, 2..40, 500_000_000);
+        world.pass(Duration::from_secs(1000));
+        steps(&mut world, &run, 40..120, 550_000_000);
+        world.pass(Duration::from_secs(too_soon));
+        steps(&mut world, &run, 120..130, 550_000_000);
+        assert!(!turns(&world, 0), "{failures} failures: too soon");
+        world.pass(Duration::from_secs(enough));
+        steps(&mut world, &run, 130..140, 550_000_000);
+        assert!(turns(&world, 0), "{failures} failures");
+    }
+}
+
+#[test]
+fn a_rank_that_has_finished_is_not_late() {
+    let mut spec = spec("bloom", 2, 1, 2);
+    spec.deadlines.step = 1800.0;
+    spec.deadlines.learn = Some(Learn::default());
+    let (mut world, run) = World::running(&[2, 2], spec);
+    steps(&mut world, &run, 2..30, 500_000_000);
+    let done = RankEvent::Finished {
+        why: Finish::Completed,
+        step: Step(29),
+        state: digest(0),
+    };
+    world.rank_event(&run, 0, done);
+    for step in 30..90 {
+        world.for_each_process(&run, |rank, process| {
+            if rank != Rank(0) {
+                process.page.step = Step(step);
+            }
+        });
+        world.pass(millis(500));
+    }
+    assert_eq!(world.generation(&run), Generation(1));
 }

@@ -79,6 +79,22 @@ fn what_a_node_that_is_passed_over_would_have_held_goes_to_smaller_ones() {
 }
 
 #[test]
+fn what_is_held_beside_the_seats_is_given_back_with_them_and_without_them() {
+    let mut floor = floor(3, 4, 1);
+    let empty = |floor: &Floor| [0, 1, 2].map(|at| floor.is_empty(&node(at)));
+    let (before, after) = (placement(&[(0, 0), (0, 1)]), placement(&[(2, 0), (2, 1)]));
+    // An older gang of the run may still be on the second node.
+    let left = node(1);
+    let more = BTreeMap::from([(&left, Slots::first(4))]);
+    floor.seat(&run("bloom"), &before, more);
+    assert_eq!(empty(&floor), [false, false, true]);
+    floor.seat(&run("bloom"), &before, BTreeMap::new());
+    assert_eq!(empty(&floor), [false, true, true]);
+    floor.seat(&run("bloom"), &after, BTreeMap::new());
+    assert_eq!(empty(&floor), [true, true, false]);
+}
+
+#[test]
 fn what_can_stay_is_not_even_looked_at() {
     let mut floor = floor(3, 4, 1);
     let before = placement(&[(1, 0), (1, 1)]);
