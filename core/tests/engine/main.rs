@@ -33,4 +33,5 @@ mod scale;
 mod slow;
 mod snapshots;
 mod spikes;
+mod stragglers;
 mod verdicts;

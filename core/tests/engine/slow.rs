@@ -8,8 +8,8 @@ use rebloom_core::hang::deadline::Learn;
 use rebloom_core::hang::rules::{Breach, Match};
 use rebloom_core::id::{Generation, Rank, RunId, Step};
 use rebloom_core::order::{Order, Stop};
-use rebloom_core::report::{Finish, RankEvent};
-use rebloom_core::spec::{Auto, RampUp};
+use rebloom_core::report::RankEvent;
+use rebloom_core::spec::Auto;
 use rebloom_core::time::Duration;
 
 /// Every rank does these steps, one a beat, each of which takes as long as the clock says.
@@ -133,70 +133,6 @@ fn a_line_that_must_not_come_is_a_fault_of_the_rank_that_wrote_it() {
         ),
         "{cause}"
     );
-}
-
-#[test]
-fn a_straggler_s_node_is_left_at_the_next_restart_and_no_sooner() {
-    let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
-    let home = world.node_of(&run, 2);
-    for step in 2..40 {
-        world.for_each_process(&run, |rank, process| {
-            process.page.step = Step(step);
-            process.page.phase = Phase::Step;
-            process.page.step_nanos = 500_000_000;
-            process.page.busy_nanos = if rank == Rank(2) {
-                450_000_000
-            } else {
-                200_000_000
-            };
-        });
-        world.pass(millis(500));
-    }
-    let view = world.view(&run);
-    assert_eq!(view.generation, Generation(1));
-    let cause = &view.incidents[0].cause;
-    assert!(
-        matches!(cause, Cause::Straggler { rank: Rank(2), .. }),
-        "{cause}"
-    );
-    assert_eq!((view.incidents.len(), view.incidents[0].rung), (1, None));
-    world.kill(&run, &[0]);
-    assert_ne!(world.node_of(&run, 2), home);
-    assert_eq!(world.state(&run), RunState::Running);
-    world.restart(world.journal.clone());
-    world.kill(&run, &[0]);
-    assert_ne!(
-        world.node_of(&run, 2),
-        home,
-        "the next controller knows it too"
-    );
-}
-
-#[test]
-fn a_batch_that_grows_makes_longer_steps_and_nobody_slow() {
-    let mut spec = spec("bloom", 2, 1, 2);
-    spec.train.ramp_up = Some(RampUp {
-        start: 8,
-        increment: 2,
-        samples: 1600,
-    });
-    let train = spec.train;
-    let (mut world, run) = World::running(&[2, 2], spec);
-    for step in 2..200 {
-        let nanos = u64::from(train.batch(train.samples_after(step - 1))) * 50_000_000;
-        world.for_each_process(&run, |rank, process| {
-            process.page.step = Step(step);
-            process.page.samples = train.samples_after(step);
-            process.page.phase = Phase::Step;
-            process.page.step_nanos = nanos;
-            process.page.busy_nanos = nanos / 2 + u64::from(rank.0) * 1_000_000;
-        });
-        world.pass(millis(500));
-    }
-    assert_eq!(train.batch(train.samples_after(199)), 16);
-    let view = world.view(&run);
-    let causes: Vec<_> = view.incidents.iter().map(|i| i.cause.label()).collect();
-    assert_eq!(causes, [""; 0]);
 }
 
 #[test]
@@ -425,42 +361,6 @@ fn an_interval_that_turned_out_wrong_is_left_within_a_run_once_that_pays() {
     }
 }
 
-/// Whether rank 2 is called a straggler when it is slow in the steps from the first one to `last`, and in no other.
-fn is_straggler(world: &mut World, run: &RunId, (first, last): (u64, u64)) -> bool {
-    for step in first..last + 20 {
-        world.for_each_process(run, |rank, process| {
-            let is_slow = rank == Rank(2) && step <= last;
-            process.page.step = Step(step);
-            process.page.phase = Phase::Step;
-            process.page.step_nanos = 500_000_000;
-            process.page.busy_nanos = if is_slow { 450_000_000 } else { 200_000_000 };
-        });
-        world.pass(millis(500));
-    }
-    let incidents = world.view(run).incidents;
-    incidents.iter().any(|i| i.cause.label() == "Straggler")
-}
-
-#[test]
-fn the_first_steps_of_a_gang_make_nobody_a_straggler() {
-    // Five steps to warm up, and sixteen looks in a row.
-    for (resumed, last, expected) in [
-        (0, 20, false),
-        (0, 21, true),
-        (10, 30, false),
-        (10, 31, true),
-    ] {
-        let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
-        if resumed > 0 {
-            world.train(&run, resumed);
-            world.save(&run, resumed);
-            world.kill(&run, &[0]);
-        }
-        let steps = (resumed + 1, last);
-        assert_eq!(is_straggler(&mut world, &run, steps), expected, "{steps:?}");
-    }
-}
-
 #[test]
 fn a_restart_is_planned_later_where_a_start_takes_long() {
     // A start of ten minutes, or one and a restart at once; a tenth is lost by slowness.
@@ -493,28 +393,4 @@ fn a_restart_is_planned_later_where_a_start_takes_long() {
         steps(&mut world, &run, 130..140, 550_000_000);
         assert!(turns(&world, 0), "{failures} failures");
     }
-}
-
-#[test]
-fn a_rank_that_has_finished_is_not_late() {
-    let mut spec = spec("bloom", 2, 1, 2);
-    spec.deadlines.step = 1800.0;
-    spec.deadlines.learn = Some(Learn::default());
-    let (mut world, run) = World::running(&[2, 2], spec);
-    steps(&mut world, &run, 2..30, 500_000_000);
-    let done = RankEvent::Finished {
-        why: Finish::Completed,
-        step: Step(29),
-        state: digest(0),
-    };
-    world.rank_event(&run, 0, done);
-    for step in 30..90 {
-        world.for_each_process(&run, |rank, process| {
-            if rank != Rank(0) {
-                process.page.step = Step(step);
-            }
-        });
-        world.pass(millis(500));
-    }
-    assert_eq!(world.generation(&run), Generation(1));
 }
