@@ -7,7 +7,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
+    "shim/attention.cpp",
     "shim/device.cpp",
     "shim/group.cpp",
     "shim/train.cpp",

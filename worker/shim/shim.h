@@ -108,6 +108,9 @@ char* rb_linear(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor*
 // The layer norm of x over its last dimension, whose backward adds into `weight_grad` and `bias_grad` in place.
 char* rb_norm(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor* weight_grad,
               at::Tensor* bias_grad, double epsilon, at::Tensor** out);
+// Causal attention of `[batch, sequence, heads, 3, width]` on the CPU, whose scores `bias` `[1, heads, sequence,
+// sequence]` is added to; it is minus infinity for keys ahead. `[batch, sequence, heads, width]` comes out.
+char* rb_attention(at::Tensor* qkv, at::Tensor* bias, double scale, at::Tensor** out);
 // Fills `out` with ones, each with probability `keep`, and zeros; the seed alone decides which.
 char* rb_toss(at::Tensor* out, uint64_t seed, double keep);
 // Seeds the generator of a CUDA device, for what draws from it inside of fused kernels.

@@ -7,7 +7,9 @@ pub mod cuda;
 mod layers;
 mod store;
 
-pub use layers::{AdamW, Cut, Moments, Parts, adamw, backward, linear, norm, seed_device, toss};
+pub use layers::{
+    AdamW, Cut, Moments, Parts, adamw, attention, backward, linear, norm, seed_device, toss,
+};
 
 use crate::comm::Store;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

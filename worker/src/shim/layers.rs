@@ -37,6 +37,12 @@ unsafe extern "C" {
         epsilon: f64,
         out: *mut *mut CTensor,
     ) -> *mut c_char;
+    fn rb_attention(
+        qkv: *mut CTensor,
+        bias: *mut CTensor,
+        scale: f64,
+        out: *mut *mut CTensor,
+    ) -> *mut c_char;
     fn rb_toss(out: *mut CTensor, seed: u64, keep: f64) -> *mut c_char;
     fn rb_seed_device(device: i64, seed: u64) -> *mut c_char;
     fn rb_backward(output: *mut CTensor, grad: *mut CTensor) -> *mut c_char;
@@ -134,6 +140,17 @@ pub fn norm(x: &Tensor, parts: &Parts, epsilon: f64) -> Result<Tensor> {
             epsilon,
             &raw mut out,
         ))?;
+        Ok(Tensor::from_ptr(out.cast()))
+    }
+}
+
+/// Causal attention of `[batch, sequence, heads, 3, width]` on the CPU. `bias`, `[1, heads, sequence, sequence]`, is
+/// added to the scores and is minus infinity for keys ahead. `[batch, sequence, heads, width]`.
+pub fn attention(qkv: &Tensor, bias: &Tensor, scale: f64) -> Result<Tensor> {
+    let mut out = null_mut();
+    // SAFETY: as above.
+    unsafe {
+        done(rb_attention(raw(qkv), raw(bias), scale, &raw mut out))?;
         Ok(Tensor::from_ptr(out.cast()))
     }
 }

@@ -1,11 +1,12 @@
 //! What a step of several ranks is made of, and what it costs to reduce gradients in one way or another.
 
-use super::{ROUNDS, Rank, Seconds, met, middle, ranks, spec};
+use super::{Rank, Seconds, met, middle, ranks, spec};
 use anyhow::Result;
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
 use std::path::Path;
 
+const ROUNDS: usize = 7;
 const EIGHT: Layout = Layout {
     tensor: 2,
     pipeline: 2,
