@@ -7,10 +7,11 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     "shim/attention.cpp",
     "shim/device.cpp",
     "shim/group.cpp",
+    "shim/pointwise.cpp",
     "shim/train.cpp",
     "shim/waits.cpp",
 ];
@@ -67,7 +68,10 @@ fn shim(torch: &Path) -> cc::Build {
         .flag(system(&torch.join("include/torch/csrc/api/include")))
         .define("USE_C10D_GLOO", None)
         .define("USE_DISTRIBUTED", None)
-        .opt_level(2)
+        .opt_level(3)
+        // Nobody asks how a number came about, and loops over them need it not to matter.
+        .flag_if_supported("-fno-math-errno")
+        .flag_if_supported("-fno-trapping-math")
         .debug(false);
     build
 }

@@ -111,13 +111,20 @@ char* rb_norm(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor* w
 // Causal attention of `[batch, sequence, heads, 3, width]` on the CPU, whose scores `bias` `[1, heads, sequence,
 // sequence]` is added to; it is minus infinity for keys ahead. `[batch, sequence, heads, width]` comes out.
 char* rb_attention(at::Tensor* qkv, at::Tensor* bias, double scale, at::Tensor** out);
+// GELU by its approximation with tanh, as BLOOM's.
+char* rb_gelu(at::Tensor* x, at::Tensor** out);
+// The logarithm of the sum of e^x over each row of `[rows, width]`, `[rows, 1]`.
+char* rb_log_sum_exp(at::Tensor* x, at::Tensor** out);
+// Makes x of `[rows, width]` e^(x - less) * scale, in place; `less` is `[rows, 1]`.
+char* rb_exponentials(at::Tensor* x, at::Tensor* less, double scale);
 // Fills `out` with ones, each with probability `keep`, and zeros; the seed alone decides which.
 char* rb_toss(at::Tensor* out, uint64_t seed, double keep);
 // Seeds the generator of a CUDA device, for what draws from it inside of fused kernels.
 char* rb_seed_device(int64_t device, uint64_t seed);
 // Backward from `output` with its gradient.
 char* rb_backward(at::Tensor* output, at::Tensor* grad);
-// One fused AdamW update, in place; `step` counts from 1.
+// One fused AdamW update, in place, with the gradients times `scale`; `step` counts from 1.
 char* rb_adamw(at::Tensor* weights, at::Tensor* grads, at::Tensor* mean, at::Tensor* square,
-               int64_t step, double rate, double beta1, double beta2, double decay, double epsilon);
+               int64_t step, double scale, double rate, double beta1, double beta2, double decay,
+               double epsilon);
 }

@@ -201,11 +201,16 @@ char* rb_backward(at::Tensor* output, at::Tensor* grad) {
 }
 
 char* rb_adamw(at::Tensor* weights, at::Tensor* grads, at::Tensor* mean, at::Tensor* square,
-               int64_t step, double rate, double beta1, double beta2, double decay, double epsilon) {
+               int64_t step, double scale, double rate, double beta1, double beta2, double decay,
+               double epsilon) {
   return rb::guarded([&] {
-    at::Tensor steps[] = {at::full({}, static_cast<double>(step), grads->options().dtype(at::kFloat))};
+    const auto number = [&](double value) { return at::full({}, value, grads->options().dtype(at::kFloat)); };
+    at::Tensor steps[] = {number(static_cast<double>(step))};
+    // It divides by what it is given.
+    std::optional<at::Tensor> divisor;
+    if (scale != 1.0) divisor = number(1.0 / scale);
     at::_fused_adamw_(at::TensorList(*weights), at::TensorList(*grads), at::TensorList(*mean),
                       at::TensorList(*square), {}, at::TensorList(steps), rate, beta1, beta2, decay,
-                      epsilon, false, false);
+                      epsilon, false, false, divisor);
   });
 }

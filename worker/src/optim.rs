@@ -142,8 +142,8 @@ impl Optimizer {
         }
     }
 
-    /// Scales this rank's gradients, updates its weights and gathers those of the data group.
-    pub fn update(&mut self, scale: f64, decay: f64, how: AdamW) -> Result<(), UpdateError> {
+    /// Updates this rank's weights and gathers those of the data group; `decay` is of the weights that decay.
+    pub fn update(&mut self, decay: f64, how: AdamW) -> Result<(), UpdateError> {
         // A snapshot may still be on its way out of what is written to now.
         if let Some(owned) = self.owned.first() {
             cuda::copies_first(owned.own_weights.device())?;
@@ -151,9 +151,6 @@ impl Optimizer {
         let mut leaving = Vec::new();
         for owned in &mut self.owned {
             no_grad(|| {
-                if scale != 1.0 {
-                    drop(owned.own_grads.g_mul_scalar_(scale));
-                }
                 for run in &owned.runs {
                     let decay = if run.decays { decay } else { 0.0 };
                     shim::adamw(&run.moments, AdamW { decay, ..how })?;

@@ -8,7 +8,8 @@ mod layers;
 mod store;
 
 pub use layers::{
-    AdamW, Cut, Moments, Parts, adamw, attention, backward, linear, norm, seed_device, toss,
+    AdamW, Cut, Moments, Parts, adamw, attention, backward, exponentials, gelu, linear,
+    log_sum_exp, norm, seed_device, toss,
 };
 
 use crate::comm::Store;

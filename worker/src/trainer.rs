@@ -332,15 +332,15 @@ impl Trainer {
         let all = self.spec.train.samples();
         let how = AdamW {
             step: i64::try_from(step).unwrap_or(i64::MAX),
+            scale: (settings.clip / (grad_norm + 1e-6)).min(1.0),
             rate: learning_rate(settings, self.samples, all),
             beta1: settings.beta1,
             beta2: settings.beta2,
             decay: 0.0,
             epsilon: settings.epsilon,
         };
-        let scale = (settings.clip / (grad_norm + 1e-6)).min(1.0);
         let decay = settings.weight_decay;
-        computing(Part::Optimizer, || self.optimizer.update(scale, decay, how))?;
+        computing(Part::Optimizer, || self.optimizer.update(decay, how))?;
         self.guard.remember(&self.spec.guard, (loss, grad_norm));
         (self.step, self.samples) = (Step(step), self.samples + u64::from(self.batch()));
         Ok(Figures {

@@ -83,14 +83,16 @@ fn the_fused_update_is_adamw() {
             grads.copy_(&(random() * sizes * (step as f64)));
             let how = AdamW {
                 step,
+                scale: if step % 2 == 0 { 0.3 } else { 1.0 },
                 rate: RATE,
                 beta1: 0.9,
                 beta2: 0.95,
                 decay,
                 epsilon: 1e-5,
             };
+            let scaled: Vec<f64> = values(&grads).iter().map(|g| g * how.scale).collect();
             adamw(&of, how).unwrap();
-            reference.update(&values(&grads), how);
+            reference.update(&scaled, how);
             let held = [&of.weights, &of.mean, &of.square].map(values);
             let off = reference.off(held.each_ref().map(Vec::as_slice));
             assert!(
@@ -193,6 +195,7 @@ fn clipping_and_decay_are_adamws_on_one_rank_and_on_eight() {
                 let is_matrix = parameter.shape.len() == 2;
                 let how = AdamW {
                     step: i64::try_from(step).unwrap(),
+                    scale: 1.0,
                     rate: RATE,
                     beta1: settings.beta1,
                     beta2: settings.beta2,

@@ -4,6 +4,7 @@ use super::Place;
 use super::attention::{Attention, Positions};
 use super::chance::{Chance, Site};
 use super::linear::{Linear, Norm};
+use crate::shim;
 use crate::trainer::StepError;
 use tch::Tensor;
 
@@ -15,8 +16,8 @@ pub(super) struct Mlp {
 
 impl Mlp {
     fn forward(&self, x: &Tensor, place: &Place) -> Result<Tensor, StepError> {
-        self.down
-            .forward(&self.up.forward(x, place)?.gelu("tanh"), place)
+        let up = self.up.forward(x, place)?;
+        self.down.forward(&shim::gelu(&up)?, place)
     }
 }
 

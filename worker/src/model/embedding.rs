@@ -4,9 +4,13 @@
 //! straight into the flat buffer, without a copy as large as the vocabulary.
 
 use super::Place;
+use crate::shim;
 use crate::trainer::StepError;
 use rebloom_core::flight::Channel;
 use tch::{Kind, Tensor};
+
+/// Tokens whose logits are held at once where nothing is learned from them.
+const ROWS: i64 = 256;
 
 #[derive(Debug)]
 pub(super) struct Embedding {
@@ -24,8 +28,10 @@ struct Local {
 
 /// How a rank of the tensor group predicts some targets.
 struct Predicted {
-    /// Logarithms of the probabilities of this rank's words, of all words.
-    chances: Tensor,
+    /// Of this rank's words, in fp32.
+    logits: Tensor,
+    /// Logarithm of the sum of e^logit over all words, `[tokens, 1]`.
+    total: Tensor,
     /// Rows of the targets, `[tokens, 1]`.
     target: Tensor,
     /// Which of them lie on other ranks; none where it is alone.
@@ -80,33 +86,31 @@ impl Embedding {
 
     /// What is predicted from `y` (`[tokens, hidden]`), and how far that is from `targets`.
     fn predict(&self, y: &Tensor, targets: &Tensor, place: &Place) -> Result<Predicted, StepError> {
-        let logits = y.matmul(&self.weight.tr());
+        let logits = self.logits(y).to_kind(Kind::Float);
         let local = self.local(targets, place);
         let target = local.rows.unsqueeze(1);
-        let mut chances = logits.log_softmax(-1, Kind::Float);
-        let (nats, elsewhere) = match (&place.group, local.elsewhere) {
+        let mine = shim::log_sum_exp(&logits)?;
+        let predicted = logits.gather(1, &target, false);
+        let (total, predicted, elsewhere) = match (&place.group, local.elsewhere) {
             (Some(group), Some(elsewhere)) => {
                 let elsewhere = elsewhere.unsqueeze(1);
-                // log of the sum over this rank's words; the same over all words is a log-sum-exp of those
-                let mine = logits.narrow(1, 0, 1) - chances.narrow(1, 0, 1);
-                let predicted = logits
-                    .gather(1, &target, false)
-                    .masked_fill(&elsewhere, 0.0)
-                    .to_kind(Kind::Float);
+                let predicted = predicted.masked_fill(&elsewhere, 0.0);
                 let pair = Tensor::stack(&[&mine, &predicted], 0);
                 let mut shape = pair.size();
                 shape.insert(0, i64::from(group.size));
                 let all = Tensor::empty(&shape, (Kind::Float, pair.device()));
                 group.all_gather(Channel::Tensor, &all.flatten(0, -1), &pair.flatten(0, -1))?;
+                // The same over all words is a log-sum-exp of those of the ranks.
                 let total = all.select(1, 0).logsumexp(0_i64, false);
                 let predicted = all.select(1, 1).sum_dim_intlist(0_i64, false, Kind::Float);
-                drop(chances.g_add_(&(mine - &total)));
-                (total - predicted, Some(elsewhere))
+                (total, predicted, Some(elsewhere))
             }
-            (Some(_) | None, _) => (-chances.gather(1, &target, false), None),
+            (Some(_) | None, _) => (mine, predicted, None),
         };
+        let nats = &total - predicted;
         Ok(Predicted {
-            chances,
+            logits,
+            total,
             target,
             elsewhere,
             nats,
@@ -120,7 +124,11 @@ impl Embedding {
         targets: &Tensor,
         place: &Place,
     ) -> Result<Tensor, StepError> {
-        Ok(self.predict(y, targets, place)?.nats.squeeze_dim(1))
+        let mut pieces = Vec::new();
+        for (y, targets) in y.split(ROWS, 0).iter().zip(targets.split(ROWS, 0)) {
+            pieces.push(self.predict(y, &targets, place)?.nats.squeeze_dim(1));
+        }
+        Ok(Tensor::cat(&pieces, 0))
     }
 
     /// Cross-entropy of predicting `targets` from `y` (`[tokens, hidden]`), summed and times `scale`;
@@ -134,13 +142,13 @@ impl Embedding {
     ) -> Result<(Tensor, Tensor), StepError> {
         let predicted = self.predict(y, targets, place)?;
         let (target, loss) = (predicted.target, predicted.nats.sum(Kind::Double));
-        // From here on in place: log-probabilities, probabilities, gradient of the logits.
-        let mut grad = predicted.chances;
+        // In place: logits, probabilities times their scale, gradient of the logits.
+        let mut grad = predicted.logits;
+        shim::exponentials(&mut grad, &predicted.total, scale)?;
         let mut at_target = Tensor::full(target.size(), -scale, (grad.kind(), grad.device()));
         if let Some(elsewhere) = &predicted.elsewhere {
             drop(at_target.masked_fill_(elsewhere, 0.0));
         }
-        drop(grad.exp_().g_mul_scalar_(scale));
         drop(grad.scatter_add_(1, &target, &at_target));
         let grad = grad.to_kind(y.kind());
         let dy = grad.mm(&self.weight);

@@ -43,6 +43,9 @@ unsafe extern "C" {
         scale: f64,
         out: *mut *mut CTensor,
     ) -> *mut c_char;
+    fn rb_gelu(x: *mut CTensor, out: *mut *mut CTensor) -> *mut c_char;
+    fn rb_log_sum_exp(x: *mut CTensor, out: *mut *mut CTensor) -> *mut c_char;
+    fn rb_exponentials(x: *mut CTensor, less: *mut CTensor, scale: f64) -> *mut c_char;
     fn rb_toss(out: *mut CTensor, seed: u64, keep: f64) -> *mut c_char;
     fn rb_seed_device(device: i64, seed: u64) -> *mut c_char;
     fn rb_backward(output: *mut CTensor, grad: *mut CTensor) -> *mut c_char;
@@ -52,6 +55,7 @@ unsafe extern "C" {
         mean: *mut CTensor,
         square: *mut CTensor,
         step: i64,
+        scale: f64,
         rate: f64,
         beta1: f64,
         beta2: f64,
@@ -155,6 +159,32 @@ pub fn attention(qkv: &Tensor, bias: &Tensor, scale: f64) -> Result<Tensor> {
     }
 }
 
+/// GELU by its approximation with tanh.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    let mut out = null_mut();
+    // SAFETY: as above.
+    unsafe {
+        done(rb_gelu(raw(x), &raw mut out))?;
+        Ok(Tensor::from_ptr(out.cast()))
+    }
+}
+
+/// The logarithm of the sum of e^x over each row of `[rows, width]`, `[rows, 1]`. It has no gradient.
+pub fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
+    let mut out = null_mut();
+    // SAFETY: as above.
+    unsafe {
+        done(rb_log_sum_exp(raw(x), &raw mut out))?;
+        Ok(Tensor::from_ptr(out.cast()))
+    }
+}
+
+/// Makes x of `[rows, width]` e^(x - less) times `scale`, in place; `less` is `[rows, 1]`.
+pub fn exponentials(x: &mut Tensor, less: &Tensor, scale: f64) -> Result<()> {
+    // SAFETY: both tensors live.
+    done(unsafe { rb_exponentials(raw(x), raw(less), scale) })
+}
+
 /// Fills `out` with ones, each with probability `keep`, and zeros. The seed alone decides which.
 pub fn toss(out: &Tensor, seed: u64, keep: f64) -> Result<()> {
     // SAFETY: the tensor lives.
@@ -179,6 +209,8 @@ pub fn backward(output: &Tensor, grad: &Tensor) -> Result<()> {
 pub struct AdamW {
     /// Updates done with this one.
     pub step: i64,
+    /// What gradients are multiplied with first.
+    pub scale: f64,
     /// Learning rate.
     pub rate: f64,
     /// Decay of the first moment.
@@ -214,6 +246,7 @@ pub fn adamw(of: &Moments, how: AdamW) -> Result<()> {
             raw(&of.mean),
             raw(&of.square),
             how.step,
+            how.scale,
             how.rate,
             how.beta1,
             how.beta2,
@@ -221,4 +254,62 @@ pub fn adamw(of: &Moments, how: AdamW) -> Result<()> {
             how.epsilon,
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    fn off(ours: &Tensor, truth: &Tensor) -> f64 {
+        let off = ours.to_kind(Kind::Double) - truth;
+        off.abs().max().double_value(&[])
+    }
+
+    /// In fp32, against the same in fp64; no width is a multiple of what is worked on side by side.
+    #[test]
+    fn what_is_computed_element_by_element_is_right() {
+        let x = Tensor::linspace(-30.0, 30.0, 3 * 1001, (Kind::Float, Device::Cpu)).view([3, -1]);
+        let wide = x.to_kind(Kind::Double);
+        let sums = log_sum_exp(&x).unwrap();
+        assert_eq!(sums.size(), [3, 1]);
+        assert!(off(&sums, &wide.logsumexp(1_i64, true)) < 5e-6);
+        let mut y = x.copy();
+        exponentials(&mut y, &sums, 0.25).unwrap();
+        assert!(off(&y, &(wide.softmax(1, Kind::Double) * 0.25)) < 1e-6);
+
+        let dy = Tensor::linspace(1.0, -2.0, 3 * 1001, (Kind::Float, Device::Cpu)).view([3, -1]);
+        let run = |x: &Tensor, gelu: &dyn Fn(&Tensor) -> Tensor, dy: &Tensor| {
+            let x = x.detach().set_requires_grad(true);
+            let y = gelu(&x);
+            backward(&y, dy).unwrap();
+            [y.detach(), x.grad()]
+        };
+        let ours = run(&x, &|x| gelu(x).unwrap(), &dy);
+        let truth = run(&wide, &|x| x.gelu("tanh"), &dy.to_kind(Kind::Double));
+        for (ours, truth) in ours.iter().zip(&truth) {
+            assert!(off(ours, truth) < 4e-6, "{:e}", off(ours, truth));
+        }
+    }
+
+    /// A loss that ran away has to be seen.
+    #[test]
+    fn what_is_no_number_stays_none() {
+        let mut x = Tensor::ones([2, 40], (Kind::Float, Device::Cpu));
+        drop(x.narrow(0, 1, 1).narrow(1, 20, 1).fill_(f64::NAN));
+        let sums = log_sum_exp(&x).unwrap();
+        assert!(sums.double_value(&[0, 0]).is_finite());
+        assert!(sums.double_value(&[1, 0]).is_nan());
+        let y = gelu(&x).unwrap();
+        assert!(y.double_value(&[1, 20]).is_nan() && y.double_value(&[1, 21]).is_finite());
+        exponentials(&mut x, &sums, 1.0).unwrap();
+        assert!(x.double_value(&[1, 0]).is_nan());
+        let infinite = Tensor::full([1, 8], f64::INFINITY, (Kind::Float, Device::Cpu));
+        assert!(
+            log_sum_exp(&infinite)
+                .unwrap()
+                .double_value(&[0, 0])
+                .is_nan()
+        );
+    }
 }
