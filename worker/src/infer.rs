@@ -4,7 +4,6 @@
 //! no rank of a gang uses it.
 
 pub mod generate;
-pub mod perplexity;
 pub mod sample;
 pub mod text;
 

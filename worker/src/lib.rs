@@ -11,6 +11,7 @@ pub mod infer;
 pub mod model;
 pub mod optim;
 pub mod pipeline;
+pub mod score;
 pub mod shim;
 pub mod solo;
 pub mod tools;

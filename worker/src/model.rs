@@ -22,11 +22,19 @@ use chance::{Chance, Dropout, Site};
 use embedding::Embedding;
 pub use init::values as initial_values;
 use linear::{Linear, Norm};
-use rebloom_core::spec::{Model, Train};
+use rebloom_core::spec::{Model, Precision, Train};
 pub use rebloom_format::shape;
 use shape::{EMBEDDING, Stage};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
+
+/// Numbers of weights and activations in this precision.
+pub const fn kind(precision: Precision) -> Kind {
+    match precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+    }
+}
 
 /// Where a rank stands in its tensor group.
 #[derive(Debug, Clone)]
@@ -95,10 +103,10 @@ impl InFlight {
 }
 
 impl StageModel {
-    /// Builds the layers over the weights in `flat`, with positions in this way.
+    /// Builds the layers over the weights in `flat`, with positions in this way. What is not to be trained has no `train`.
     pub fn new(
         model: &Model,
-        train: &Train,
+        train: Option<&Train>,
         stage: &Stage,
         flat: &Flat,
         (place, way): (Place, Way),
@@ -159,8 +167,8 @@ impl StageModel {
                 i64::from(model.hidden / model.heads),
                 (flat.kind, flat.device),
             ),
-            dropout: Dropout::of(train),
-            recomputes: train.numerics.recompute,
+            dropout: train.map_or(Dropout::NONE, Dropout::of),
+            recomputes: train.is_some_and(|train| train.numerics.recompute),
             kind: flat.kind,
             device: flat.device,
             place,

@@ -186,7 +186,7 @@ fn begin(
 }
 
 /// A page that nobody reads.
-fn page(rank: Rank) -> Result<&'static Recorder> {
+pub(crate) fn page(rank: Rank) -> Result<&'static Recorder> {
     let path = std::env::temp_dir().join(format!("rebloom-solo-{}-{rank}", std::process::id()));
     Tower::create(&path)?;
     let recorder = Recorder::open(&path)?;

@@ -2,15 +2,17 @@
 //! works alone in its process, and prints what came of it.
 
 use crate::hf::{self, Kind, TOKENIZER};
+use crate::infer::Inference;
 use crate::infer::generate::{self, Spelling};
 use crate::infer::sample::Sampling;
 use crate::infer::text::{self, Languages};
-use crate::infer::{Inference, perplexity};
+use crate::score::Scorer;
 use crate::shim;
 use crate::shim::cuda::{self, Choice};
 use crate::weights::Weights;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use rebloom_core::spec::Precision;
 use rebloom_data::held_out::HeldOut;
 use rebloom_data::tokenizer::Tokenizer;
 use rebloom_runtime::clock::monotonic;
@@ -115,6 +117,9 @@ pub struct Evaluate {
     /// Most samples of each dataset.
     #[arg(long, default_value_t = u32::MAX)]
     samples: u32,
+    /// Computes in bf16, as a run in bf16 does, and not in fp32.
+    #[arg(long)]
+    bf16: bool,
 }
 
 /// Says what a model expects after each of some tokens.
@@ -286,18 +291,29 @@ pub fn evaluate(how: &Evaluate) -> Result<()> {
         Languages::find(path).with_context(|| format!("cannot read {}", path.display()))
     });
     let languages = languages.transpose()?.unwrap_or_default();
-    let (model, tokenizer) = how.subject.open(!languages.files.is_empty())?;
+    let weights = Weights::open(&how.subject.from)?;
+    let is_text = !languages.files.is_empty();
+    let shape = weights.model();
+    let tokenizer = is_text
+        .then(|| how.subject.tokenizer(shape.vocab))
+        .transpose()?;
+    let precision = if how.bf16 {
+        Precision::Bf16
+    } else {
+        Precision::Fp32
+    };
+    let model = Scorer::load(&weights, &shape, precision, how.subject.device.take(0)?)?;
     let (mut said, mut scored) = (monotonic(), 0);
     let mut score = |set: &HeldOut| {
         scored += 1;
-        let score = perplexity::evaluate(&model, set, |done, of| {
+        let score = model.score(set, |done, of| {
             if monotonic().since(said) > SAID_EVERY {
                 said = monotonic();
                 // Who listens no more hears nothing of the scores either.
                 drop(print(&json!({"set": set.name, "done": done, "of": of})));
             }
         });
-        print(&serde_json::to_value(score.map_err(anyhow::Error::msg)?)?)
+        print(&serde_json::to_value(score?)?)
     };
     for (language, files) in languages.files {
         let mut texts = Vec::new();
@@ -317,7 +333,7 @@ pub fn evaluate(how: &Evaluate) -> Result<()> {
         let shares = shares.next().map_or((0.0, 1.0), |pair| (pair[0], pair[1]));
         let name = prefix.file_name().unwrap_or_default().to_string_lossy();
         let name = names.next().map_or(&*name, String::as_str);
-        let much = (model.model().sequence, how.samples);
+        let much = (shape.sequence, how.samples);
         score(&HeldOut::of_dataset(name, prefix, shares, much)?)?;
     }
     if let Some(path) = how.text.as_ref().filter(|_| scored == 0) {

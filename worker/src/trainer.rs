@@ -12,7 +12,7 @@ use crate::comm::spent::{Part, computing};
 use crate::comm::{CommError, Groups, Watch};
 use crate::data::{Reader, Samples};
 use crate::model::shape::{EMBEDDING, Stage};
-use crate::model::{Place, StageModel, Way, initial_values};
+use crate::model::{Place, StageModel, Way, initial_values, kind};
 use crate::optim::{
     BUCKET, Final, Flat, Limits, Optimizer, Plan, Slot, TooLarge, UpdateError, learning_rate,
 };
@@ -22,7 +22,7 @@ use rebloom_core::guard::{Guard, GuardAction, Spike};
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::layout::Coordinates;
 use rebloom_core::replicas::Differs;
-use rebloom_core::spec::{Precision, RunSpec};
+use rebloom_core::spec::RunSpec;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -178,14 +178,10 @@ impl Trainer {
             bucket: how.bucket,
         };
         let plan = Plan::new(parameters, (at.tensor, layout.tensor), layout.data, limits)?;
-        let kind = match numerics.precision {
-            Precision::Fp32 => Kind::Float,
-            Precision::Bf16 => Kind::BFloat16,
-        };
-        let flat = Flat::new(plan, kind, groups.device());
+        let flat = Flat::new(plan, kind(numerics.precision), groups.device());
         let model = StageModel::new(
             &spec.model,
-            &spec.train,
+            Some(&spec.train),
             &stage,
             &flat,
             (place, how.positions),

@@ -8,11 +8,11 @@ mod common;
 use common::{LAYOUTS, MadeUp, train};
 use rebloom_core::eval::Score;
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::RunSpec;
+use rebloom_core::spec::{Precision, RunSpec};
 use rebloom_data::indexed::{Width, Writer};
 use rebloom_worker::checkpoint;
 use rebloom_worker::data::{Samples, Shelf};
-use rebloom_worker::infer::{Inference, perplexity};
+use rebloom_worker::score::Scorer;
 use rebloom_worker::weights::Weights;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -76,23 +76,14 @@ fn a_gang_scores_as_one_process_does_and_trains_on_as_before() {
     let alone = spec(LAYOUTS[0], folder.path());
     write(folder.path(), alone.model.vocab);
     let weights = Weights::open(&model()).unwrap();
-    let whole = Inference::load(&weights, Device::Cpu).unwrap();
+    let whole = Scorer::load(&weights, &alone.model, Precision::Fp32, Device::Cpu).unwrap();
     let sets = Shelf::default().held_out(&alone).unwrap();
     assert!(
         sets.iter()
             .any(|set| set.samples(alone.model.sequence).len() % 2 == 1)
     );
-    let wanted: Vec<Score> = sets
-        .iter()
-        .map(|set| Score {
-            // The model itself was made for longer samples.
-            nats: set
-                .samples(alone.model.sequence)
-                .map(|sample| perplexity::cross_entropy(&whole, sample))
-                .sum(),
-            ..perplexity::evaluate(&whole, set, |_, _| ()).unwrap()
-        })
-        .collect();
+    let score = |set| whole.score(set, |_, _| ()).unwrap();
+    let wanted: Vec<Score> = sets.iter().map(score).collect();
     for layout in LAYOUTS {
         let spec = spec(layout, folder.path());
         let ranks = train(&spec, made_up(&spec), |rank, mut trainer| {
@@ -117,6 +108,31 @@ fn a_gang_scores_as_one_process_does_and_trains_on_as_before() {
             [ranks[0].1.clone(), ranks[0].2.clone()],
             "{layout}"
         );
+    }
+}
+
+/// `rebloom eval` of a run in bf16 computes as its gang does, which is not how fp32 does.
+#[test]
+fn a_run_in_bf16_is_scored_in_its_own_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = spec(LAYOUTS[0], folder.path());
+    spec.train.numerics.precision = Precision::Bf16;
+    write(folder.path(), spec.model.vocab);
+    let weights = Weights::open(&model()).unwrap();
+    let sets = Shelf::default().held_out(&spec).unwrap();
+    let [half, full] = [Precision::Bf16, Precision::Fp32].map(|precision| {
+        let alone = Scorer::load(&weights, &spec.model, precision, Device::Cpu).unwrap();
+        let score = |set| alone.score(set, |_, _| ()).unwrap();
+        sets.iter().map(score).collect::<Vec<Score>>()
+    });
+    let gang = train(&spec, made_up(&spec), |rank, mut trainer| {
+        checkpoint::begin_with(&mut trainer, rank, &weights).unwrap();
+        trainer.evaluate(&sets).unwrap().scores
+    });
+    near(&gang[0], &half, "bf16");
+    for (half, full) in half.iter().zip(&full) {
+        let off = (half.nats / full.nats - 1.0).abs();
+        assert!(off > 1e-6 && off < 1e-2, "{off:e}");
     }
 }
 

@@ -8,15 +8,15 @@ use common::{MadeUp, train};
 use rebloom_core::checkpoint::CheckpointId;
 use rebloom_core::id::{Generation, Step};
 use rebloom_core::layout::Layout;
-use rebloom_core::spec::RunSpec;
+use rebloom_core::spec::{Model, Precision, RunSpec};
 use rebloom_worker::checkpoint;
 use rebloom_worker::data::Samples;
 use rebloom_worker::hf::{self, Kind};
 use rebloom_worker::infer::Inference;
 use rebloom_worker::infer::generate::{End, generate};
-use rebloom_worker::infer::perplexity::cross_entropy;
 use rebloom_worker::infer::sample::Sampling;
 use rebloom_worker::model::shape::{Parameter, Stage};
+use rebloom_worker::score::Scorer;
 use rebloom_worker::weights::Weights;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -204,7 +204,13 @@ fn logits_are_hugging_faces_at_once_and_word_by_word() {
             assert_eq!(cache.tokens(), i64::try_from(read.len()).unwrap());
             near(&model.logits(&Tensor::cat(&pieces, 0)), "word by word");
             let sample: Vec<i32> = sample.iter().map(|word| word.cast_signed()).collect();
-            nats += cross_entropy(&model, &sample) / read.len() as f64;
+            let shape = Model {
+                sequence: u32::try_from(read.len()).unwrap(),
+                ..*model.model()
+            };
+            let scorer =
+                Scorer::load(&open(&case(name)), &shape, Precision::Fp32, Device::Cpu).unwrap();
+            nats += scorer.nats(&[&sample], |_, _| ()).unwrap() / read.len() as f64;
         }
         let loss = nats / samples as f64;
         let first = expected["losses"][0].as_f64().unwrap();

@@ -1,7 +1,7 @@
 //! The part of the command line that is about models: in, out, writing, measured.
 
 use super::number::{real, whole};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use rebloom_core::id::RunId;
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub(crate) struct Which {
 }
 
 /// How weights are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Dtype {
     /// As they are trained
     Fp32,
@@ -103,6 +103,13 @@ pub(crate) struct Generate {
     pub(crate) device: String,
 }
 
+/// Numbers of weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Numbers {
+    Fp32,
+    Bf16,
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Eval {
     #[command(flatten)]
@@ -120,6 +127,9 @@ pub(crate) struct Eval {
     /// Most samples of each dataset
     #[arg(long, value_name = "N", value_parser = whole::<u32>(1, u32::MAX.into()))]
     pub(crate) samples: Option<u32>,
+    /// The numbers it computes in; those of the run unless given, fp32 for a model folder
+    #[arg(long, value_enum)]
+    pub(crate) precision: Option<Numbers>,
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_parser = device)]
     pub(crate) device: String,

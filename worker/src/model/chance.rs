@@ -33,6 +33,13 @@ pub(super) struct Dropout {
 }
 
 impl Dropout {
+    /// Nothing is dropped.
+    pub(super) const NONE: Self = Self {
+        seed: 0,
+        hidden: 0.0,
+        attention: 0.0,
+    };
+
     pub(super) const fn of(train: &Train) -> Self {
         Self {
             seed: train.seed,
@@ -43,14 +50,9 @@ impl Dropout {
 
     /// What is left to chance for the samples of one micro-batch; nothing where there are none.
     pub(super) const fn for_samples(&self, samples: Option<&Range<u64>>) -> Chance<'_> {
-        static NONE: Dropout = Dropout {
-            seed: 0,
-            hidden: 0.0,
-            attention: 0.0,
-        };
         let Some(samples) = samples else {
             return Chance {
-                dropout: &NONE,
+                dropout: &Self::NONE,
                 first: 0,
                 count: 0,
             };

@@ -250,6 +250,24 @@ impl Flat {
         }
     }
 
+    /// The same without room for gradients: nothing can be learned.
+    pub fn frozen(plan: Plan, kind: Kind, device: Device) -> Self {
+        let buffers = plan.buffers.iter();
+        let weights = buffers.map(|&size| Tensor::zeros([size], (kind, device)));
+        let none = Tensor::zeros([1], (Kind::Float, device));
+        Self {
+            weights: weights.collect(),
+            grads: plan
+                .buffers
+                .iter()
+                .map(|&size| none.expand([size], false))
+                .collect(),
+            plan,
+            kind,
+            device,
+        }
+    }
+
     /// The place of a parameter.
     pub fn slot(&self, name: &str) -> &Slot {
         let slot = self

@@ -5,18 +5,11 @@
 
 use super::stage::{Inbox, Outbox, activation_tag};
 use super::{StepError, Trainer};
-use rebloom_core::eval::{Evaluation, Score};
+use crate::score::{Batch, score};
+use rebloom_core::eval::Evaluation;
 use rebloom_core::flight::Channel;
 use rebloom_data::held_out::HeldOut;
 use tch::{Kind, Tensor};
-
-/// One micro-batch: what is read, what is to be predicted, and which of that counts.
-struct Batch {
-    words: Tensor,
-    targets: Tensor,
-    /// 1 for what counts; a sample that is not whole is filled up with what does not.
-    counts: Tensor,
-}
 
 impl Trainer {
     /// Scores every set with the weights as they are.
@@ -37,13 +30,7 @@ impl Trainer {
                 let (step, set) = (self.step.0, set.name.clone());
                 return Err(StepError::NoScore { step, set });
             }
-            scores.push(Score {
-                set: set.name.clone(),
-                documents: set.documents,
-                bytes: set.bytes,
-                tokens: set.predicted(),
-                nats,
-            });
+            scores.push(score(set, nats));
         }
         Ok(Evaluation {
             step: self.step,
@@ -71,7 +58,9 @@ impl Trainer {
         let mut nats = Tensor::zeros([], (Kind::Double, self.groups.device()));
         for (micro, samples) in (0_u32..).zip(batches) {
             let is_read = stage.is_first || stage.is_last;
-            let batch = is_read.then(|| self.batch_of(&samples)).transpose()?;
+            let size = (self.spec.model.sequence, self.spec.train.micro_batch);
+            let batch = is_read.then(|| Batch::of(&samples, size, self.groups.device()));
+            let batch = batch.transpose()?;
             let input = match (&mut inbox, &batch) {
                 (Some(inbox), _) => inbox.take(&empty)?,
                 (None, Some(batch)) => model.embed(&batch.words)?,
@@ -81,9 +70,9 @@ impl Trainer {
             match (&mut outbox, &batch) {
                 (Some(outbox), _) => outbox.send(&output, micro)?,
                 (None, Some(batch)) => {
-                    let surprise = model.surprise(&output, &batch.targets)?;
+                    let part = batch.nats(model, &output)?;
                     if self.at.tensor == 0 {
-                        nats += (surprise * &batch.counts).sum(Kind::Double);
+                        nats += part;
                     }
                 }
                 (None, None) => unreachable!("a stage that is not the last has one behind it"),
@@ -100,24 +89,5 @@ impl Trainer {
         let samples: Vec<_> = samples.skip(mine).step_by(ranks).collect();
         let batches = samples.chunks(self.spec.train.micro_batch as usize);
         batches.map(<[_]>::to_vec).collect()
-    }
-
-    fn batch_of(&self, samples: &[&[i32]]) -> Result<Batch, StepError> {
-        let sequence = self.spec.model.sequence as usize;
-        let room = sequence * self.spec.train.micro_batch as usize;
-        let (mut words, mut targets) = (vec![0_i64; room], vec![0_i64; room]);
-        let mut counts = vec![0.0_f32; room];
-        for (nth, sample) in samples.iter().enumerate() {
-            for (at, pair) in (nth * sequence..).zip(sample.windows(2)) {
-                (words[at], targets[at]) = (pair[0].into(), pair[1].into());
-                counts[at] = 1.0;
-            }
-        }
-        let onto = |tensor| crate::shim::cuda::bring(tensor, self.groups.device());
-        Ok(Batch {
-            words: onto(Tensor::from_slice(&words))?,
-            targets: onto(Tensor::from_slice(&targets))?,
-            counts: onto(Tensor::from_slice(&counts))?,
-        })
     }
 }

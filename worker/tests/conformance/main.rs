@@ -273,7 +273,7 @@ fn logits(case: &Case, way: Way, spec: &RunSpec, rank: Rank, groups: &Groups) ->
         size: layout.tensor,
         watch: groups.watch(),
     };
-    let model = StageModel::new(&spec.model, &spec.train, &stage, &flat, (place, way));
+    let model = StageModel::new(&spec.model, Some(&spec.train), &stage, &flat, (place, way));
     let input = if stage.is_first {
         let mut reader = Reader::new(spec, case.samples()).onto(groups.device());
         let (words, _) = reader.read(samples_of(spec, at.data)).unwrap();
