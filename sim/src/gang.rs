@@ -243,6 +243,8 @@ impl World {
             };
             let outcome = if evaluates {
                 Outcome::Evaluated(training::evaluation(reduced, saved))
+            } else if let Some(spike) = training::spike(&go.spec, saved) {
+                Outcome::Trouble(Trouble::Spiked(spike))
             } else {
                 Outcome::Stepped(training::step(&go.spec, reduced, saved), stop)
             };

@@ -9,17 +9,18 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Plays made-up worlds, each from its seed, with the real machines in them.
 
-Usage: rebloom-sim [--seed N | --seeds N|A..B] [--plain | --wide] [--snapshots] [--verbose] [--plant BUG]
+Usage: rebloom-sim [--seed N | --seeds N|A..B] [--plain | --wide] [--snapshots] [--spikes] [--verbose] [--plant BUG]
        rebloom-sim replay bloom|llama3|fleet|FILE ...   a recorded history; see replay --help
 
   --seed N      one world: its options, one line a transition, the verdict [default: 1]
   --seeds A..B  many worlds, A up to but without B, N for 0..N: a line for each that is not sound
   --plain       milder worlds: fewer parameters come from the seed, and faults strike at random
   --snapshots   every run keeps snapshots in memory, and nodes may be in racks
+  --spikes      every run comes upon samples that have its loss run away, and is to go back and skip them
   --wide        hard worlds with priorities, two kinds of devices, racks, intervals that the engine chooses
   --verbose     with --seeds, a line for each world
   --plant BUG   put a bug in, to see it found: fence-ignored, shard-unverified, samples-repeated,
-                lease-forgotten; --plain --seeds 200 finds each of them
+                lease-forgotten, skip-too-much; --plain --seeds 200 finds each of them
   --version     which version this is
   --help        this
 
@@ -34,6 +35,7 @@ struct Arguments {
     verbose: bool,
     plain: bool,
     snapshots: bool,
+    spikes: bool,
     wide: bool,
     planted: Option<Planted>,
     /// What else was said, to play one of the worlds again.
@@ -47,6 +49,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
         verbose: false,
         plain: false,
         snapshots: false,
+        spikes: false,
         wide: false,
         planted: None,
         again: String::new(),
@@ -66,6 +69,10 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--snapshots" => {
                 arguments.snapshots = true;
                 arguments.again.push_str(" --snapshots");
+            }
+            "--spikes" => {
+                arguments.spikes = true;
+                arguments.again.push_str(" --spikes");
             }
             "--wide" => {
                 arguments.wide = true;
@@ -89,6 +96,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     "shard-unverified" => Planted::ShardUnverified,
                     "samples-repeated" => Planted::SamplesRepeated,
                     "lease-forgotten" => Planted::LeaseForgotten,
+                    "skip-too-much" => Planted::SkipTooMuch,
                     other => return Err(format!("--plant: there is no bug `{other}`; see --help")),
                 });
             }
@@ -180,6 +188,9 @@ fn main() -> ExitCode {
         };
         if arguments.snapshots {
             options = options.snapping();
+        }
+        if arguments.spikes {
+            options = options.spiking();
         }
         if let Some(bug) = arguments.planted {
             options = options.plant(bug);

@@ -10,7 +10,7 @@ pub(crate) use wide::{Site, USUAL};
 use crate::random::{Random, mix};
 use rebloom_core::engine::Limits;
 use rebloom_core::eval::{Eval, EvalSet};
-use rebloom_core::guard::LossGuard;
+use rebloom_core::guard::{GuardAction, LossGuard};
 use rebloom_core::health::Windows;
 use rebloom_core::id::RunId;
 use rebloom_core::layout::Layout;
@@ -29,6 +29,8 @@ pub enum Planted {
     ShardUnverified,
     /// A resumed rank forgets how many samples were consumed: what T1 is there to catch.
     SamplesRepeated,
+    /// Workers pass over one sample more than they were told: what T1 is there to catch.
+    SkipTooMuch,
     /// Workers are not told when a controller was last there, so one whose agent dies in a partition
     /// counts from that death: what S1 is there to catch.
     LeaseForgotten,
@@ -237,14 +239,28 @@ impl Options {
         self
     }
 
+    /// The same world, in which each run comes upon samples that have its loss run away, and goes back and skips them.
+    #[must_use]
+    pub fn spiking(mut self) -> Self {
+        for run in &mut self.runs {
+            run.guard.action = GuardAction::RollBack;
+            // A spike spends one.
+            run.recovery.restarts += 1;
+        }
+        self
+    }
+
     /// The same world with a bug in it, and with the faults that bring it out.
     #[must_use]
     pub fn plant(mut self, bug: Planted) -> Self {
+        if bug == Planted::SkipTooMuch {
+            self = self.spiking();
+        }
         self.planted = Some(bug);
         self.faults = match bug {
             Planted::FenceIgnored => vec![Fault::CutLongLink],
             Planted::ShardUnverified => vec![Fault::RotShard, Fault::KillRank],
-            Planted::SamplesRepeated => vec![Fault::KillRank],
+            Planted::SamplesRepeated | Planted::SkipTooMuch => vec![Fault::KillRank],
             Planted::LeaseForgotten => vec![Fault::CutLongLink, Fault::LoseAgent],
         };
         self.storm = Duration::from_secs(120);

@@ -8,6 +8,7 @@
 use crate::random::mix;
 use crate::storage::Saved;
 use rebloom_core::eval::{Evaluation, Score};
+use rebloom_core::guard::{GuardAction, Samples, Spike};
 use rebloom_core::id::{Rank, Step};
 use rebloom_core::layout::{Coordinates, Layout};
 use rebloom_core::spec::RunSpec;
@@ -42,16 +43,50 @@ pub(crate) fn reduce(layout: Layout, states: impl Iterator<Item = Saved>) -> u64
     parts.into_values().fold(off, |sum, state| mix(sum ^ state))
 }
 
+/// The samples of one step that have its loss run away, in a run that is guarded: which ones its seed decides alone, beside
+/// the chances of the world.
+pub(crate) fn poisoned(spec: &RunSpec) -> Option<Samples> {
+    if spec.guard.action != GuardAction::RollBack {
+        return None;
+    }
+    let batch = u64::from(spec.train.global_batch);
+    let from = mix(!spec.train.seed) % spec.train.steps * batch;
+    Some(Samples {
+        from,
+        until: from + batch,
+    })
+}
+
+/// The spike that a gang comes upon in its next step, if it does.
+pub(crate) fn spike(spec: &RunSpec, before: Saved) -> Option<Spike> {
+    let bad = poisoned(spec)?;
+    let (first, end) = consumed(spec, before);
+    let numbers = spec.guard.skips().numbers(first..end);
+    (numbers.start < bad.until && bad.from < numbers.end).then(|| Spike {
+        step: Step(before.step.0 + 1),
+        consumed: first,
+        samples: Samples {
+            from: numbers.start,
+            until: numbers.end,
+        },
+        reading: "a loss of 9".to_owned(),
+    })
+}
+
+/// Counts of samples before and after the next step.
+fn consumed(spec: &RunSpec, before: Saved) -> (u64, u64) {
+    let batch = u64::from(spec.train.batch(before.samples));
+    (before.samples, before.samples + batch)
+}
+
 /// One step of one rank, from what the collectives carried and the samples that are next for it.
 pub(crate) fn step(spec: &RunSpec, reduced: u64, before: Saved) -> Saved {
-    let batch = u64::from(spec.train.batch(before.samples));
-    let samples = before.samples..before.samples + batch;
-    let gradient = samples
-        .clone()
-        .fold(reduced, |sum, sample| mix(sum ^ sample));
+    let (first, end) = consumed(spec, before);
+    let skips = spec.guard.skips();
+    let gradient = (first..end).fold(reduced, |sum, nth| mix(sum ^ skips.number(nth)));
     Saved {
         step: Step(before.step.0 + 1),
-        samples: samples.end,
+        samples: end,
         state: mix(before.state ^ gradient),
     }
 }
@@ -71,10 +106,12 @@ pub(crate) fn evaluation(reduced: u64, at: Saved) -> Evaluation {
     }
 }
 
-/// Every state of every part of the model in a world where nothing ever happens: by step, then by part.
+/// Every state of every part of the model in a world where nothing ever happens, and that was told what to pass over: by
+/// step, then by part.
 pub(crate) fn undisturbed(spec: &RunSpec) -> Vec<Vec<Saved>> {
     let mut spec = spec.clone();
     spec.layout.data = 1;
+    spec.guard.skip.extend(poisoned(&spec));
     let (spec, layout) = (&spec, spec.layout);
     let mut all = vec![
         layout

@@ -103,6 +103,18 @@ fn a_controller_that_dies_between_any_two_writes_goes_on() {
     }
 }
 
+/// Each run comes upon samples that have its loss run away, and must end in the state of one that was told to skip these,
+/// and nothing else, from the start.
+#[test]
+fn spikes_cost_their_samples_once_and_nothing_else() {
+    for seed in 0..30 {
+        for options in [Options::draw(seed), Options::hard(seed)] {
+            let outcome = World::new(options.spiking(), false).run();
+            assert!(outcome.is_ok(), "{seed}: {}", outcome.unwrap_err());
+        }
+    }
+}
+
 /// Seeds that once found something, and what it was.
 const FOUND: [(u64, &str); 21] = [
     (
@@ -284,4 +296,9 @@ fn a_worker_that_counts_from_the_death_of_its_agent_is_caught() {
 #[test]
 fn samples_that_are_repeated_are_caught() {
     assert_breaks(Planted::SamplesRepeated, "T1", 0..60);
+}
+
+#[test]
+fn one_sample_too_many_that_is_skipped_is_caught() {
+    assert_breaks(Planted::SkipTooMuch, "T1", 0..60);
 }

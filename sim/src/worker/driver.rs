@@ -140,8 +140,12 @@ impl World {
         }
     }
 
-    fn form(&mut self, pid: u32, go: Box<Go>) {
+    fn form(&mut self, pid: u32, mut go: Box<Go>) {
         self.leave_gang(pid);
+        if self.options.planted == Some(Planted::SkipTooMuch) {
+            let skips = go.spec.guard.skip.iter_mut();
+            skips.for_each(|skip| skip.until += 1);
+        }
         let Some(process) = self.processes.get_mut(&pid) else {
             return;
         };
