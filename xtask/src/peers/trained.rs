@@ -18,9 +18,17 @@ const STEPS: u64 = 160;
 const SEQUENCE: u64 = 32;
 /// Held-out samples.
 const SAMPLES: u64 = 12;
-/// Tokens that are written after the prompt.
+/// Tokens that are written after each prompt.
 const TOKENS: u64 = 24;
-const PROMPT: &str = "A run goes back to its newest";
+/// Several, since a small model soon repeats itself.
+const PROMPTS: [&str; 6] = [
+    "A run goes back to its newest",
+    "| rule | what it sees |",
+    "```\nrebloom",
+    "The controller",
+    "When a node is lost,",
+    "Every checkpoint",
+];
 /// Steps, start-up and all, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How far logits that are computed in bf16 may be from those in fp32, as a share of the largest: twice what was measured; see
@@ -169,11 +177,14 @@ impl Place<'_> {
             Ok(to)
         };
         let tokens = TOKENS.to_string();
-        let generate = ["--prompt", PROMPT, "--tokens", &tokens, "-o", "json"];
-        let write = |which: &[&str], from: Option<&Path>| -> Result<Value> {
-            let mut write = self.rebloom(&["generate"]);
-            write.args(which).args(from).args(generate);
-            Ok(Self::said(&mut write)?["tokens"].clone())
+        let write = |which: &[&str], from: Option<&Path>| -> Result<Vec<Value>> {
+            let written = PROMPTS.iter().map(|prompt| {
+                let mut write = self.rebloom(&["generate"]);
+                write.args(which).args(from);
+                write.args(["--prompt", prompt, "--tokens", &tokens, "-o", "json"]);
+                Ok(Self::said(&mut write)?["tokens"].clone())
+            });
+            written.collect()
         };
         let eval = Self::said(&mut self.rebloom(&["eval", NAME, "-o", "json"]))?;
         let last = run["evaluations"].as_array().and_then(|all| all.last());
@@ -203,7 +214,7 @@ impl Place<'_> {
             "sequence": SEQUENCE,
             "loss_of_gang": loss.context("a score has no figures")?,
             "loss_of_eval": eval["scores"][0]["loss"],
-            "prompt": PROMPT,
+            "prompts": PROMPTS,
             "tokens": TOKENS,
             "end": end.context("the tokenizer has no end of documents")?["id"],
             "written": write(&[NAME], None)?,
