@@ -7,7 +7,8 @@
 mod html;
 mod markdown;
 
-use crate::engine::{Incident, Ledger, Milepost, RunView, Spend};
+use crate::cause::Cause;
+use crate::engine::{Incident, Ledger, Milepost, RunState, RunView, Spend};
 use crate::eval::Evaluation;
 use crate::time::{Duration, Instant};
 use std::fmt::Write;
@@ -173,9 +174,19 @@ fn diary(run: &RunView, end: Instant) -> Vec<Entry> {
     let scored = some_of(&run.evaluations);
     diary.extend(scored.map(|(at, evaluation)| plain(*at, judged(evaluation), Vec::new())));
     diary.extend(run.incidents.iter().map(|incident| tell(run, incident)));
-    let title = format!("{}: {}", run.state, run.why);
+    let came = |state: RunState, why: &Cause| format!("{state}: {why}");
+    let changes = run.transitions.iter();
+    diary.extend(changes.map(|it| plain(it.at, came(it.state, &it.why), Vec::new())));
     let waits = (!run.waits_for.is_empty()).then(|| format!("It waits: {}.", run.waits_for));
-    diary.push(plain(end, title, waits.into_iter().collect()));
+    let last = run.transitions.last();
+    let is_told = last.is_some_and(|it| (it.state, &it.why) == (run.state, &run.why));
+    if !is_told || waits.is_some() {
+        diary.push(plain(
+            end,
+            came(run.state, &run.why),
+            waits.into_iter().collect(),
+        ));
+    }
     diary.sort_by_key(|entry| entry.at);
     diary
 }

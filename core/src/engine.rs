@@ -41,7 +41,7 @@ pub use fact::{Fact, Record};
 pub use state::State;
 pub use view::{
     CheckpointState, HealthRuleView, Incident, Ledger, Milepost, NodeHealth, NodeState, NodeView,
-    Placement, RankView, RuleHit, RunState, RunView, Seating, SnapshotView, Spend,
+    Placement, RankView, RuleHit, RunState, RunView, Seating, SnapshotView, Spend, Transition,
 };
 
 use crate::footprint::Tariff;

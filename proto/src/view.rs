@@ -8,7 +8,7 @@ use crate::eval::evaluated;
 use crate::wire;
 use rebloom_core::engine::{
     CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, RunState, RunView,
-    Rung, Seating, Spend,
+    Rung, Seating, Spend, Transition,
 };
 use rebloom_core::footprint::Tariff;
 use rebloom_core::id::{Generation, IncidentId, Rank, Slot, Step};
@@ -198,6 +198,28 @@ impl TryFrom<wire::Tariff> for Tariff {
     }
 }
 
+impl From<Transition> for wire::Transition {
+    fn from(transition: Transition) -> Self {
+        let Transition { at, state, why } = transition;
+        Self {
+            at: at.as_nanos(),
+            state: wire::RunState::from(state).into(),
+            why: Some(why.into()),
+        }
+    }
+}
+
+impl TryFrom<wire::Transition> for Transition {
+    type Error = Malformed;
+    fn try_from(transition: wire::Transition) -> Result<Self, Malformed> {
+        Ok(Self {
+            at: Instant::from_nanos(transition.at),
+            state: code::<wire::RunState, _>(transition.state, "state")?,
+            why: part(transition.why, "why")?,
+        })
+    }
+}
+
 impl From<Milepost> for wire::Milepost {
     fn from(post: Milepost) -> Self {
         Self {
@@ -247,6 +269,7 @@ impl From<RunView> for wire::RunView {
             tariff: Some(run.tariff.into()),
             device: run.device,
             snapshot: run.snapshot.map(Into::into),
+            transitions: run.transitions.into_iter().map(Into::into).collect(),
             mileposts: run.mileposts.into_iter().map(Into::into).collect(),
             evaluations: run.evaluations.into_iter().map(Into::into).collect(),
             final_states: run
@@ -286,6 +309,7 @@ impl TryFrom<wire::RunView> for RunView {
             tariff: part(run.tariff, "tariff")?,
             snapshot: maybe(run.snapshot, "snapshot")?,
             device: run.device.map(|name| text(name, "device")).transpose()?,
+            transitions: list(run.transitions, "transitions")?,
             mileposts: list(run.mileposts, "mileposts")?,
             evaluations: list_by(run.evaluations, "evaluations", evaluated)?,
             final_states: list_by(run.final_states, "final_states", |it| digest(&it, ""))?,

@@ -127,7 +127,7 @@ pub(crate) struct Eval {
     /// Most samples of each dataset
     #[arg(long, value_name = "N", value_parser = whole::<u32>(1, u32::MAX.into()))]
     pub(crate) samples: Option<u32>,
-    /// The numbers it computes in; those of the run unless given, fp32 for a model folder
+    /// The numbers it computes in; unless given those of the run, with --from fp32
     #[arg(long, value_enum)]
     pub(crate) precision: Option<Numbers>,
     /// Where to compute: cpu, cuda or cuda:N

@@ -84,6 +84,7 @@ pub(crate) fn run(step: u64) -> RunView {
             effectiveness: 1.0,
             grams_per_kwh: 57.0,
         },
+        transitions: Vec::new(),
         mileposts: vec![rebloom_core::engine::Milepost {
             at: Instant::from_nanos(25_000_000_000),
             step: Step(40),

@@ -8,7 +8,7 @@ pub(super) use incident::EVIDENCE;
 
 use super::ledger::Book;
 use super::state::{Ladder, Moving, Node, Overdue, Run, Skipped, StopAsked, Turn, Yielding};
-use super::{Fact, RunState, Spend, State};
+use super::{Fact, RunState, Spend, State, Transition};
 use crate::cause::Cause;
 use crate::hang::bisect::{Bisect, Outcome};
 use crate::id::{Digest, Generation, NodeId, RunId, Step};
@@ -22,6 +22,8 @@ use std::sync::Arc;
 const FLOORS: usize = 1024;
 /// Removed checkpoints that are remembered.
 const PRUNED: usize = 64;
+/// Changes of state of one run that are kept.
+const TRANSITIONS: usize = 256;
 
 impl State {
     /// Makes `fact` so.
@@ -212,6 +214,7 @@ impl Run {
             incidents: VecDeque::new(),
             incidents_seen: 0,
             book: Book::open(at),
+            transitions: VecDeque::new(),
             mileposts: Vec::new(),
             evaluations: Vec::new(),
             final_states: Vec::new(),
@@ -219,6 +222,39 @@ impl Run {
     }
 
     fn apply(&mut self, at: Instant, fact: &Fact) {
+        let before = self.state;
+        self.make_so(at, fact);
+        if self.state != before || matches!(fact, Fact::Placed { .. }) {
+            self.came_into_state(at);
+        }
+    }
+
+    /// Notes a change of state, unless an incident tells of it.
+    fn came_into_state(&mut self, at: Instant) {
+        let is_told = match self.state {
+            RunState::Recovering | RunState::Running => true,
+            RunState::Pending => self.open_incident().is_some(),
+            RunState::Starting
+            | RunState::Stopping
+            | RunState::Stopped
+            | RunState::Completed
+            | RunState::Failed
+            | RunState::Parked => false,
+        };
+        if is_told {
+            return;
+        }
+        if self.transitions.len() == TRANSITIONS {
+            self.transitions.pop_front();
+        }
+        self.transitions.push_back(Transition {
+            at,
+            state: self.state,
+            why: self.why.clone(),
+        });
+    }
+
+    fn make_so(&mut self, at: Instant, fact: &Fact) {
         match fact {
             Fact::StopAsked { how, cause, .. } => {
                 self.stop = Some(StopAsked {

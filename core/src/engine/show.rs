@@ -108,6 +108,7 @@ impl Engine {
             ettr_hour: run.book.last_hour(now),
             tariff: self.tariff(run),
             device: self.device(run).cloned(),
+            transitions: run.transitions.iter().cloned().collect(),
             mileposts: run.mileposts.clone(),
             evaluations: run.evaluations.clone(),
             submitted: run.submitted,

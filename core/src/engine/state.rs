@@ -9,7 +9,9 @@ mod ladder;
 pub(super) use ladder::Ladder;
 
 use super::ledger::Book;
-use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung, Seating, Spend};
+use super::{
+    CheckpointState, Incident, Milepost, Placement, RunState, Rung, Seating, Spend, Transition,
+};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::eval::Evaluation;
@@ -124,6 +126,9 @@ pub(super) struct Run {
     pub(super) incidents: VecDeque<Incident>,
     pub(super) incidents_seen: u64,
     pub(super) book: Book,
+    /// How its state changed beside its incidents, oldest first.
+    #[serde(default)]
+    pub(super) transitions: VecDeque<Transition>,
     /// How training stood at checkpoints, oldest first.
     pub(super) mileposts: Vec<Milepost>,
     /// What its evaluations gave, oldest first.

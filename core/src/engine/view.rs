@@ -311,6 +311,18 @@ pub struct RankView {
     pub step: Option<Step>,
 }
 
+/// A change of a run's state that no incident made: its turn came, it was stopped, resumed, preempted, placed anew for
+/// a planned restart, or it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// When.
+    pub at: Instant,
+    /// To which state.
+    pub state: RunState,
+    /// Why.
+    pub why: Cause,
+}
+
 /// How training stood at a checkpoint, or at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Milepost {
@@ -365,6 +377,9 @@ pub struct RunView {
     /// The name of the first of its devices, the others being alike; none where they have none.
     #[serde(default)]
     pub device: Option<String>,
+    /// How its state changed beside its incidents, oldest first; of many the newest.
+    #[serde(default)]
+    pub transitions: Vec<Transition>,
     /// How training stood at its checkpoints, oldest first, thinned out where there are many.
     pub mileposts: Vec<Milepost>,
     /// What its evaluations gave, oldest first, thinned out where there are many.

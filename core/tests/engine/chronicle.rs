@@ -3,8 +3,9 @@
 use crate::world::*;
 use proptest::prelude::*;
 use rebloom_core::chronicle::Chronicle;
-use rebloom_core::engine::RunState;
+use rebloom_core::engine::{Ask, RunState};
 use rebloom_core::id::Rank;
+use rebloom_core::order::Stop;
 use rebloom_core::report::Finish;
 use rebloom_core::time::Duration;
 
@@ -37,6 +38,54 @@ fn a_chronicle_tells_what_broke_what_was_done_and_what_it_cost() {
     assert!(html.contains("<svg") && !html.contains("<script") && !html.contains("http"));
     assert_eq!(chronicle.gaps.len(), 1);
     assert_eq!(chronicle, Chronicle::of(&world.view(&run), world.now));
+}
+
+/// What an admin did to a run belongs to its story as what broke does.
+#[test]
+fn a_chronicle_tells_of_stops_resumes_and_ends() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    world.train(&run, 10);
+    world.save(&run, 10);
+    world.kill(&run, &[1]);
+    world.pass(Duration::from_secs(5));
+    let ask = Ask::Stop {
+        run: run.clone(),
+        how: Stop::Now,
+    };
+    world.ask(ask);
+    world.pass(Duration::from_secs(60));
+    let ask = Ask::Resume {
+        run: run.clone(),
+        layout: None,
+    };
+    world.ask(ask);
+    world.pass(Duration::from_secs(60));
+    let states = |world: &World| -> Vec<RunState> {
+        let told = world.view(&run).transitions;
+        assert!(told.is_sorted_by_key(|it| it.at));
+        told.iter().map(|it| it.state).collect()
+    };
+    let wanted = [
+        // Placed as soon as it was submitted; the incident tells the rest.
+        RunState::Starting,
+        RunState::Stopping,
+        RunState::Stopped,
+        RunState::Pending,
+        RunState::Starting,
+    ];
+    assert_eq!(states(&world), wanted);
+    world.train(&run, 1000);
+    world.save(&run, 1000);
+    world.finish(&run, Finish::Completed, 1000);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(states(&world).last(), Some(&RunState::Completed));
+    let diary = Chronicle::of(&world.view(&run), world.now).diary;
+    let titles: Vec<&str> = diary.iter().map(|entry| entry.title.as_str()).collect();
+    for told in ["Stopping: ", "Stopped: ", "Pending: ", "Completed: "] {
+        let many = titles.iter().filter(|title| title.starts_with(told));
+        assert_eq!(many.count(), 1, "{told} in {titles:#?}");
+    }
+    assert!(titles.iter().any(|title| title.starts_with("Incident 1")));
 }
 
 #[test]

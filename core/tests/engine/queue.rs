@@ -51,6 +51,9 @@ fn a_higher_priority_takes_the_place_of_a_lower_one_which_goes_on_later() {
     assert_eq!(view.why, Cause::Preempted { by: high.clone() });
     assert!(view.incidents.is_empty(), "nothing broke");
     assert_eq!(view.checkpoints[0].0.step.0, 7);
+    let last = view.transitions.last().map(|it| (it.state, it.why.clone()));
+    let wanted = (RunState::Pending, Cause::Preempted { by: high.clone() });
+    assert_eq!(last, Some(wanted), "its story tells of it");
 
     world.ask(Ask::Stop {
         run: high,

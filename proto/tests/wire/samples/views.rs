@@ -4,7 +4,7 @@ use super::{causes, checkpoint, evaluation, node, run, spec};
 use rebloom_core::cause::Cause;
 use rebloom_core::engine::{
     CheckpointState, Incident, Ledger, Milepost, NodeState, NodeView, RankView, Refusal, RunState,
-    RunView, Rung, Seating, SnapshotView, Spend,
+    RunView, Rung, Seating, SnapshotView, Spend, Transition,
 };
 use rebloom_core::flight::Phase;
 use rebloom_core::footprint::Tariff;
@@ -123,6 +123,11 @@ pub(crate) fn runs() -> Vec<RunView> {
             effectiveness: 1.25,
             grams_per_kwh: 57.0,
         },
+        transitions: vec![Transition {
+            at: Instant::from_nanos(3),
+            state: RunState::Stopping,
+            why: Cause::Superseded,
+        }],
         mileposts: vec![
             Milepost {
                 at: Instant::from_nanos(4),
@@ -150,6 +155,7 @@ pub(crate) fn runs() -> Vec<RunView> {
         ettr_hour: None,
         tariff: Tariff::default(),
         device: None,
+        transitions: Vec::new(),
         mileposts: Vec::new(),
         ..view(RunState::Pending)
     });
