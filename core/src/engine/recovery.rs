@@ -156,9 +156,12 @@ impl Engine {
             });
             return self.recover(id, held);
         }
-        if run.has_lost_its_checkpoints() {
-            let step = run.ladder.sealed;
-            return self.end(id, RunState::Parked, Cause::NoSoundCheckpoint { step });
+        let is_bare = run.has_lost_its_checkpoints();
+        let none = Cause::NoSoundCheckpoint {
+            step: run.ladder.sealed,
+        };
+        if is_bare && !self.has_snapshot(id, run) {
+            return self.end(id, RunState::Parked, none);
         }
         if rung == Rung::Park {
             let is_unsealed = run.ladder.unsealed >= run.spec.recovery.unsealed;
@@ -179,6 +182,10 @@ impl Engine {
             return self.tell(Fact::Unplaced { run: id.clone() });
         }
         match self.next_placed(id, run, broken, rung, held) {
+            // What lies in memory was not enough after all, and it must not begin anew.
+            Some(Fact::Placed { resume: None, .. }) if is_bare => {
+                self.end(id, RunState::Parked, none);
+            }
             Some(fact) => self.tell(fact),
             None if run.gang.is_some() => self.tell(Fact::Unplaced { run: id.clone() }),
             None => {}

@@ -108,6 +108,13 @@ impl Engine {
         }
     }
 
+    /// Whether a snapshot is known that a run may be restored from, if all who have it can be asked.
+    pub(super) fn has_snapshot(&self, id: &RunId, run: &Run) -> bool {
+        let shelf = self.snapshots.get(id);
+        run.ladder.recoveries() < TRUSTED
+            && shelf.is_some_and(|shelf| shelf.newest_sealed().is_some())
+    }
+
     fn newest_snapshot(
         &self,
         id: &RunId,

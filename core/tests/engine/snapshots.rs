@@ -232,6 +232,65 @@ fn a_snapshot_that_cannot_be_restored_is_not_tried_again_whoever_lists_it() {
     assert!(!again.is_empty());
 }
 
+/// The storage is damaged, and all that is left is older and in memory.
+#[test]
+fn a_run_whose_only_checkpoint_is_unsound_goes_on_from_memory_and_else_is_parked() {
+    for has_memory in [true, false] {
+        let (mut world, run) = World::running(&[1, 1, 1], snapping());
+        world.train(&run, 8);
+        let older = has_memory.then(|| world.snap(&run, 8));
+        world.train(&run, 10);
+        let checkpoint = world.save(&run, 10);
+        world.train(&run, 11);
+        world.kill(&run, &[1]);
+        assert_eq!(last_start(&world).resume, Some(checkpoint));
+        let unsound = Unsound::Missing {
+            file: "rank-00000.safetensors".to_owned(),
+        };
+        let refused = RankEvent::LoadRefused {
+            checkpoint,
+            unsound,
+        };
+        world.rank_event(&run, 0, refused);
+        let view = world.view(&run);
+        if has_memory {
+            assert_eq!(last_start(&world).resume, older, "{view:#?}");
+            assert_eq!(view.state, RunState::Running);
+            assert_eq!(last_incident(&world, &run).tier, Tier::Memory);
+        } else {
+            assert_eq!(view.state, RunState::Parked);
+            assert_eq!(view.why, Cause::NoSoundCheckpoint { step: Step(10) });
+        }
+    }
+}
+
+/// A snapshot is known, but who has it is gone: the run is parked, and does not begin anew.
+#[test]
+fn a_run_without_a_sound_state_that_can_be_reached_does_not_begin_anew() {
+    let (mut world, run) = World::running(&[1, 1, 1], snapping());
+    world.train(&run, 8);
+    let part = world.snap(&run, 8);
+    world.train(&run, 10);
+    let checkpoint = world.save(&run, 10);
+    world.train(&run, 11);
+    world.kill(&run, &[1]);
+    assert_eq!(last_start(&world).resume, Some(checkpoint));
+    // What lies in memory is refused too, on the way.
+    for checkpoint in [checkpoint, part] {
+        let unsound = Unsound::Missing {
+            file: "rank-00000.safetensors".to_owned(),
+        };
+        let refused = RankEvent::LoadRefused {
+            checkpoint,
+            unsound,
+        };
+        world.rank_event(&run, 0, refused);
+    }
+    let view = world.view(&run);
+    assert_eq!(view.state, RunState::Parked, "{view:#?}");
+    assert_eq!(view.why, Cause::NoSoundCheckpoint { step: Step(10) });
+}
+
 #[test]
 fn what_a_spike_tainted_is_not_resumed_from() {
     let (mut world, run, saved) = saved();
