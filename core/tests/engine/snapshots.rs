@@ -232,6 +232,18 @@ fn a_snapshot_that_cannot_be_restored_is_not_tried_again_whoever_lists_it() {
     assert!(!again.is_empty());
 }
 
+/// Rank 0 finds that it cannot load this.
+fn refuse(world: &mut World, run: &RunId, checkpoint: CheckpointId) {
+    let unsound = Unsound::Missing {
+        file: "rank-00000.safetensors".to_owned(),
+    };
+    let refused = RankEvent::LoadRefused {
+        checkpoint,
+        unsound,
+    };
+    world.rank_event(run, 0, refused);
+}
+
 /// The storage is damaged, and all that is left is older and in memory.
 #[test]
 fn a_run_whose_only_checkpoint_is_unsound_goes_on_from_memory_and_else_is_parked() {
@@ -244,14 +256,7 @@ fn a_run_whose_only_checkpoint_is_unsound_goes_on_from_memory_and_else_is_parked
         world.train(&run, 11);
         world.kill(&run, &[1]);
         assert_eq!(last_start(&world).resume, Some(checkpoint));
-        let unsound = Unsound::Missing {
-            file: "rank-00000.safetensors".to_owned(),
-        };
-        let refused = RankEvent::LoadRefused {
-            checkpoint,
-            unsound,
-        };
-        world.rank_event(&run, 0, refused);
+        refuse(&mut world, &run, checkpoint);
         let view = world.view(&run);
         if has_memory {
             assert_eq!(last_start(&world).resume, older, "{view:#?}");
@@ -277,14 +282,7 @@ fn a_run_without_a_sound_state_that_can_be_reached_does_not_begin_anew() {
     assert_eq!(last_start(&world).resume, Some(checkpoint));
     // What lies in memory is refused too, on the way.
     for checkpoint in [checkpoint, part] {
-        let unsound = Unsound::Missing {
-            file: "rank-00000.safetensors".to_owned(),
-        };
-        let refused = RankEvent::LoadRefused {
-            checkpoint,
-            unsound,
-        };
-        world.rank_event(&run, 0, refused);
+        refuse(&mut world, &run, checkpoint);
     }
     let view = world.view(&run);
     assert_eq!(view.state, RunState::Parked, "{view:#?}");
