@@ -211,6 +211,12 @@ impl Recorder {
         Ok(Self(words, Waiting::default()))
     }
 
+    /// A page of its own, for what works without an agent.
+    pub fn unread() -> io::Result<Self> {
+        let page = MmapOptions::new().len(PAGE_BYTES as usize).map_anon()?;
+        Ok(Self(Words(page.into()), Waiting::default()))
+    }
+
     /// Begins a generation: counters and figures of the old one go, the phase is `Idle`.
     pub fn begin(&self, generation: Generation) {
         self.1.clear();

@@ -9,13 +9,13 @@ use crate::model::shape::Stage;
 use crate::model::{Place, StageModel, Way, kind};
 use crate::optim::{Flat, Limits, Plan};
 use crate::shim::{ShimError, cuda};
-use crate::solo;
 use crate::trainer::StepError;
 use crate::weights::Weights;
 use rebloom_core::eval::Score;
-use rebloom_core::id::{Generation, Rank};
+use rebloom_core::id::Generation;
 use rebloom_core::spec::{Model, Precision};
 use rebloom_data::held_out::HeldOut;
+use rebloom_runtime::flight::Recorder;
 use tch::{Device, Kind, Tensor, no_grad};
 
 /// Tokens that one process takes through the model at once, where a sample is not longer.
@@ -103,7 +103,7 @@ impl Scorer {
             index: 0,
             size: 1,
             watch: Watch {
-                recorder: solo::page(Rank(0))?,
+                recorder: Box::leak(Box::new(Recorder::unread()?)),
                 generation: Generation(0),
             },
         };

@@ -17,7 +17,7 @@ use rebloom_core::flops::Flops;
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::spec::{RunSpec, seconds};
 use rebloom_runtime::clock::monotonic;
-use rebloom_runtime::flight::{Recorder, Tower};
+use rebloom_runtime::flight::Recorder;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -169,7 +169,7 @@ fn begin(
     device.take(rank.0)?;
     let store = FileStore::open(store).context("failed to open the store")?;
     let watch = Watch {
-        recorder: page(rank)?,
+        recorder: Box::leak(Box::new(Recorder::unread()?)),
         generation: Generation(1),
     };
     let device = Arc::new(Device::open(interface)?);
@@ -183,13 +183,4 @@ fn begin(
         None => trainer.begin(),
     }
     Ok(trainer)
-}
-
-/// A page that nobody reads.
-pub(crate) fn page(rank: Rank) -> Result<&'static Recorder> {
-    let path = std::env::temp_dir().join(format!("rebloom-solo-{}-{rank}", std::process::id()));
-    Tower::create(&path)?;
-    let recorder = Recorder::open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(Box::leak(Box::new(recorder)))
 }

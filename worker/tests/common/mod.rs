@@ -6,7 +6,7 @@ use rebloom_core::checkpoint::{CheckpointId, MANIFEST_VERSION, Manifest, Shard};
 use rebloom_core::id::{Generation, Rank};
 use rebloom_core::layout::Layout;
 use rebloom_core::spec::RunSpec;
-use rebloom_runtime::flight::{Recorder, Tower};
+use rebloom_runtime::flight::Recorder;
 use rebloom_worker::checkpoint;
 use rebloom_worker::checkpoint::slice::Slice;
 use rebloom_worker::comm::{Device, Groups, MemoryStore, Store, Watch};
@@ -21,10 +21,7 @@ pub(crate) const CONNECT: Duration = Duration::from_secs(30);
 
 /// A page that no agent reads; it lives for ever, as a worker's does.
 pub(crate) fn page() -> &'static Recorder {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("page");
-    Tower::create(&path).unwrap();
-    Box::leak(Box::new(Recorder::open(&path).unwrap()))
+    Box::leak(Box::new(Recorder::unread().unwrap()))
 }
 
 pub(crate) const LAYOUTS: [Layout; 6] = [
