@@ -10,7 +10,7 @@ mod run;
 pub(crate) use chaos::{ChaosCommand, OfRun};
 pub(crate) use data::{BuildData, DataCommand, InspectData, Permission};
 pub(crate) use health::{HealthCommand, RulesCommand};
-pub(crate) use model::{Dtype, Eval, Generate, ModelCommand, Numbers, Which};
+pub(crate) use model::{Dtype, Eval, Generate, ModelCommand, Which};
 pub(crate) use run::{ChronicleFormat, OneRun, RunCommand};
 
 use crate::client::Target;

@@ -1,8 +1,10 @@
 //! The part of the command line that is about models: in, out, writing, measured.
 
 use super::number::{real, whole};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use rebloom_core::id::RunId;
+use rebloom_core::spec::Precision;
 use std::path::PathBuf;
 
 /// Which weights are meant.
@@ -103,13 +105,6 @@ pub(crate) struct Generate {
     pub(crate) device: String,
 }
 
-/// Numbers of weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Numbers {
-    Fp32,
-    Bf16,
-}
-
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Eval {
     #[command(flatten)]
@@ -128,11 +123,18 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "N", value_parser = whole::<u32>(1, u32::MAX.into()))]
     pub(crate) samples: Option<u32>,
     /// The numbers it computes in; unless given those of the run, with --from fp32
-    #[arg(long, value_enum)]
-    pub(crate) precision: Option<Numbers>,
+    #[arg(long, value_parser = precision())]
+    pub(crate) precision: Option<Precision>,
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_parser = device)]
     pub(crate) device: String,
+}
+
+fn precision() -> impl TypedValueParser<Value = Precision> {
+    PossibleValuesParser::new(["fp32", "bf16"]).map(|name| match name.as_str() {
+        "bf16" => Precision::Bf16,
+        _ => Precision::Fp32,
+    })
 }
 
 /// Whether that names a device; whether it is there only the worker can tell.

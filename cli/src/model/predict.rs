@@ -1,7 +1,7 @@
 //! `rebloom generate` and `rebloom eval`: what a model has learned.
 
 use super::{Subject, lines};
-use crate::args::{Eval, Generate, Global, Numbers};
+use crate::args::{Eval, Generate, Global};
 use crate::failure::Failure;
 use crate::format::{self, Output, count, line, print_bytes};
 use crate::scores;
@@ -67,16 +67,13 @@ pub(crate) async fn evaluate(how: Eval, global: &Global) -> Result<(), Failure> 
     let subject = Subject::find(&how.which, global).await?;
     let mut command = subject.worker("evaluate")?;
     command.arg(format!("--device={}", how.device));
-    let numbers = how.precision.or_else(|| {
-        let run = subject.run.as_ref()?;
-        let is_bf16 = run.spec.train.numerics.precision == Precision::Bf16;
-        is_bf16.then_some(Numbers::Bf16)
-    });
-    if numbers == Some(Numbers::Bf16) {
+    let run = subject.run.as_ref();
+    let own = run.map(|run| run.spec.train.numerics.precision);
+    if how.precision.or(own) == Some(Precision::Bf16) {
         command.arg("--bf16");
     }
     let asks = how.text.is_some() || !how.data.is_empty();
-    let own = subject.run.as_ref().and_then(|run| run.spec.eval.as_ref());
+    let own = run.and_then(|run| run.spec.eval.as_ref());
     match own.filter(|_| !asks) {
         Some(own) => {
             for EvalSet {
