@@ -17,7 +17,7 @@
 #endif
 
 namespace {
-// Numbers that are worked on side by side; sums are made in as many parts, so that they are the same on every machine.
+// Numbers that are worked on side by side: a sum is made in as many parts, however wide the registers are.
 constexpr int64_t kLanes = 16;
 
 // e^x to about one unit in the last place, with the polynomial of Cephes' expf. What is no number stays none.

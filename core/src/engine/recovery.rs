@@ -157,11 +157,11 @@ impl Engine {
             return self.recover(id, held);
         }
         let is_bare = run.has_lost_its_checkpoints();
-        let none = Cause::NoSoundCheckpoint {
+        let unsound = Cause::NoSoundCheckpoint {
             step: run.ladder.sealed,
         };
         if is_bare && !self.has_snapshot(id, run) {
-            return self.end(id, RunState::Parked, none);
+            return self.end(id, RunState::Parked, unsound);
         }
         if rung == Rung::Park {
             let is_unsealed = run.ladder.unsealed >= run.spec.recovery.unsealed;
@@ -184,7 +184,7 @@ impl Engine {
         match self.next_placed(id, run, broken, rung, held) {
             // What lies in memory was not enough after all, and it must not begin anew.
             Some(Fact::Placed { resume: None, .. }) if is_bare => {
-                self.end(id, RunState::Parked, none);
+                self.end(id, RunState::Parked, unsound);
             }
             Some(fact) => self.tell(fact),
             None if run.gang.is_some() => self.tell(Fact::Unplaced { run: id.clone() }),

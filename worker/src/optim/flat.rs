@@ -252,16 +252,13 @@ impl Flat {
 
     /// The same without room for gradients: nothing can be learned.
     pub fn frozen(plan: Plan, kind: Kind, device: Device) -> Self {
-        let buffers = plan.buffers.iter();
-        let weights = buffers.map(|&size| Tensor::zeros([size], (kind, device)));
         let none = Tensor::zeros([1], (Kind::Float, device));
+        let buffers = || plan.buffers.iter();
+        let weights = buffers().map(|&size| Tensor::zeros([size], (kind, device)));
+        let grads = buffers().map(|&size| none.expand([size], false));
         Self {
             weights: weights.collect(),
-            grads: plan
-                .buffers
-                .iter()
-                .map(|&size| none.expand([size], false))
-                .collect(),
+            grads: grads.collect(),
             plan,
             kind,
             device,
