@@ -31,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How long everybody is watched while nothing happens.
 const WATCHED: Duration = Duration::from_secs(20);
+/// How long a link must have been up for its agent to come back in haste (two seconds), and a little more.
+const LASTING: Duration = Duration::from_secs(3);
 
 /// What the rounds of one kind took: as seen from outside, and by the controller's ledger.
 #[derive(Default)]
@@ -213,6 +215,7 @@ impl Bench {
     }
 
     fn kill_the_controller(&mut self, _: u32, before: &RunView) -> Result<Duration> {
+        std::thread::sleep(LASTING);
         let began = Instant::now();
         self.cluster.kill_controller();
         self.cluster.start_controller()?;
