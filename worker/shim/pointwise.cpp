@@ -103,6 +103,25 @@ RB_WIDE void exponentials(float* row, float less, float scale, int64_t width) {
   }
 }
 
+RB_WIDE double sum_of_squares(const float* x, int64_t count) {
+  double sums[kLanes] = {};
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t at = 0; at < whole; at += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double each = x[at + lane];
+      sums[lane] += each * each;
+    }
+  }
+  double sum = 0.0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    sum += sums[lane];
+  }
+  for (int64_t at = whole; at < count; ++at) {
+    sum += static_cast<double>(x[at]) * x[at];
+  }
+  return sum;
+}
+
 bool is_ours(const at::Tensor& x) {
   return x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous();
 }
@@ -162,5 +181,25 @@ char* rb_exponentials(at::Tensor* x, at::Tensor* less, double scale) {
     for (int64_t row = 0; row < x->size(0); ++row) {
       exponentials(rows + row * width, each[row], static_cast<float>(scale), width);
     }
+  });
+}
+
+char* rb_sum_of_squares(at::Tensor* x, double* out) {
+  return rb::guarded([&] {
+    if (is_ours(*x)) {
+      *out = sum_of_squares(x->const_data_ptr<float>(), x->numel());
+      return;
+    }
+    // Each piece in fp32, and the pieces in fp64.
+    constexpr int64_t kPiece = 1 << 12;
+    const at::Tensor flat = x->flatten();
+    const int64_t whole = flat.numel() / kPiece * kPiece;
+    const auto squares = [](const at::Tensor& rows) {
+      return at::linalg_vector_norm(rows, 2, 1).to(at::kDouble).square_().sum();
+    };
+    const at::Tensor pieces = flat.narrow(0, 0, whole).view({-1, kPiece});
+    const at::Tensor rest = flat.narrow(0, whole, flat.numel() - whole).view({1, -1});
+    const at::Tensor sum = squares(pieces).add_(squares(rest));
+    *out = sum.item<double>();
   });
 }

@@ -117,6 +117,8 @@ char* rb_gelu(at::Tensor* x, at::Tensor** out);
 char* rb_log_sum_exp(at::Tensor* x, at::Tensor** out);
 // Makes x of `[rows, width]` e^(x - less) * scale, in place; `less` is `[rows, 1]`.
 char* rb_exponentials(at::Tensor* x, at::Tensor* less, double scale);
+// The sum of the squares of all of x, in fp64.
+char* rb_sum_of_squares(at::Tensor* x, double* out);
 // Fills `out` with ones, each with probability `keep`, and zeros; the seed alone decides which.
 char* rb_toss(at::Tensor* out, uint64_t seed, double keep);
 // Seeds the generator of a CUDA device, for what draws from it inside of fused kernels.

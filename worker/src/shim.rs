@@ -9,7 +9,7 @@ mod store;
 
 pub use layers::{
     AdamW, Cut, Moments, Parts, adamw, attention, backward, exponentials, gelu, linear,
-    log_sum_exp, norm, seed_device, toss,
+    log_sum_exp, norm, seed_device, sum_of_squares, toss,
 };
 
 use crate::comm::Store;
@@ -30,7 +30,7 @@ impl ShimError {
     }
 }
 
-type Result<T> = std::result::Result<T, ShimError>;
+pub type Result<T> = std::result::Result<T, ShimError>;
 /// `at::Tensor`, whose name torch-sys keeps to itself.
 type CTensor = c_void;
 

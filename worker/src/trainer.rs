@@ -298,7 +298,10 @@ impl Trainer {
         if self.overlaps {
             self.optimizer.finish(Final::Embedding)?;
         }
-        let squares = computing(Part::Optimizer, || self.optimizer.reduce())?;
+        let squares = computing(Part::Optimizer, || {
+            self.optimizer.reduce()?;
+            Ok::<_, StepError>(self.optimizer.squares()?)
+        })?;
         // One vector carries all that the gang has to agree on.
         let shared =
             Tensor::from_slice(&[squares, loss.double_value(&[]), f64::from(u8::from(stop))]);

@@ -8,6 +8,7 @@ use super::flat::{LINE, Plan, round_up};
 use super::{Optimizer, Owned};
 use crate::comm::{CommError, Group, Pending, spent};
 use crate::model::shape::EMBEDDING;
+use crate::shim;
 use rebloom_core::flight::Channel;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -226,9 +227,8 @@ impl Optimizer {
         }
     }
 
-    /// Adds up what is left of the gradients of this rank's part over the data group; answers the sum of squares
-    /// of what this rank counts. Every gradient is final.
-    pub fn reduce(&mut self) -> Result<f64, CommError> {
+    /// Adds up what is left of the gradients of this rank's part over the data group. Every gradient is final.
+    pub fn reduce(&mut self) -> Result<(), CommError> {
         if let Some(group) = &self.data {
             let (owned, reduction) = (&self.owned, &mut self.reduction);
             let mut left: Vec<_> = (0..owned.len())
@@ -254,13 +254,16 @@ impl Optimizer {
             }
             recorder.done(Channel::Data);
         }
+        Ok(())
+    }
+
+    /// The sum of squares of the gradients that this rank counts.
+    pub fn squares(&self) -> shim::Result<f64> {
         let runs = self.owned.iter().flat_map(|owned| &owned.runs);
-        let mut squares = 0.0;
-        for run in runs.filter(|run| run.counts) {
-            let norm = run.moments.grads.norm().double_value(&[]);
-            squares += norm * norm;
-        }
-        Ok(squares)
+        let counted = runs.filter(|run| run.counts);
+        counted
+            .map(|run| shim::sum_of_squares(&run.moments.grads))
+            .sum()
     }
 
     /// What happened to the gradients of the last step where there is a data group, in order.
