@@ -60,8 +60,8 @@ fn a_bad_spec_is_bad_input_and_names_its_line() {
         ),
         (
             SPEC.replace("tensor: 2", "tensor: 3"),
-            "run.yaml:9: layout.tensor: 3 does not divide model.heads (4), model.hidden (64), \
-             model.vocab (2048); use one of 1, 2, 4",
+            "run.yaml:9: layout.tensor: 3 does not divide model.heads (4), model.hidden (64); \
+             use one of 1, 2, 4",
         ),
         (
             SPEC.replace("pipeline: 2", "pipeline: 9"),

@@ -122,7 +122,7 @@ fn each_flaw_names_the_field_the_value_and_what_would_do() {
             "1, 2, 4, 8, 16, 32, 64",
         ),
         (|s| s.layout.tensor = 3, "layout.tensor", "3", "1, 2, 4"),
-        (|s| s.model.vocab = 1023, "layout.tensor", "2", "use 1"),
+        (|s| s.model.vocab = 1, "layout.tensor", "2", "use fewer"),
         (
             |s| s.layout.pipeline = 5,
             "layout.pipeline",
@@ -221,6 +221,13 @@ fn each_flaw_names_the_field_the_value_and_what_would_do() {
         assert_eq!(flaw.value, value, "{flaw}");
         assert!(flaw.remedy.contains(remedy), "{flaw}");
     }
+}
+
+#[test]
+fn any_tensor_group_takes_any_vocabulary() {
+    let mut spec = small();
+    spec.model.vocab = 1023;
+    assert_eq!(spec.flaws(), []);
 }
 
 #[test]

@@ -87,13 +87,13 @@ impl Parameter {
     }
 
     /// The part that member `index` of a tensor group of `size` holds: rows and columns. A vector
-    /// is one column.
+    /// is one column. Parts differ by one row at most: a vocabulary need not be a multiple of the group.
     pub fn part(&self, index: u32, size: u32) -> (Range<i64>, Range<i64>) {
         let rows = self.shape[0];
         let columns = self.shape.get(1).copied().unwrap_or(1);
         let cut = |whole: i64| {
-            let each = whole / i64::from(size);
-            each * i64::from(index)..each * (i64::from(index) + 1)
+            let before = |index: u32| whole * i64::from(index) / i64::from(size);
+            before(index)..before(index + 1)
         };
         match self.split {
             Split::Whole => (0..rows, 0..columns),

@@ -129,7 +129,8 @@ impl StageModel {
         let heads = model.heads / place.size;
         let embedding = || {
             let (weight, grad) = flat.views(EMBEDDING);
-            let from = weight.size()[0] * i64::from(place.index);
+            let whole = &flat.slot(EMBEDDING).parameter;
+            let from = whole.part(place.index, place.size).0.start;
             Embedding { weight, grad, from }
         };
         let block = |index: u32| {

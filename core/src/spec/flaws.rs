@@ -154,12 +154,16 @@ impl RunSpec {
                 &format!("use at most {MOST_IN_BF16}, or train.numerics.precision fp32"),
             );
         }
-        let shared = [
-            ("model.heads", model.heads),
-            hidden,
-            ("model.vocab", model.vocab),
-        ];
+        let shared = [("model.heads", model.heads), hidden];
         flaws.divides("layout.tensor", layout.tensor, &shared);
+        if layout.tensor > model.vocab {
+            flaws.add(
+                "layout.tensor",
+                layout.tensor,
+                &format!("is more than model.vocab ({})", model.vocab),
+                "use fewer, or a model with more words",
+            );
+        }
         if layout.pipeline > model.layers {
             flaws.add(
                 "layout.pipeline",

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use tch::{Kind, Tensor};
 
 /// Tag of what the two ends of the pipeline tell each other.
-pub(super) const TIED: u32 = 1 << 20;
+pub(super) const TIED: u32 = 1 << 30;
 
 pub(super) const fn activation_tag(micro: u32) -> u32 {
     2 * micro

@@ -171,8 +171,10 @@ impl Case {
 }
 
 pub(crate) fn slice(whole: &Tensor, dimension: i64, index: u32, of: u32) -> Tensor {
-    let each = whole.size()[usize::try_from(dimension).unwrap()] / i64::from(of);
-    whole.narrow(dimension, each * i64::from(index), each)
+    let all = whole.size()[usize::try_from(dimension).unwrap()];
+    let before = |index: u32| all * i64::from(index) / i64::from(of);
+    let from = before(index);
+    whole.narrow(dimension, from, before(index + 1) - from)
 }
 
 struct InMemory {

@@ -80,7 +80,7 @@ fn every_layout_ran(specs: &[RunSpec], wanted: usize) {
 /// The cases, how many layouts each has heads, layers and samples for, and the most samples of a micro-batch.
 const CASES: [(&str, usize, u32); 6] = [
     ("bloom-4l-4h", 21, 2),
-    ("bloom-2l-6h", 11, 1),
+    ("bloom-2l-6h", 15, 1),
     ("bloom-2l-12h-post", 18, 1),
     ("bloom-8l-8h-clip", 30, 12),
     ("bloom-1l-35h-clip", 5, 35),
