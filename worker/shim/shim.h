@@ -112,6 +112,8 @@ char* rb_norm(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::Tensor* w
 // sequence]` is added to; it is minus infinity for keys ahead. `[batch, sequence, heads, width]` comes out.
 char* rb_attention(at::Tensor* qkv, at::Tensor* bias, double scale, at::Tensor** out);
 // GELU by its approximation with tanh, as BLOOM's.
+// Whether attention that no fused kernel takes is an error, or computed step by step.
+char* rb_fused_attention(bool only);
 char* rb_gelu(at::Tensor* x, at::Tensor** out);
 // The logarithm of the sum of e^x over each row of `[rows, width]`, `[rows, 1]`.
 char* rb_log_sum_exp(at::Tensor* x, at::Tensor** out);

@@ -135,6 +135,10 @@ void rb_exit(int code) {
   ::_exit(code);
 }
 
+char* rb_fused_attention(bool only) {
+  return rb::guarded([only] { at::globalContext().setSDPUseMath(!only); });
+}
+
 char* rb_setup() {
   return rb::guarded([] {
     // Once in the life of a process, however many threads ask: libtorch refuses a second time.

@@ -8,8 +8,8 @@ mod layers;
 mod store;
 
 pub use layers::{
-    AdamW, Cut, Moments, Parts, adamw, attention, backward, exponentials, gelu, linear,
-    log_sum_exp, norm, seed_device, sum_of_squares, toss,
+    AdamW, Cut, Moments, Parts, adamw, attention, backward, exponentials, fused_attention, gelu,
+    linear, log_sum_exp, norm, seed_device, sum_of_squares, toss,
 };
 
 use crate::comm::Store;

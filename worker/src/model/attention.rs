@@ -211,16 +211,8 @@ fn attend(
             if let (Device::Cuda(device), true) = (q.device(), chance.part() > 0.0) {
                 shim::seed_device(device, chance.seed(first_head))?;
             }
-            let y = Tensor::scaled_dot_product_attention(
-                &wider(&q, query),
-                &wider(&k, key),
-                &wider(&v, &none),
-                None::<&Tensor>,
-                chance.part(),
-                true,
-                scale,
-                false,
-            );
+            let parts = [wider(&q, query), wider(&k, key), wider(&v, &none)];
+            let y = shim::fused_attention(&parts, chance.part(), scale)?;
             Ok(y.narrow(3, 0, width).transpose(1, 2))
         }
     }
@@ -323,6 +315,25 @@ mod tests {
                 }
             }
         }
+        // The CPU's fused kernel, which took all of those, drops nothing. (Here, since whether another one may step
+        // in holds for the whole process.)
+        let half = Dropout {
+            attention: 0.5,
+            ..none
+        };
+        let samples = 0..1;
+        let chance = half.for_samples(Some(&samples));
+        let attended = |kind| {
+            let qkv = Tensor::ones([1, 8, 2, 3, width], (kind, Device::Cpu));
+            let way = Positions::in_heads((2, 0, 1), 8, width, kind, Device::Cpu);
+            attend(&qkv, &way, &chance.attention(0), 0).map(|y| y.size())
+        };
+        assert_eq!(attended(Kind::Float).unwrap(), [1, 8, 2, width]);
+        let refused = attended(Kind::BFloat16).unwrap_err().to_string();
+        assert!(
+            refused.contains("scaled_dot_product_attention"),
+            "{refused}"
+        );
     }
 
     #[test]

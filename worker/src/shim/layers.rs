@@ -2,7 +2,7 @@
 //! What a step computes that tch has no words for: layers that add their gradients in place, backward
 //! with a gradient, seeded chance, and the fused optimizer.
 
-use super::{CTensor, Group, RawGroup, Result, done, raw};
+use super::{CTensor, Group, RawGroup, Result, ShimError, done, raw};
 use crate::comm::spent;
 use rebloom_core::flight::Channel;
 use rebloom_core::time::Instant;
@@ -11,7 +11,7 @@ use rebloom_runtime::flight::Recorder;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 type MarkFn = unsafe extern "C" fn(*mut c_void, c_int);
 
@@ -43,6 +43,7 @@ unsafe extern "C" {
         scale: f64,
         out: *mut *mut CTensor,
     ) -> *mut c_char;
+    fn rb_fused_attention(only: bool) -> *mut c_char;
     fn rb_gelu(x: *mut CTensor, out: *mut *mut CTensor) -> *mut c_char;
     fn rb_log_sum_exp(x: *mut CTensor, out: *mut *mut CTensor) -> *mut c_char;
     fn rb_exponentials(x: *mut CTensor, less: *mut CTensor, scale: f64) -> *mut c_char;
@@ -160,6 +161,16 @@ pub fn attention(qkv: &Tensor, bias: &Tensor, scale: f64) -> Result<Tensor> {
     }
 }
 
+/// Causal attention of query, key and value, each `[batch, heads, sequence, width]`, with `dropped` of the weights left out, by
+/// whichever kernel suits. In bf16 only a fused one will do: to fall back unseen would cost a run its speed for months.
+pub fn fused_attention([q, k, v]: &[Tensor; 3], dropped: f64, scale: f64) -> Result<Tensor> {
+    // SAFETY: no pointers.
+    done(unsafe { rb_fused_attention(q.kind() == Kind::BFloat16) })?;
+    let none = None::<&Tensor>;
+    Tensor::f_scaled_dot_product_attention(q, k, v, none, dropped, true, scale, false)
+        .map_err(|error| ShimError(error.to_string()))
+}
+
 /// GELU by its approximation with tanh.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     let mut out = null_mut();
@@ -268,7 +279,7 @@ pub fn adamw(of: &Moments, how: AdamW) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Device;
 
     fn off(ours: &Tensor, truth: &Tensor) -> f64 {
         let off = ours.to_kind(Kind::Double) - truth;
