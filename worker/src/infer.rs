@@ -57,6 +57,22 @@ impl Cache {
     pub const fn tokens(&self) -> i64 {
         self.tokens
     }
+
+    /// Room for so many in all, and for as many again where it was too small.
+    fn make_room(&mut self, tokens: i64) {
+        if tokens <= self.room {
+            return;
+        }
+        self.room = tokens.max(2 * self.room);
+        for held in self.blocks.iter_mut().flatten() {
+            let mut shape = held.size();
+            shape[1] = self.room;
+            let larger = Tensor::empty(&shape, (held.kind(), held.device()));
+            let mut read = larger.narrow(1, 0, self.tokens);
+            read.copy_(&held.narrow(1, 0, self.tokens));
+            *held = larger;
+        }
+    }
 }
 
 /// A model that predicts.
@@ -120,29 +136,25 @@ impl Inference {
         self.embedding.device()
     }
 
-    /// An empty cache for at most `room` tokens.
-    pub fn cache(&self, room: usize) -> Cache {
-        let room = i64::try_from(room).unwrap_or(i64::MAX);
+    /// An empty cache. It takes memory as tokens are read, whatever their number may come to.
+    pub fn cache(&self) -> Cache {
         let heads = i64::from(self.model.heads);
-        let shape = [heads, room, i64::from(self.model.hidden) / heads];
+        let shape = [heads, 0, i64::from(self.model.hidden) / heads];
         let empty = || Tensor::empty(shape, (Kind::Float, self.device()));
         let blocks = self.blocks.iter().map(|_| [empty(), empty()]);
         Cache {
             blocks: blocks.collect(),
             tokens: 0,
-            room,
+            room: 0,
         }
     }
 
     /// Reads `tokens` after what the cache holds; the hidden state of each, `[tokens, hidden]`.
-    ///
-    /// # Panics
-    /// Where the cache has no room for them.
     pub fn read(&self, tokens: &[u32], cache: &mut Cache) -> Tensor {
         no_grad(|| {
             let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
             let (from, count) = (cache.tokens, i64::try_from(ids.len()).unwrap_or(i64::MAX));
-            assert!(from + count <= cache.room, "the cache is full");
+            cache.make_room(from + count);
             let bias = self.bias(from, count);
             let ids = Tensor::from_slice(&ids).to_device(self.device());
             let mut x = self

@@ -276,7 +276,7 @@ pub fn logits(how: &Logits) -> Result<()> {
     let rows = model.model().vocab;
     let odd = how.read.iter().find(|token| **token >= rows);
     ensure!(odd.is_none(), "the model has {rows} tokens, not {odd:?}");
-    let hidden = model.read(&how.read, &mut model.cache(how.read.len()));
+    let hidden = model.read(&how.read, &mut model.cache());
     let logits = cuda::home(&model.logits(&hidden));
     tch::Tensor::write_safetensors(&[("logits", &logits)], &how.to)
         .with_context(|| format!("cannot write {}", how.to.display()))?;

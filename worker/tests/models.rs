@@ -192,9 +192,9 @@ fn logits_are_hugging_faces_at_once_and_word_by_word() {
                 let off = (got - &wanted).abs().max().double_value(&[]);
                 assert!(off <= 1e-5, "{name} {what}: {off:e}");
             };
-            let whole = model.read(read, &mut model.cache(read.len()));
+            let whole = model.read(read, &mut model.cache());
             near(&model.logits(&whole), "at once");
-            let mut cache = model.cache(read.len());
+            let mut cache = model.cache();
             let mut pieces = vec![model.read(&read[..3], &mut cache)];
             pieces.extend(
                 read[3..]

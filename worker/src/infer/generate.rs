@@ -37,7 +37,7 @@ pub fn generate(
 ) -> Text {
     let vocabulary = model.model().vocab;
     let spelled = spelled.clamp(1, vocabulary) as usize;
-    let mut cache = model.cache(prompt.len() + most + 1);
+    let mut cache = model.cache();
     let mut chooser = Chooser::new(how);
     let mut tokens = Vec::new();
     // Documents follow each other in training, so each begins after the end of another.
