@@ -30,6 +30,7 @@ impl ShimError {
     }
 }
 
+/// What the border answers.
 pub type Result<T> = std::result::Result<T, ShimError>;
 /// `at::Tensor`, whose name torch-sys keeps to itself.
 type CTensor = c_void;
