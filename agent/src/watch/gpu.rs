@@ -1,5 +1,5 @@
-//! GPUs, by NVML: what each says of its health. Fields that a driver or a GPU does not have are left
-//! out; that the library hangs is for the caller to notice.
+//! GPUs, by NVML: what each says of its health. What a driver or a GPU does not have, or does not tell now, is
+//! left out; that the library hangs is for the caller to notice.
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, MemoryLocation};
@@ -12,6 +12,7 @@ use rebloom_core::health::gauge::{GpuReading, Reading};
 use rebloom_core::health::kernel_log;
 use rebloom_core::health::signal::{Recovery, Throttle};
 use rebloom_core::id::Slot;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -49,6 +50,8 @@ pub struct Gpus {
     nvml: Option<Nvml>,
     /// How many there were at most.
     most: u32,
+    /// Those that ask for a recovery, by a vote or by refusing to answer until they are reset.
+    asking: BTreeSet<u32>,
     slots: Arc<Slots>,
 }
 
@@ -59,97 +62,190 @@ impl Gpus {
             library,
             nvml: None,
             most: 0,
+            asking: BTreeSet::new(),
             slots,
         }
     }
 
-    /// What each says now. GPUs that were there and are not any more are lost.
+    /// What each says now. GPUs that were there and are not any more are lost; of one that NVML cannot answer
+    /// for, nothing is said.
     pub fn look(&mut self) -> Vec<Reading> {
-        if self.nvml.is_none() {
-            let mut builder = Nvml::builder();
-            if let Some(library) = &self.library {
-                builder.lib_path(library);
-            }
-            self.nvml = builder.init().ok();
-        }
-        let Some(nvml) = &self.nvml else {
+        let Ok(readings) = self.ask() else {
+            // A driver that was loaded anew is asked anew.
+            self.nvml = None;
             return Vec::new();
         };
-        let count = nvml.device_count().unwrap_or(0);
+        readings
+    }
+
+    fn ask(&mut self) -> Result<Vec<Reading>, NvmlError> {
+        let nvml = match &mut self.nvml {
+            Some(nvml) => nvml,
+            none @ None => {
+                let mut builder = Nvml::builder();
+                if let Some(library) = &self.library {
+                    builder.lib_path(library);
+                }
+                none.insert(builder.init()?)
+            }
+        };
+        let count = nvml.device_count()?;
         if count > self.most {
             self.most = count;
             let place =
                 |slot| kernel_log::pci(&nvml.device_by_index(slot).ok()?.pci_info().ok()?.bus_id);
             self.slots.set((0..count).map(place).collect());
         }
-        let readings = (0..self.most).map(|slot| {
-            let reading = match nvml.device_by_index(slot) {
-                Ok(device) => read(&device),
-                Err(error) => lost(slot >= count || is_lost(&error)),
+        let mut readings = Vec::new();
+        for slot in 0..self.most {
+            let reading = if slot >= count {
+                Some(lost())
+            } else {
+                match nvml.device_by_index(slot) {
+                    Ok(device) => read(&device, self.asking.contains(&slot)),
+                    Err(error) => evidence(&error),
+                }
             };
-            Reading::Gpu {
-                device: Slot(slot),
-                reading,
+            let Some(reading) = reading else { continue };
+            if let Some(vote) = reading.recovery {
+                if vote.is_some() {
+                    self.asking.insert(slot);
+                } else {
+                    self.asking.remove(&slot);
+                }
             }
-        });
-        readings.collect()
+            let device = Slot(slot);
+            readings.push(Reading::Gpu { device, reading });
+        }
+        Ok(readings)
     }
 }
 
-fn lost(is_lost: bool) -> GpuReading {
+fn lost() -> GpuReading {
     GpuReading {
-        is_lost,
+        is_lost: true,
         ..GpuReading::default()
     }
 }
 
-const fn is_lost(error: &NvmlError) -> bool {
-    matches!(error, NvmlError::GpuLost)
+/// What an error by itself says of a GPU; none where it only says that there is no answer.
+fn evidence(error: &NvmlError) -> Option<GpuReading> {
+    if matches!(error, NvmlError::GpuLost) {
+        Some(lost())
+    } else if matches!(error, NvmlError::ResetRequired) {
+        Some(GpuReading {
+            recovery: Some(Some(Recovery::Reset)),
+            ..GpuReading::default()
+        })
+    } else {
+        None
+    }
 }
 
-fn read(device: &Device<'_>) -> GpuReading {
-    if device.uuid().is_err_and(|error| is_lost(&error)) {
-        return lost(true);
+/// Whether a GPU or its driver answers that it does not have what it was asked for.
+const fn is_lack(error: &NvmlError) -> bool {
+    matches!(
+        error,
+        NvmlError::NotSupported
+            | NvmlError::InvalidArg
+            | NvmlError::FunctionNotFound
+            | NvmlError::FailedToLoadSymbol(_)
+    )
+}
+
+/// What was heard while one GPU was asked.
+#[derive(Default)]
+struct Heard {
+    /// Whether anything was an answer.
+    is_answer: bool,
+    /// What an error said of the whole GPU.
+    evidence: Option<GpuReading>,
+}
+
+impl Heard {
+    /// The value, where there is one.
+    fn take<T>(&mut self, answer: Result<T, NvmlError>) -> Option<T> {
+        self.is_answer |= answer.as_ref().map_or_else(is_lack, |_| true);
+        let error = match answer {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        if let Some(said) = evidence(&error)
+            && self.evidence.as_ref().is_none_or(|known| !known.is_lost)
+        {
+            self.evidence = Some(said);
+        }
+        None
     }
-    let ecc = device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile);
+}
+
+/// What a GPU says; none where it does not answer. `is_asking` for a recovery it was at the last answer.
+fn read(device: &Device<'_>, is_asking: bool) -> Option<GpuReading> {
+    // The library knows the name of a GPU that answers nothing any more, but not of one that it never met.
+    match device.uuid() {
+        Err(error) if !is_lack(&error) => return evidence(&error),
+        Ok(_) | Err(_) => {}
+    }
+    let mut heard = Heard::default();
+    let vote = field_of(device, RECOVERY_ACTION);
+    let is_over = is_asking && vote.as_ref().is_err_and(is_lack);
+    let recovery = match heard.take(vote) {
+        Some(0) => Some(None),
+        // A number that nobody knows yet asks for something else than nothing.
+        Some(number) => Recovery::from_nvml(number).map(Some),
+        // It has no vote, but does not refuse any more.
+        None => is_over.then_some(None),
+    };
+    let ecc = heard.take(device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile));
     let location = MemoryLocation::SRAM;
     let sram =
         device.memory_error_counter(MemoryError::Uncorrected, EccCounter::Aggregate, location);
-    let rows = match REMAPPED.map(|field| field_of(device, field)) {
+    let sram = heard.take(sram);
+    let rows = REMAPPED.map(|field| heard.take(field_of(device, field)));
+    let rows = match rows {
         [Some(rows), Some(pending), Some(failed)] => {
             let rows = u32::try_from(rows).unwrap_or(u32::MAX);
             Some((rows, pending > 0, failed > 0))
         }
         _ => None,
     };
-    GpuReading {
+    let throttles = heard.take(device.current_throttle_reasons());
+    let pcie_replays = heard.take(device.pcie_replay_counter());
+    let links = (0..LINKS)
+        .filter_map(|link| link_of(device, link, &mut heard))
+        .collect();
+    let reading = GpuReading {
         is_lost: false,
-        recovery: field_of(device, RECOVERY_ACTION).map(Recovery::from_nvml),
-        ecc: ecc.ok(),
-        sram: sram.ok(),
+        recovery,
+        ecc,
+        sram,
         rows,
-        throttles: throttles(device),
-        pcie_replays: device.pcie_replay_counter().ok().map(u64::from),
-        links: (0..LINKS)
-            .filter_map(|link| link_of(device, link))
-            .collect(),
+        throttles: throttles.map(reasons),
+        pcie_replays: pcie_replays.map(u64::from),
+        links,
+    };
+    match heard.evidence {
+        Some(said) if said.is_lost => Some(said),
+        Some(said) => Some(GpuReading {
+            recovery: recovery.filter(Option::is_some).or(said.recovery),
+            ..reading
+        }),
+        None => heard.is_answer.then_some(reading),
     }
 }
 
-fn field_of(device: &Device<'_>, field: u32) -> Option<u64> {
-    let samples = device.field_values_for(&[FieldId(field)]).ok()?;
-    match samples.into_iter().next()?.ok()?.value.ok()? {
-        SampleValue::U32(value) => Some(value.into()),
-        SampleValue::U64(value) => Some(value),
-        SampleValue::I64(value) => u64::try_from(value).ok(),
-        SampleValue::F64(_) => None,
+fn field_of(device: &Device<'_>, field: u32) -> Result<u64, NvmlError> {
+    let samples = device.field_values_for(&[FieldId(field)])?;
+    let sample = samples.into_iter().next().ok_or(NvmlError::NoData)??;
+    match sample.value? {
+        SampleValue::U32(value) => Ok(value.into()),
+        SampleValue::U64(value) => Ok(value),
+        SampleValue::I64(value) => u64::try_from(value).map_err(|_| NvmlError::NoData),
+        SampleValue::F64(_) => Err(NvmlError::NoData),
     }
 }
 
-fn throttles(device: &Device<'_>) -> Vec<Throttle> {
-    let reasons = device
-        .current_throttle_reasons()
-        .unwrap_or(ThrottleReasons::empty());
+fn reasons(reasons: ThrottleReasons) -> Vec<Throttle> {
     let known = [
         (ThrottleReasons::HW_THERMAL_SLOWDOWN, Throttle::Thermal),
         (ThrottleReasons::SW_THERMAL_SLOWDOWN, Throttle::SoftThermal),
@@ -165,17 +261,38 @@ fn throttles(device: &Device<'_>) -> Vec<Throttle> {
 }
 
 /// A link: whether it is up, and its errors so far; none where there is no such link.
-fn link_of(device: &Device<'_>, link: u32) -> Option<(u32, bool, u64)> {
+fn link_of(
+    device: &Device<'_>,
+    link: u32,
+    heard: &mut Heard,
+) -> Option<(u32, bool, Option<u64>)> {
     let wrapper = device.link_wrapper_for(link);
-    let is_up = wrapper.is_active().ok()?;
+    let is_up = heard.take(wrapper.is_active())?;
     let counters = [
         ErrorCounter::DlReplay,
         ErrorCounter::DlRecovery,
         ErrorCounter::DlCrcFlit,
         ErrorCounter::DlCrcData,
     ];
-    let errors = counters.map(|counter| wrapper.error_counter(counter).unwrap_or(0));
-    Some((link, is_up, errors.into_iter().fold(0, u64::saturating_add)))
+    let counters = counters.map(|counter| wrapper.error_counter(counter));
+    Some((link, is_up, sum(counters, heard)))
+}
+
+/// The sum of the counters that a GPU has; none where it has none, or one does not answer now: a sum without it
+/// would fall, and rise again with it.
+fn sum(
+    counters: impl IntoIterator<Item = Result<u64, NvmlError>>,
+    heard: &mut Heard,
+) -> Option<u64> {
+    let mut sum = None;
+    let mut is_whole = true;
+    for counter in counters {
+        is_whole &= counter.as_ref().map_or_else(is_lack, |_| true);
+        if let Some(errors) = heard.take(counter) {
+            sum = Some(sum.unwrap_or(0_u64).saturating_add(errors));
+        }
+    }
+    sum.filter(|_| is_whole)
 }
 
 #[cfg(test)]

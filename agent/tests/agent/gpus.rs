@@ -4,6 +4,7 @@ use rebloom_agent::watch::gpu::{Gpus, Slots};
 use rebloom_core::health::gauge::{GpuReading, Reading};
 use rebloom_core::health::signal::{Recovery, Throttle};
 use rebloom_core::id::Slot;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -25,18 +26,32 @@ fn library(directory: &Path) -> std::path::PathBuf {
     library
 }
 
-fn look(gpus: &mut Gpus, directory: &TempDir, state: &str) -> Vec<GpuReading> {
+/// What is said, by slot.
+fn seen(gpus: &mut Gpus, directory: &TempDir, state: &str) -> BTreeMap<Slot, GpuReading> {
     std::fs::write(directory.path().join("state"), state).unwrap();
-    let read = gpus.look().into_iter().enumerate();
-    let reading = |(at, reading)| match reading {
-        Reading::Gpu { device, reading } => {
-            assert_eq!(device, Slot(u32::try_from(at).unwrap()));
-            reading
-        }
+    let readings = gpus.look().into_iter();
+    let reading = |reading| match reading {
+        Reading::Gpu { device, reading } => (device, reading),
         other => panic!("{other:?}"),
     };
-    read.map(reading).collect()
+    readings.map(reading).collect()
 }
+
+/// What each GPU says, where each says something.
+fn look(gpus: &mut Gpus, directory: &TempDir, state: &str) -> Vec<GpuReading> {
+    let seen = seen(gpus, directory, state);
+    let slots = (0..).map(Slot).zip(seen.keys());
+    assert!(slots.into_iter().all(|(at, slot)| at == *slot), "{seen:?}");
+    seen.into_values().collect()
+}
+
+fn gpus(directory: &TempDir) -> Gpus {
+    let nvml = library(directory.path()).into_os_string();
+    Gpus::new(Some(nvml), Arc::default())
+}
+
+/// Errors that say nothing of the GPU: no permission, a timeout, the operating system, unknown.
+const SILENT: [u32; 4] = [4, 10, 17, 999];
 
 #[test]
 fn what_gpus_say() {
@@ -62,9 +77,9 @@ fn what_gpus_say() {
         ecc: Some(3),
         sram: Some(5),
         rows: Some((7, true, false)),
-        throttles: vec![Throttle::Thermal],
+        throttles: Some(vec![Throttle::Thermal]),
         pcie_replays: Some(12),
-        links: vec![(0, true, 6), (5, false, 0)],
+        links: vec![(0, true, Some(6)), (5, false, None)],
     };
     assert_eq!(seen[1], ill);
     assert_eq!(slots.of("0000:cb:00"), Some(Slot(1)));
@@ -77,4 +92,88 @@ fn what_gpus_say() {
     // One is not even listed any more.
     let seen = look(&mut gpus, &directory, "-1 count 1\n0 bus 59\n");
     assert!(!seen[0].is_lost && seen[1].is_lost);
+}
+
+#[test]
+fn of_a_gpu_that_nvml_cannot_answer_for_nothing_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut gpus = gpus(&directory);
+    let both = "-1 count 2\n0 bus 59\n1 bus 203\n";
+    assert_eq!(seen(&mut gpus, &directory, both).len(), 2);
+    for key in ["!handle", "!bus", "!all"] {
+        for code in SILENT {
+            let state = format!("{both}1 {key} {code}\n1 field230 0\n");
+            let seen = seen(&mut gpus, &directory, &state);
+            let slots: Vec<_> = seen.into_keys().collect();
+            assert_eq!(slots, [Slot(0)], "{key} {code}");
+        }
+        let state = format!("{both}1 {key} 15\n1 field230 0\n");
+        let seen = seen(&mut gpus, &directory, &state);
+        assert!(!seen[&Slot(0)].is_lost && seen[&Slot(1)].is_lost, "{key}");
+    }
+}
+
+#[test]
+fn a_gpu_that_refuses_until_it_is_reset_asks_for_that() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut gpus = gpus(&directory);
+    let one = "-1 count 1\n0 bus 59\n";
+    for key in ["!handle", "!bus", "!all", "!ecc"] {
+        let needs = format!("{one}0 {key} 16\n");
+        let seen = look(&mut gpus, &directory, &needs);
+        assert_eq!(seen[0].recovery, Some(Some(Recovery::Reset)), "{key}");
+        assert_eq!(seen[0].throttles, None);
+        // Silence is no answer; an answer without a vote of its own ends it, once.
+        let silent = format!("{one}0 !all 10\n");
+        assert!(look(&mut gpus, &directory, &silent).is_empty(), "{key}");
+        let no_vote = format!("{one}0 !field230 10\n0 ecc 0\n");
+        assert_eq!(look(&mut gpus, &directory, &no_vote)[0].recovery, None);
+        let seen = look(&mut gpus, &directory, one);
+        assert_eq!(seen[0].recovery, Some(None), "{key}");
+        assert_eq!(look(&mut gpus, &directory, one)[0].recovery, None);
+    }
+    // What the driver asks for by its vote says more; a number that nobody knows is not nothing.
+    let both = format!("{one}0 !ecc 16\n0 field230 2\n");
+    let vote = Some(Some(Recovery::Reboot));
+    assert_eq!(look(&mut gpus, &directory, &both)[0].recovery, vote);
+    let unknown = format!("{one}0 field230 99\n");
+    assert_eq!(look(&mut gpus, &directory, &unknown)[0].recovery, None);
+}
+
+#[test]
+fn gpus_that_cannot_be_counted_are_not_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut gpus = gpus(&directory);
+    let both = "-1 count 2\n0 bus 59\n1 bus 203\n";
+    assert_eq!(look(&mut gpus, &directory, both).len(), 2);
+    for code in SILENT {
+        let state = format!("{both}-1 !count {code}\n");
+        assert!(look(&mut gpus, &directory, &state).is_empty());
+        // As long as NVML does not come up again there is no answer either.
+        let state = format!("{both}-1 !init {code}\n");
+        assert!(look(&mut gpus, &directory, &state).is_empty());
+        let seen = look(&mut gpus, &directory, both);
+        assert!(seen.len() == 2 && seen.iter().all(|seen| !seen.is_lost));
+    }
+}
+
+#[test]
+fn a_value_that_does_not_answer_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut gpus = gpus(&directory);
+    let one = "-1 count 1\n0 bus 59\n0 ecc 3\n0 sram 5\n0 throttle 64\n0 link0 1\n\
+               0 errors0.0 4\n0 errors0.1 0\n";
+    let whole = look(&mut gpus, &directory, one).remove(0);
+    assert_eq!(whole.links, [(0, true, Some(4))]);
+    for key in ["!ecc", "!sram", "!throttle", "!errors0.1"] {
+        let state = format!("{one}0 {key} 10\n");
+        let mut expected = whole.clone();
+        match key {
+            "!ecc" => expected.ecc = None,
+            "!sram" => expected.sram = None,
+            "!throttle" => expected.throttles = None,
+            _ => expected.links = vec![(0, true, None)],
+        }
+        assert_eq!(look(&mut gpus, &directory, &state), [expected]);
+    }
 }

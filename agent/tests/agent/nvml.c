@@ -1,5 +1,7 @@
 /* A made-up libnvidia-ml.so: it says what the file STATE says, so that the real NVML code runs where
-   there is no GPU. Each line of the file is `DEVICE KEY VALUE`; what is not there is not supported. */
+   there is no GPU. Each line of the file is `DEVICE KEY VALUE`; what is not there is not supported. The value of
+   `!KEY` is the error that KEY gives, that of `!all` the one that everything gives but the UUID. Device -1 is the
+   library. */
 #include <stdio.h>
 #include <string.h>
 
@@ -40,12 +42,21 @@ static int find(int device, const char *key, unsigned long long *value) {
 static int device_of(void *handle) { return (int)(size_t)handle - 1; }
 
 static int get(void *handle, const char *key, unsigned long long *value) {
-  unsigned long long lost;
+  unsigned long long lost, code;
+  char wrong[40];
   if (find(device_of(handle), "lost", &lost)) return LOST;
+  snprintf(wrong, sizeof wrong, "!%s", key);
+  if (find(device_of(handle), wrong, &code)) return (int)code;
+  if (strcmp(key, "bus") && find(device_of(handle), "!all", &code)) return (int)code;
   return find(device_of(handle), key, value) ? OK : UNSUPPORTED;
 }
 
-int nvmlInit_v2(void) { return OK; }
+static int wrong(int device, const char *key) {
+  unsigned long long code;
+  return find(device, key, &code) ? (int)code : OK;
+}
+
+int nvmlInit_v2(void) { return wrong(-1, "!init"); }
 int nvmlInitWithFlags(unsigned flags) { (void)flags; return OK; }
 int nvmlShutdown(void) { return OK; }
 const char *nvmlErrorString(int code) { (void)code; return "made up"; }
@@ -54,13 +65,14 @@ int nvmlDeviceGetCount_v2(unsigned *count) {
   unsigned long long value = 0;
   find(-1, "count", &value);
   *count = (unsigned)value;
-  return OK;
+  return wrong(-1, "!count");
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
   unsigned count;
   nvmlDeviceGetCount_v2(&count);
   if (index >= count) return INVALID;
+  if (wrong((int)index, "!handle")) return wrong((int)index, "!handle");
   *handle = (void *)(size_t)(index + 1);
   return OK;
 }

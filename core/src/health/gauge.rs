@@ -4,9 +4,13 @@
 //! An agent has one. It is told what the probes read, and when each was asked and answered, and says
 //! what the controller should hear. It is bounded, and so is what it says: [`MOST_A_MINUTE`].
 
+mod gpu;
+
+pub use gpu::GpuReading;
+
 use super::kernel_log::{self, XidLine};
 use super::rule::limit;
-use super::signal::{Headroom, Key, Kind, Probe, Recovery, Sign, Signal, Throttle, shortened};
+use super::signal::{Headroom, Key, Kind, Probe, Recovery, Sign, Signal, shortened};
 use crate::id::Slot;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,27 +25,6 @@ const AGAIN: Duration = Duration::from_secs(600);
 const BURST: Duration = Duration::from_secs(180);
 /// Counters, and XIDs of late, that are followed at once.
 const MOST_COUNTERS: usize = 1024;
-
-/// What NVML says of one GPU; none where it cannot say.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct GpuReading {
-    /// Whether it is lost.
-    pub is_lost: bool,
-    /// What the driver asks for; some of none where it asks for nothing.
-    pub recovery: Option<Option<Recovery>>,
-    /// Uncorrected ECC errors since the driver was loaded.
-    pub ecc: Option<u64>,
-    /// Uncorrected ECC errors in SRAM, ever.
-    pub sram: Option<u64>,
-    /// Rows remapped for uncorrectable errors, whether one is pending, whether one failed.
-    pub rows: Option<(u32, bool, bool)>,
-    /// Why it holds its clocks down now.
-    pub throttles: Vec<Throttle>,
-    /// PCIe replays, ever.
-    pub pcie_replays: Option<u64>,
-    /// NVLinks: number, whether it is up, errors ever.
-    pub links: Vec<(u32, bool, u64)>,
-}
 
 /// Something a probe read.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,104 +179,6 @@ impl Gauge {
             Reading::Xid { device, line } => self.xid(now, &mut out, device, line),
         }
         self.limited(now, out)
-    }
-
-    fn gpu(&mut self, now: Instant, out: &mut Vec<Signal>, device: Slot, reading: &GpuReading) {
-        let raised = |sign| Signal::raised(Some(device), sign);
-        self.level(
-            now,
-            out,
-            raised(Sign::GpuLost),
-            (reading.is_lost, !reading.is_lost),
-        );
-        if reading.is_lost {
-            return;
-        }
-        match reading.recovery {
-            Some(Some(action)) => {
-                let signal = raised(Sign::RecoveryAction { action });
-                self.level(now, out, signal, (true, false));
-            }
-            Some(None) => {
-                let action = Recovery::Reset;
-                let signal = raised(Sign::RecoveryAction { action });
-                self.level(now, out, signal, (false, true));
-            }
-            None => {}
-        }
-        let (volatile, sram) = (reading.ecc.unwrap_or(0), reading.sram.unwrap_or(0));
-        if reading.ecc.is_some() || reading.sram.is_some() {
-            let is_high = volatile > 0 || sram > limit::ECC_SRAM;
-            let signal = raised(Sign::EccUncorrected { volatile, sram });
-            self.level(now, out, signal, (is_high, !is_high));
-        }
-        if let Some((rows, pending, failed)) = reading.rows {
-            let is_high = pending || failed;
-            let sign = Sign::RowRemap {
-                rows,
-                pending,
-                failed,
-            };
-            self.level(now, out, raised(sign), (is_high, !is_high));
-        }
-        for reason in [
-            Throttle::Thermal,
-            Throttle::SoftThermal,
-            Throttle::PowerBrake,
-        ] {
-            self.throttle(
-                now,
-                out,
-                device,
-                reason,
-                reading.throttles.contains(&reason),
-            );
-        }
-        if let Some(total) = reading.pcie_replays {
-            let key = raised(Sign::PcieReplays { per_minute: 0 }).key();
-            let per_minute = self.grown(now, key, total);
-            let edges = (
-                per_minute > limit::PCIE_REPLAYS,
-                per_minute <= limit::PCIE_REPLAYS / 2,
-            );
-            self.level(now, out, raised(Sign::PcieReplays { per_minute }), edges);
-        }
-        for (link, is_up, errors) in reading.links.iter().copied() {
-            let down = raised(Sign::NvLinkDown { link });
-            // A link that never was up is not wired.
-            let was_up = self.was_up.entry(down.key()).or_insert(is_up);
-            *was_up |= is_up;
-            let is_down = *was_up && !is_up;
-            self.level(now, out, down, (is_down, is_up));
-            let key = raised(Sign::NvLinkErrors {
-                link,
-                per_minute: 0,
-            })
-            .key();
-            let per_minute = self.grown(now, key, errors);
-            let signal = raised(Sign::NvLinkErrors { link, per_minute });
-            self.level(now, out, signal, (per_minute > 0, per_minute == 0));
-        }
-    }
-
-    fn throttle(
-        &mut self,
-        now: Instant,
-        out: &mut Vec<Signal>,
-        device: Slot,
-        reason: Throttle,
-        is_on: bool,
-    ) {
-        let signal = |nanos| Signal::raised(Some(device), Sign::Throttled { reason, nanos });
-        let key = signal(0).key();
-        if !is_on {
-            self.throttled.remove(&key);
-            return self.level(now, out, signal(0), (false, true));
-        }
-        let since = *self.throttled.entry(key).or_insert(now);
-        let lasts = now.since(since);
-        let nanos = u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX);
-        self.level(now, out, signal(nanos), (lasts >= limit::THROTTLED, false));
     }
 
     fn xid(&mut self, now: Instant, out: &mut Vec<Signal>, device: Option<Slot>, line: XidLine) {

@@ -157,7 +157,7 @@ fn each_reason_for_low_clocks_is_timed_by_itself() {
     let mut bench = Bench::new();
     let hot = |throttles: &[Throttle]| {
         gpu(GpuReading {
-            throttles: throttles.to_vec(),
+            throttles: Some(throttles.to_vec()),
             ..GpuReading::default()
         })
     };
@@ -202,7 +202,7 @@ fn an_xid_is_told_again_after_its_burst() {
 fn so_many_counters_are_followed_and_no_more() {
     let mut bench = Bench::new();
     let links = |links: &[(u32, u64)]| {
-        let links = links.iter().map(|(link, errors)| (*link, true, *errors));
+        let links = links.iter().map(|(link, errors)| (*link, true, Some(*errors)));
         Reading::Gpu {
             device: Slot(3),
             reading: GpuReading {
@@ -259,4 +259,91 @@ fn a_reading_of_nothing_is_no_lack_of_it() {
     let quota = |left, total| Reading::Storage(Ok(vec![(Headroom::Quota, left, total)]));
     assert_eq!(bench.kinds(quota(1, 100)), [(Kind::Storage, RAISED)]);
     assert!(bench.read(quota(0, 0)).is_empty());
+}
+
+/// A GPU with everything wrong that a value can say, twice, so that all of it is raised.
+fn ill() -> GpuReading {
+    GpuReading {
+        recovery: Some(Some(Recovery::Reset)),
+        ecc: Some(3),
+        sram: Some(5),
+        rows: Some((1, true, false)),
+        throttles: Some(vec![Throttle::Thermal]),
+        pcie_replays: Some(100),
+        links: vec![(0, true, Some(100))],
+        ..GpuReading::default()
+    }
+}
+
+#[test]
+fn what_cannot_be_read_any_more_clears_nothing() {
+    let mut bench = Bench::new();
+    bench.read(gpu(GpuReading {
+        pcie_replays: Some(0),
+        links: vec![(0, true, Some(0))],
+        ..GpuReading::default()
+    }));
+    let raised: Vec<_> = (0..3).flat_map(|_| bench.kinds(gpu(ill()))).collect();
+    assert_eq!(raised.len(), 6, "{raised:?}");
+    // It answers, and says nothing of all that, for as long as you like.
+    for _ in 0..40 {
+        let told = bench.read(gpu(GpuReading {
+            links: vec![(0, true, None)],
+            ..GpuReading::default()
+        }));
+        assert!(told.is_empty(), "{told:?}");
+    }
+    // Every value that is read again clears its own.
+    let good = GpuReading {
+        recovery: Some(None),
+        ecc: Some(0),
+        sram: Some(0),
+        rows: Some((1, false, false)),
+        throttles: Some(Vec::new()),
+        pcie_replays: Some(100),
+        links: vec![(0, true, Some(100))],
+        ..GpuReading::default()
+    };
+    let over: Vec<_> = (0..3).flat_map(|_| bench.kinds(gpu(good.clone()))).collect();
+    assert_eq!(over.len(), 6, "{over:?}");
+    assert!(over.iter().all(|(_, is_over)| *is_over));
+}
+
+#[test]
+fn the_counter_of_errors_that_is_not_read_stands_where_it_was() {
+    let ecc = |ecc, sram| {
+        gpu(GpuReading {
+            ecc,
+            sram,
+            ..GpuReading::default()
+        })
+    };
+    for (bad, half, other) in [
+        (ecc(Some(0), Some(5)), ecc(Some(0), None), ecc(None, Some(0))),
+        (ecc(Some(1), Some(0)), ecc(None, Some(0)), ecc(Some(0), None)),
+    ] {
+        let mut bench = Bench::new();
+        assert_eq!(bench.kinds(bad), [(Kind::EccUncorrected, RAISED)]);
+        for _ in 0..5 {
+            assert!(bench.read(half.clone()).is_empty(), "the other one raised it");
+        }
+        assert_eq!(bench.kinds(other), [(Kind::EccUncorrected, OVER)]);
+    }
+    // As long as it stands so it is told so: what asks for a new GPU becomes nothing less by half an answer.
+    let mut bench = Bench::new();
+    bench.read(ecc(Some(0), Some(5)));
+    let told = (0..12).flat_map(|_| bench.read(ecc(Some(2), None)));
+    let sign = Sign::EccUncorrected {
+        volatile: 2,
+        sram: 5,
+    };
+    assert_eq!(told.map(|signal| signal.sign).collect::<Vec<_>>(), [sign]);
+    // And a new life of the agent denies by both counters, or not at all.
+    let mut bench = Bench::new();
+    for half in [ecc(Some(0), None), ecc(None, Some(0))] {
+        bench.read(half);
+        assert!(bench.denied.iter().all(|key| key.kind != Kind::EccUncorrected));
+    }
+    bench.read(ecc(Some(0), Some(0)));
+    assert!(bench.denied.iter().any(|key| key.kind == Kind::EccUncorrected));
 }

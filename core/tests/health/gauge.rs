@@ -162,7 +162,7 @@ fn links_that_were_never_up_are_not_wired() {
     let mut bench = Bench::new();
     let links = |zero, one, errors| {
         gpu(GpuReading {
-            links: vec![(0, zero, errors), (1, one, 0)],
+            links: vec![(0, zero, Some(errors)), (1, one, Some(0))],
             ..GpuReading::default()
         })
     };
@@ -184,7 +184,7 @@ fn gpus_that_are_lost_hot_or_ask_for_something() {
     assert_eq!(bench.kinds(lost(false)), [(Kind::GpuLost, OVER)]);
     let hot = |is_hot: bool| {
         gpu(GpuReading {
-            throttles: is_hot.then_some(Throttle::Thermal).into_iter().collect(),
+            throttles: Some(is_hot.then_some(Throttle::Thermal).into_iter().collect()),
             ..GpuReading::default()
         })
     };
@@ -298,8 +298,9 @@ fn a_new_life_says_at_its_first_look_what_is_not_so() {
         gpu(GpuReading {
             recovery: Some(None),
             ecc: Some(0),
+            sram: Some(0),
             rows: Some((3, false, false)),
-            links: (0..18).map(|link| (link, is_up, 0)).collect(),
+            links: (0..18).map(|link| (link, is_up, Some(0))).collect(),
             ..GpuReading::default()
         })
     };
@@ -344,12 +345,12 @@ proptest! {
                 _ => gpu(GpuReading {
                     is_lost: bits & 1 == 1,
                     recovery: Some(Recovery::from_nvml(a % 9)),
-                    ecc: Some(a),
-                    sram: Some(b),
+                    ecc: (bits & 2 == 2).then_some(a),
+                    sram: (bits & 4 == 4).then_some(b),
                     rows: Some((bits.into(), bits & 2 == 2, bits & 4 == 4)),
-                    throttles: vec![Throttle::PowerBrake; usize::from(bits & 1)],
+                    throttles: (bits & 4 == 4).then(|| vec![Throttle::PowerBrake; usize::from(bits & 1)]),
                     pcie_replays: Some(a),
-                    links: vec![(u32::from(bits), bits & 2 == 2, b)],
+                    links: vec![(u32::from(bits), bits & 2 == 2, (bits & 1 == 1).then_some(b))],
                 }),
             };
             for signal in bench.read(reading) {
