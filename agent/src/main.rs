@@ -152,7 +152,7 @@ impl Arguments {
             return Err("--interface is empty; give an address or a name, as 127.0.0.1".to_owned());
         }
         let gpus = if self.slots.is_none() {
-            probe::gpus(self.nvml.as_deref())
+            probe::gpus(self.nvml.as_deref(), Path::new("/"))?
         } else {
             Vec::new()
         };

@@ -60,6 +60,24 @@ pub struct Watch {
     pub reference: Reference,
 }
 
+/// What a probe saw at one look.
+#[derive(Debug, Default, PartialEq)]
+pub struct Look {
+    /// What it read.
+    pub readings: Vec<Reading>,
+    /// Whether it could not see all that it looks at.
+    pub is_blind: bool,
+}
+
+impl From<Vec<Reading>> for Look {
+    fn from(readings: Vec<Reading>) -> Self {
+        Self {
+            readings,
+            is_blind: false,
+        }
+    }
+}
+
 /// What a probe is to look at now.
 enum Errand {
     Look,
@@ -77,7 +95,7 @@ struct Prober {
 
 /// Watches until the driver is gone.
 pub async fn run(watch: Watch, inputs: mpsc::Sender<Input>) {
-    let (found, mut findings) = mpsc::channel::<(Probe, Vec<Reading>)>(64);
+    let (found, mut findings) = mpsc::channel::<(Probe, Look)>(64);
     let mut probers = probers(&watch, &found);
     let mut gauge = Gauge::default();
     let first = gauge.begin(host::boot());
@@ -89,13 +107,13 @@ pub async fn run(watch: Watch, inputs: mpsc::Sender<Input>) {
     let mut dropped = 0;
     loop {
         let signals = tokio::select! {
-            Some((probe, readings)) = findings.recv() => {
+            Some((probe, look)) = findings.recv() => {
                 let now = monotonic();
                 if let Some(prober) = probers.get_mut(&probe) {
                     prober.is_out = false;
                 }
-                let mut signals = gauge.answered(now, probe);
-                for reading in readings {
+                let mut signals = gauge.returned(now, probe, look.is_blind);
+                for reading in look.readings {
                     signals.extend(gauge.read(now, reading));
                 }
                 signals
@@ -163,7 +181,7 @@ async fn directories(inputs: &mpsc::Sender<Input>) -> Option<Vec<String>> {
     Some(directories)
 }
 
-fn probers(watch: &Watch, found: &mpsc::Sender<(Probe, Vec<Reading>)>) -> BTreeMap<Probe, Prober> {
+fn probers(watch: &Watch, found: &mpsc::Sender<(Probe, Look)>) -> BTreeMap<Probe, Prober> {
     let mut probers = BTreeMap::new();
     let slots = Arc::new(gpu::Slots::default());
     if watch.has_gpus {
@@ -184,12 +202,12 @@ fn probers(watch: &Watch, found: &mpsc::Sender<(Probe, Vec<Reading>)>) -> BTreeM
     }
     let reference = watch.reference.clone();
     let prober = thread(Probe::Host, limit::EVERY, found, move |_| {
-        host::look(reference.ahead())
+        host::look(reference.ahead()).into()
     });
     probers.insert(Probe::Host, prober);
     let prober = thread(Probe::Storage, limit::EVERY, found, |errand| match errand {
-        Errand::LookAt(directories) => host::storage(&directories),
-        Errand::Look => Vec::new(),
+        Errand::LookAt(directories) => host::storage(&directories).into(),
+        Errand::Look => Look::default(),
     });
     probers.insert(Probe::Storage, prober);
     probers
@@ -199,8 +217,8 @@ fn probers(watch: &Watch, found: &mpsc::Sender<(Probe, Vec<Reading>)>) -> BTreeM
 fn thread(
     probe: Probe,
     every: Duration,
-    found: &mpsc::Sender<(Probe, Vec<Reading>)>,
-    mut look: impl FnMut(Errand) -> Vec<Reading> + Send + 'static,
+    found: &mpsc::Sender<(Probe, Look)>,
+    mut look: impl FnMut(Errand) -> Look + Send + 'static,
 ) -> Prober {
     let (errands, told) = std::sync::mpsc::sync_channel::<Errand>(1);
     let found = found.clone();

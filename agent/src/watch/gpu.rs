@@ -8,6 +8,7 @@ use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
+use super::Look;
 use rebloom_core::health::gauge::{GpuReading, Reading};
 use rebloom_core::health::kernel_log;
 use rebloom_core::health::signal::{Recovery, Throttle};
@@ -52,6 +53,8 @@ pub struct Gpus {
     most: u32,
     /// Those that ask for a recovery, by a vote or by refusing to answer until they are reset.
     asking: BTreeSet<u32>,
+    /// Whether the last look did not see all of them.
+    was_blind: bool,
     slots: Arc<Slots>,
 }
 
@@ -63,22 +66,34 @@ impl Gpus {
             nvml: None,
             most: 0,
             asking: BTreeSet::new(),
+            was_blind: false,
             slots,
         }
     }
 
     /// What each says now. GPUs that were there and are not any more are lost; of one that NVML cannot answer
     /// for, nothing is said.
-    pub fn look(&mut self) -> Vec<Reading> {
-        let Ok(readings) = self.ask() else {
-            // A driver that was loaded anew is asked anew.
-            self.nvml = None;
-            return Vec::new();
+    pub fn look(&mut self) -> Look {
+        let mut silent = Vec::new();
+        let readings = match self.ask(&mut silent) {
+            Ok(readings) => readings,
+            Err(error) => {
+                // A driver that was loaded anew is asked anew.
+                self.nvml = None;
+                silent.push(error.to_string());
+                Vec::new()
+            }
         };
-        readings
+        let is_blind = !silent.is_empty();
+        if is_blind && !self.was_blind {
+            let why = silent.join("; ");
+            tracing::warn!(why, "NVML does not answer for every GPU");
+        }
+        self.was_blind = is_blind;
+        Look { readings, is_blind }
     }
 
-    fn ask(&mut self) -> Result<Vec<Reading>, NvmlError> {
+    fn ask(&mut self, silent: &mut Vec<String>) -> Result<Vec<Reading>, NvmlError> {
         let nvml = match &mut self.nvml {
             Some(nvml) => nvml,
             none @ None => {
@@ -99,14 +114,18 @@ impl Gpus {
         let mut readings = Vec::new();
         for slot in 0..self.most {
             let reading = if slot >= count {
-                Some(lost())
+                Ok(lost())
             } else {
-                match nvml.device_by_index(slot) {
-                    Ok(device) => read(&device, self.asking.contains(&slot)),
-                    Err(error) => evidence(&error),
+                let device = nvml.device_by_index(slot);
+                device.and_then(|device| read(&device, self.asking.contains(&slot)))
+            };
+            let reading = match reading.or_else(evidence) {
+                Ok(reading) => reading,
+                Err(error) => {
+                    silent.push(format!("GPU {slot}: {error}"));
+                    continue;
                 }
             };
-            let Some(reading) = reading else { continue };
             if let Some(vote) = reading.recovery {
                 if vote.is_some() {
                     self.asking.insert(slot);
@@ -128,17 +147,17 @@ fn lost() -> GpuReading {
     }
 }
 
-/// What an error by itself says of a GPU; none where it only says that there is no answer.
-fn evidence(error: &NvmlError) -> Option<GpuReading> {
+/// What an error by itself says of a GPU; the error where it only says that there is no answer.
+fn evidence(error: NvmlError) -> Result<GpuReading, NvmlError> {
     if matches!(error, NvmlError::GpuLost) {
-        Some(lost())
+        Ok(lost())
     } else if matches!(error, NvmlError::ResetRequired) {
-        Some(GpuReading {
+        Ok(GpuReading {
             recovery: Some(Some(Recovery::Reset)),
             ..GpuReading::default()
         })
     } else {
-        None
+        Err(error)
     }
 }
 
@@ -160,30 +179,32 @@ struct Heard {
     is_answer: bool,
     /// What an error said of the whole GPU.
     evidence: Option<GpuReading>,
+    /// The last error that was no answer.
+    silence: Option<NvmlError>,
 }
 
 impl Heard {
     /// The value, where there is one.
     fn take<T>(&mut self, answer: Result<T, NvmlError>) -> Option<T> {
         self.is_answer |= answer.as_ref().map_or_else(is_lack, |_| true);
-        let error = match answer {
+        match answer.map_err(evidence) {
             Ok(value) => return Some(value),
-            Err(error) => error,
-        };
-        if let Some(said) = evidence(&error)
-            && self.evidence.as_ref().is_none_or(|known| !known.is_lost)
-        {
-            self.evidence = Some(said);
+            Err(Ok(said)) => {
+                if self.evidence.as_ref().is_none_or(|known| !known.is_lost) {
+                    self.evidence = Some(said);
+                }
+            }
+            Err(Err(error)) => self.silence = Some(error),
         }
         None
     }
 }
 
-/// What a GPU says; none where it does not answer. `is_asking` for a recovery it was at the last answer.
-fn read(device: &Device<'_>, is_asking: bool) -> Option<GpuReading> {
+/// What a GPU says; an error where it does not answer. `is_asking` for a recovery it was at the last answer.
+fn read(device: &Device<'_>, is_asking: bool) -> Result<GpuReading, NvmlError> {
     // The library knows the name of a GPU that answers nothing any more, but not of one that it never met.
     match device.uuid() {
-        Err(error) if !is_lack(&error) => return evidence(&error),
+        Err(error) if !is_lack(&error) => return Err(error),
         Ok(_) | Err(_) => {}
     }
     let mut heard = Heard::default();
@@ -225,12 +246,13 @@ fn read(device: &Device<'_>, is_asking: bool) -> Option<GpuReading> {
         links,
     };
     match heard.evidence {
-        Some(said) if said.is_lost => Some(said),
-        Some(said) => Some(GpuReading {
+        Some(said) if said.is_lost => Ok(said),
+        Some(said) => Ok(GpuReading {
             recovery: recovery.filter(Option::is_some).or(said.recovery),
             ..reading
         }),
-        None => heard.is_answer.then_some(reading),
+        None if heard.is_answer => Ok(reading),
+        None => Err(heard.silence.unwrap_or(NvmlError::NoData)),
     }
 }
 
@@ -300,9 +322,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_library_that_is_not_there_says_nothing() {
+    fn a_library_that_is_not_there_says_nothing_and_that() {
         let library = Some(OsString::from("/nowhere/libnvidia-ml.so"));
         let mut gpus = Gpus::new(library, Arc::new(Slots::default()));
-        assert!(gpus.look().is_empty());
+        let look = gpus.look();
+        assert!(look.is_blind && look.readings.is_empty());
     }
 }

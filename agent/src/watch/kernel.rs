@@ -1,5 +1,6 @@
 //! The kernel log: XIDs, as they come.
 
+use super::Look;
 use super::gpu::Slots;
 use rebloom_core::health::gauge::Reading;
 use rebloom_core::health::kernel_log;
@@ -29,8 +30,8 @@ impl Log {
     }
 
     /// The XIDs since the last look. Each read gives one record.
-    pub fn look(&mut self, slots: &Slots) -> Vec<Reading> {
-        let mut readings = Vec::new();
+    pub fn look(&mut self, slots: &Slots) -> Look {
+        let mut look = Look::default();
         let mut record = vec![0; LONGEST];
         for _ in 0..MOST_RECORDS {
             match read(&self.0, &mut record) {
@@ -39,15 +40,19 @@ impl Log {
                     let text = String::from_utf8_lossy(record.get(..length).unwrap_or_default());
                     if let Some(line) = kernel_log::xid(&text) {
                         let device = slots.of(&line.pci);
-                        readings.push(Reading::Xid { device, line });
+                        look.readings.push(Reading::Xid { device, line });
                     }
                 }
                 // Records were overwritten before they were read; the next read goes on behind them.
                 Err(Errno::PIPE | Errno::INTR) => {}
-                Err(_) => break,
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    look.is_blind = true;
+                    break;
+                }
             }
         }
-        readings
+        look
     }
 }
 
@@ -69,13 +74,20 @@ mod tests {
             Some("0000:17:00".to_owned()),
             Some("0000:3b:00".to_owned()),
         ]);
-        assert!(log.look(&slots).is_empty());
+        assert_eq!(log.look(&slots), Look::default());
         file.write_all(xid(79).as_bytes()).unwrap();
-        let seen = log.look(&slots);
+        let seen = log.look(&slots).readings;
         let [Reading::Xid { device, line }] = seen.as_slice() else {
             panic!("{seen:?}");
         };
         assert_eq!((*device, line.code), (Some(Slot(1)), 79));
-        assert!(log.look(&slots).is_empty());
+        assert_eq!(log.look(&slots), Look::default());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_is_no_quiet_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = Log::open(directory.path()).unwrap();
+        assert!(log.look(&Slots::default()).is_blind);
     }
 }

@@ -41,14 +41,15 @@ fn gpus_are_named_by_slot() {
     let folder = TempDir::new().unwrap();
     let library = library(folder.path(), -1);
     assert_eq!(
-        gpus(Some(library.as_os_str())),
+        gpus(Some(library.as_os_str()), folder.path()).unwrap(),
         ["NVIDIA H200", "NVIDIA A100-SXM4-80GB"]
     );
 }
 
 #[test]
-fn a_gpu_that_does_not_answer_is_not_used() {
+fn a_node_with_a_gpu_that_does_not_answer_is_none_without_gpus() {
     let folder = TempDir::new().unwrap();
     let library = library(folder.path(), 0);
-    assert_eq!(gpus(Some(library.as_os_str())), [""; 0]);
+    let refused = gpus(Some(library.as_os_str()), folder.path()).unwrap_err();
+    assert!(refused.contains("fell off the bus"), "{refused}");
 }

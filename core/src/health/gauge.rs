@@ -83,7 +83,7 @@ pub struct Gauge {
     was_up: BTreeMap<Key, bool>,
     /// XIDs told lately.
     xids: BTreeMap<Key, Instant>,
-    /// Probes that were asked and have not answered.
+    /// Probes that were asked and have not answered, since when.
     asked: BTreeMap<Probe, Instant>,
     /// When signals were told.
     told: VecDeque<Instant>,
@@ -108,8 +108,12 @@ impl Gauge {
         self.asked.entry(probe).or_insert(now);
     }
 
-    /// A probe answered.
-    pub fn answered(&mut self, now: Instant, probe: Probe) -> Vec<Signal> {
+    /// A probe came back from its look. One that comes back blind has not answered: what it would have seen is
+    /// as unknown as if it hung, from when it was asked first.
+    pub fn returned(&mut self, now: Instant, probe: Probe, is_blind: bool) -> Vec<Signal> {
+        if is_blind {
+            return Vec::new();
+        }
         self.asked.remove(&probe);
         let mut out = Vec::new();
         let sign = Sign::ProbeHung { probe, nanos: 0 };

@@ -302,7 +302,7 @@ pub const RULES: [Rule; 28] = [
     Rule {
         id: Builtin::ProbeHung,
         name: "probe_hung",
-        sees: "a probe has not returned for 45 s: three times its interval",
+        sees: "a probe has not answered for 45 s, three times its interval: it hangs, or what it asks cannot tell it",
         verdict: Verdict::Quarantined,
         actions: &[Action::RebootNode],
         mode: Mode::Shadow,
@@ -365,6 +365,6 @@ pub mod limit {
     pub const ECC_SRAM: u64 = 4;
     /// How often probes look.
     pub const EVERY: Duration = Duration::from_secs(15);
-    /// A probe that has not returned for this long hangs.
+    /// A probe that has not answered for this long hangs or is blind.
     pub const PROBE_HUNG: Duration = Duration::from_secs(45);
 }

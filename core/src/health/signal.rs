@@ -100,7 +100,7 @@ pub enum Sign {
         /// By how many nanoseconds; positive where the node is ahead.
         nanos: i64,
     },
-    /// A probe does not return.
+    /// A probe does not answer: it does not return, or sees nothing when it does.
     ProbeHung {
         /// Which.
         probe: Probe,
@@ -425,7 +425,7 @@ impl fmt::Display for Signal {
             ),
             Sign::ProbeHung { probe, nanos } => write!(
                 f,
-                "the {} probe has not returned for {:.0} s",
+                "the {} probe has not answered for {:.0} s",
                 probe.name(),
                 Duration::from_nanos(*nanos).as_secs_f64()
             ),

@@ -262,9 +262,36 @@ fn a_probe_that_does_not_return() {
     assert_eq!(hung[0].sign.kind(), Kind::ProbeHung);
     let back = bench
         .gauge
-        .answered(bench.now + Duration::from_secs(50), Probe::Gpu);
+        .returned(bench.now + Duration::from_secs(50), Probe::Gpu, false);
     assert!(back[0].cleared);
     assert!(bench.gauge.watch(bench.now + minutes(60)).is_empty());
+}
+
+#[test]
+fn a_probe_that_returns_blind_has_not_answered() {
+    let mut bench = Bench::new();
+    let looks = |bench: &mut Bench, is_blind| {
+        bench.gauge.asked(bench.now, Probe::Gpu);
+        let mut told = bench.gauge.returned(bench.now, Probe::Gpu, is_blind);
+        bench.now = bench.now + Duration::from_secs(15);
+        told.extend(bench.gauge.watch(bench.now));
+        let told = told.iter().map(|signal| (signal.key().index, signal.cleared));
+        told.collect::<Vec<_>>()
+    };
+    let gpu = Probe::Gpu as u32;
+    // Twice is chance, and one look that sees ends it.
+    for is_blind in [true, true, false, true, true, false] {
+        assert!(looks(&mut bench, is_blind).is_empty());
+    }
+    for _ in 0..2 {
+        assert!(looks(&mut bench, true).is_empty());
+    }
+    assert_eq!(looks(&mut bench, true), [(gpu, RAISED)], "45 s");
+    for _ in 0..10 {
+        assert!(looks(&mut bench, true).is_empty(), "it was told");
+    }
+    assert_eq!(looks(&mut bench, false), [(gpu, OVER)]);
+    assert!(looks(&mut bench, false).is_empty());
 }
 
 #[test]

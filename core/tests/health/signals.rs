@@ -211,18 +211,18 @@ fn what_signals_say() {
             }),
             "the clock is off by 1.5 s",
         ),
-        (hung(Probe::Gpu), "the GPU probe has not returned for 45 s"),
+        (hung(Probe::Gpu), "the GPU probe has not answered for 45 s"),
         (
             hung(Probe::Kernel),
-            "the kernel log probe has not returned for 45 s",
+            "the kernel log probe has not answered for 45 s",
         ),
         (
             hung(Probe::Host),
-            "the host probe has not returned for 45 s",
+            "the host probe has not answered for 45 s",
         ),
         (
             hung(Probe::Storage),
-            "the storage probe has not returned for 45 s",
+            "the storage probe has not answered for 45 s",
         ),
         (
             of_node(Sign::ProbesStarted { boot: 0xbeef }),

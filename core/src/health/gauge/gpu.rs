@@ -124,7 +124,7 @@ impl Gauge {
         let (last, is_known) = match told {
             Some(Sign::EccUncorrected { volatile, sram }) => ((*volatile, *sram), true),
             // What a life of the agent before this one raised, nobody remembers: half an answer denies nothing.
-            _ => ((0, 0), is_whole),
+            Some(_) | None => ((0, 0), is_whole),
         };
         let stand = (read.0.unwrap_or(last.0), read.1.unwrap_or(last.1));
         let is_high = stand.0 > 0 || stand.1 > limit::ECC_SRAM;
