@@ -33,7 +33,10 @@ pub fn gpus(library: Option<&OsStr>, root: &Path) -> Result<Vec<String>, String>
     });
     // A driver that is loaded and fails has something to drive.
     let is_driven = names.as_ref().is_err_and(|error| {
-        !matches!(error, NvmlError::LibloadingError(_) | NvmlError::DriverNotLoaded)
+        !matches!(
+            error,
+            NvmlError::LibloadingError(_) | NvmlError::DriverNotLoaded
+        )
     });
     let shown = shown(root).or(is_driven.then_some("their driver"));
     known(names.map_err(|error| error.to_string()), shown)
@@ -192,7 +195,10 @@ mod tests {
         assert_eq!(known(Ok(Vec::new()), None), Ok(Vec::new()));
         assert_eq!(known(Err("no driver".to_owned()), None), Ok(Vec::new()));
         let none = known(Ok(Vec::new()), Some("/dev/nvidia*")).unwrap_err();
-        assert!(none.contains("/dev/nvidia*") && none.contains("--slots"), "{none}");
+        assert!(
+            none.contains("/dev/nvidia*") && none.contains("--slots"),
+            "{none}"
+        );
         let failed = known(Err("no driver".to_owned()), Some("/dev/nvidia*")).unwrap_err();
         assert!(failed.contains("no driver"), "{failed}");
     }

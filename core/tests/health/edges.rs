@@ -202,7 +202,9 @@ fn an_xid_is_told_again_after_its_burst() {
 fn so_many_counters_are_followed_and_no_more() {
     let mut bench = Bench::new();
     let links = |links: &[(u32, u64)]| {
-        let links = links.iter().map(|(link, errors)| (*link, true, Some(*errors)));
+        let links = links
+            .iter()
+            .map(|(link, errors)| (*link, true, Some(*errors)));
         Reading::Gpu {
             device: Slot(3),
             reading: GpuReading {
@@ -304,7 +306,9 @@ fn what_cannot_be_read_any_more_clears_nothing() {
         links: vec![(0, true, Some(100))],
         ..GpuReading::default()
     };
-    let over: Vec<_> = (0..3).flat_map(|_| bench.kinds(gpu(good.clone()))).collect();
+    let over: Vec<_> = (0..3)
+        .flat_map(|_| bench.kinds(gpu(good.clone())))
+        .collect();
     assert_eq!(over.len(), 6, "{over:?}");
     assert!(over.iter().all(|(_, is_over)| *is_over));
 }
@@ -319,13 +323,24 @@ fn the_counter_of_errors_that_is_not_read_stands_where_it_was() {
         })
     };
     for (bad, half, other) in [
-        (ecc(Some(0), Some(5)), ecc(Some(0), None), ecc(None, Some(0))),
-        (ecc(Some(1), Some(0)), ecc(None, Some(0)), ecc(Some(0), None)),
+        (
+            ecc(Some(0), Some(5)),
+            ecc(Some(0), None),
+            ecc(None, Some(0)),
+        ),
+        (
+            ecc(Some(1), Some(0)),
+            ecc(None, Some(0)),
+            ecc(Some(0), None),
+        ),
     ] {
         let mut bench = Bench::new();
         assert_eq!(bench.kinds(bad), [(Kind::EccUncorrected, RAISED)]);
         for _ in 0..5 {
-            assert!(bench.read(half.clone()).is_empty(), "the other one raised it");
+            assert!(
+                bench.read(half.clone()).is_empty(),
+                "the other one raised it"
+            );
         }
         assert_eq!(bench.kinds(other), [(Kind::EccUncorrected, OVER)]);
     }
@@ -342,8 +357,18 @@ fn the_counter_of_errors_that_is_not_read_stands_where_it_was() {
     let mut bench = Bench::new();
     for half in [ecc(Some(0), None), ecc(None, Some(0))] {
         bench.read(half);
-        assert!(bench.denied.iter().all(|key| key.kind != Kind::EccUncorrected));
+        assert!(
+            bench
+                .denied
+                .iter()
+                .all(|key| key.kind != Kind::EccUncorrected)
+        );
     }
     bench.read(ecc(Some(0), Some(0)));
-    assert!(bench.denied.iter().any(|key| key.kind == Kind::EccUncorrected));
+    assert!(
+        bench
+            .denied
+            .iter()
+            .any(|key| key.kind == Kind::EccUncorrected)
+    );
 }

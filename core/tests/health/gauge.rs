@@ -275,7 +275,9 @@ fn a_probe_that_returns_blind_has_not_answered() {
         let mut told = bench.gauge.returned(bench.now, Probe::Gpu, is_blind);
         bench.now = bench.now + Duration::from_secs(15);
         told.extend(bench.gauge.watch(bench.now));
-        let told = told.iter().map(|signal| (signal.key().index, signal.cleared));
+        let told = told
+            .iter()
+            .map(|signal| (signal.key().index, signal.cleared));
         told.collect::<Vec<_>>()
     };
     let gpu = Probe::Gpu as u32;

@@ -116,8 +116,9 @@ impl Gauge {
         if read == (None, None) {
             return;
         }
-        let signal =
-            |(volatile, sram)| Signal::raised(Some(device), Sign::EccUncorrected { volatile, sram });
+        let signal = |(volatile, sram)| {
+            Signal::raised(Some(device), Sign::EccUncorrected { volatile, sram })
+        };
         let told = self.raised.get(&signal((0, 0)).key());
         let told = told.map(|told| &told.signal.sign);
         let is_whole = matches!(read, (Some(_), Some(_)));
