@@ -91,6 +91,7 @@ const OWNED: &[(&str, &str)] = &[
     ("kube", "rebloom-controller"),
     ("axum", "rebloom-controller"),
     ("nvml-wrapper", "rebloom-agent"),
+    ("nvml-wrapper-sys", "rebloom-agent"),
     ("sysinfo", "rebloom-agent"),
 ];
 

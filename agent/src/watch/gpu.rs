@@ -6,14 +6,18 @@ use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, MemoryLocatio
 use nvml_wrapper::enum_wrappers::nv_link::ErrorCounter;
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::struct_wrappers::device::FieldValueSample;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
+mod fields;
+
 use super::Look;
+use fields::Fields;
 use rebloom_core::health::gauge::{GpuReading, Reading};
 use rebloom_core::health::kernel_log;
 use rebloom_core::health::signal::{Recovery, Throttle};
 use rebloom_core::id::Slot;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +25,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 const RECOVERY_ACTION: u32 = 230;
 /// `NVML_FI_DEV_REMAPPED_*` of nvml.h: rows remapped for uncorrectable errors, one pending, one failed.
 const REMAPPED: [u32; 3] = [143, 144, 145];
+/// `NVML_FI_DEV_NVLINK_COUNT_*` of nvml.h, from NVLink 5 on: packets received with errors, and recoveries of the
+/// link. Blocks that were sent again (`NVML_FI_DEV_NVLINK_PLR_XMIT_RETRY_BLOCKS`) are left out: some come on
+/// sound links too, and one error a minute is enough to tell of a link.
+const LINK_ERRORS: [u32; 2] = [208, 215];
 /// NVLinks that a GPU can have.
 const LINKS: u32 = 18;
 
@@ -44,15 +52,24 @@ impl Slots {
     }
 }
 
+/// What one look has to know of those before it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// Whether the GPU asks for a recovery, by a vote or by refusing to answer until it is reset.
+    is_asking: bool,
+    /// Whether its links have told their errors by fields: two counts of them are not one that grew.
+    by_fields: bool,
+}
+
 /// The GPUs of the node.
 #[derive(Debug)]
 pub struct Gpus {
     library: Option<OsString>,
-    nvml: Option<Nvml>,
+    nvml: Option<(Nvml, Option<Fields>)>,
     /// How many there were at most.
     most: u32,
-    /// Those that ask for a recovery, by a vote or by refusing to answer until they are reset.
-    asking: BTreeSet<u32>,
+    /// What is known of each.
+    known: BTreeMap<u32, Known>,
     /// Whether the last look did not see all of them.
     was_blind: bool,
     slots: Arc<Slots>,
@@ -65,7 +82,7 @@ impl Gpus {
             library,
             nvml: None,
             most: 0,
-            asking: BTreeSet::new(),
+            known: BTreeMap::new(),
             was_blind: false,
             slots,
         }
@@ -94,14 +111,15 @@ impl Gpus {
     }
 
     fn ask(&mut self, silent: &mut Vec<String>) -> Result<Vec<Reading>, NvmlError> {
-        let nvml = match &mut self.nvml {
-            Some(nvml) => nvml,
+        let (nvml, fields) = match &mut self.nvml {
+            Some(both) => both,
             none @ None => {
                 let mut builder = Nvml::builder();
                 if let Some(library) = &self.library {
                     builder.lib_path(library);
                 }
-                none.insert(builder.init()?)
+                let nvml = builder.init()?;
+                none.insert((nvml, Fields::new(self.library.as_deref()).ok()))
             }
         };
         let count = nvml.device_count()?;
@@ -117,7 +135,8 @@ impl Gpus {
                 Ok(lost())
             } else {
                 let device = nvml.device_by_index(slot);
-                device.and_then(|device| read(&device, self.asking.contains(&slot)))
+                let known = self.known.entry(slot).or_default();
+                device.and_then(|device| read(&device, fields.as_ref(), known))
             };
             let reading = match reading.or_else(evidence) {
                 Ok(reading) => reading,
@@ -127,11 +146,7 @@ impl Gpus {
                 }
             };
             if let Some(vote) = reading.recovery {
-                if vote.is_some() {
-                    self.asking.insert(slot);
-                } else {
-                    self.asking.remove(&slot);
-                }
+                self.known.entry(slot).or_default().is_asking = vote.is_some();
             }
             let device = Slot(slot);
             readings.push(Reading::Gpu { device, reading });
@@ -200,8 +215,12 @@ impl Heard {
     }
 }
 
-/// What a GPU says; an error where it does not answer. `is_asking` for a recovery it was at the last answer.
-fn read(device: &Device<'_>, is_asking: bool) -> Result<GpuReading, NvmlError> {
+/// What a GPU says; an error where it does not answer.
+fn read(
+    device: &Device<'_>,
+    fields: Option<&Fields>,
+    known: &mut Known,
+) -> Result<GpuReading, NvmlError> {
     // The library knows the name of a GPU that answers nothing any more, but not of one that it never met.
     match device.uuid() {
         Err(error) if !is_lack(&error) => return Err(error),
@@ -209,7 +228,7 @@ fn read(device: &Device<'_>, is_asking: bool) -> Result<GpuReading, NvmlError> {
     }
     let mut heard = Heard::default();
     let vote = field_of(device, RECOVERY_ACTION);
-    let is_over = is_asking && vote.as_ref().is_err_and(is_lack);
+    let is_over = known.is_asking && vote.as_ref().is_err_and(is_lack);
     let recovery = match heard.take(vote) {
         Some(0) => Some(None),
         // A number that nobody knows yet asks for something else than nothing.
@@ -233,7 +252,7 @@ fn read(device: &Device<'_>, is_asking: bool) -> Result<GpuReading, NvmlError> {
     let throttles = heard.take(device.current_throttle_reasons());
     let pcie_replays = heard.take(device.pcie_replay_counter());
     let links = (0..LINKS)
-        .filter_map(|link| link_of(device, link, &mut heard))
+        .filter_map(|link| link_of(device, link, (fields, &mut *known), &mut heard))
         .collect();
     let reading = GpuReading {
         is_lost: false,
@@ -258,8 +277,11 @@ fn read(device: &Device<'_>, is_asking: bool) -> Result<GpuReading, NvmlError> {
 
 fn field_of(device: &Device<'_>, field: u32) -> Result<u64, NvmlError> {
     let samples = device.field_values_for(&[FieldId(field)])?;
-    let sample = samples.into_iter().next().ok_or(NvmlError::NoData)??;
-    match sample.value? {
+    number(samples.into_iter().next().ok_or(NvmlError::NoData)?)
+}
+
+fn number(sample: Result<FieldValueSample, NvmlError>) -> Result<u64, NvmlError> {
+    match sample?.value? {
         SampleValue::U32(value) => Ok(value.into()),
         SampleValue::U64(value) => Ok(value),
         SampleValue::I64(value) => u64::try_from(value).map_err(|_| NvmlError::NoData),
@@ -286,10 +308,26 @@ fn reasons(reasons: ThrottleReasons) -> Vec<Throttle> {
 fn link_of(
     device: &Device<'_>,
     link: u32,
+    (fields, known): (Option<&Fields>, &mut Known),
     heard: &mut Heard,
 ) -> Option<(u32, bool, Option<u64>)> {
     let wrapper = device.link_wrapper_for(link);
     let is_up = heard.take(wrapper.is_active())?;
+    let newer = fields.map_or(Err(NvmlError::NotSupported), |fields| {
+        Ok(fields.of_link(device, link, LINK_ERRORS)?.map(number))
+    });
+    let lacks = |counters: &[Result<u64, NvmlError>; 2]| {
+        let mut counters = counters.iter();
+        counters.all(|counter| counter.as_ref().is_err_and(is_lack))
+    };
+    known.by_fields |= newer
+        .as_ref()
+        .is_ok_and(|counters| counters.iter().any(Result::is_ok));
+    let has_none = newer.as_ref().map_or_else(is_lack, lacks);
+    if known.by_fields || !has_none {
+        let errors = heard.take(newer).and_then(|counters| sum(counters, heard));
+        return Some((link, is_up, errors));
+    }
     let counters = [
         ErrorCounter::DlReplay,
         ErrorCounter::DlRecovery,

@@ -180,3 +180,28 @@ fn a_value_that_does_not_answer_is_none() {
         assert_eq!(look(&mut gpus, &directory, &state), [expected]);
     }
 }
+
+#[test]
+fn newer_links_tell_their_errors_by_fields() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut gpus = gpus(&directory);
+    let mut links = |state: &str| {
+        let head = "-1 count 1\n0 bus 59\n0 link0 1\n0 link7 1\n";
+        let seen = look(&mut gpus, &directory, &format!("{head}{state}"));
+        seen[0].links.clone()
+    };
+    let of = |zero, seven| [(0, true, zero), (7, true, seven)];
+    let older = "0 errors0.0 100\n0 errors7.0 200\n";
+    assert_eq!(
+        links(older),
+        of(Some(100), Some(200)),
+        "they have no such fields"
+    );
+    let newer = "0 field208.0 3\n0 field215.0 4\n0 field208.7 5\n";
+    assert_eq!(links(&format!("{older}{newer}")), of(Some(7), Some(5)));
+    // Neither a field that does not answer nor one that is not there now is made up for by the older count.
+    let silent = format!("0 !field215.0 10\n{older}{newer}");
+    assert_eq!(links(&silent), of(None, Some(5)));
+    let gone = format!("{older}0 field208.7 5\n");
+    assert_eq!(links(&gone), of(None, Some(5)));
+}

@@ -109,7 +109,11 @@ int nvmlDeviceGetMemoryErrorCounter(void *handle, unsigned type, unsigned counte
 int nvmlDeviceGetFieldValues(void *handle, int count, field_value *values) {
   char key[32];
   for (int at = 0; at < count; at++) {
-    snprintf(key, sizeof key, "field%u", values[at].field);
+    /* Those of a link name it as their scope; of the GPU as a whole they say nothing. */
+    if (values[at].field >= 201 && values[at].field <= 222)
+      snprintf(key, sizeof key, "field%u.%u", values[at].field, values[at].scope);
+    else
+      snprintf(key, sizeof key, "field%u", values[at].field);
     values[at].type = 3; /* unsigned long long */
     values[at].status = (unsigned)get(handle, key, &values[at].value);
   }
