@@ -14,6 +14,7 @@
 pub mod driver;
 pub mod link;
 pub mod logs;
+pub mod nccl;
 pub mod probe;
 pub mod process;
 pub mod rank_link;

@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser};
 use rebloom_agent::process::close_on_exec;
 use rebloom_agent::ranks::Launch;
 use rebloom_agent::watch::{Reference, Watch};
-use rebloom_agent::{Settings, probe, run};
+use rebloom_agent::{Settings, nccl, probe, run};
 use rebloom_core::id::NodeId;
 use rebloom_core::ladder::gate::Nccl;
 use rebloom_core::supervisor::Config;
@@ -79,8 +79,9 @@ struct Arguments {
     /// start of a process and of libtorch in every recovery.
     #[arg(long)]
     no_standby: bool,
-    /// Version of NCCL that the workers use, as 2.27.5. Without it asynchronous kernel launches are
-    /// never turned off after a hang, since some versions hang by themselves then.
+    /// Version of NCCL that the workers use, as 2.27.5 [default: that of the library which the worker would
+    /// load on a GPU]. Where it is not known, asynchronous kernel launches are never turned off after a hang,
+    /// since some versions hang by themselves then.
     #[arg(long, value_name = "VERSION")]
     nccl: Option<Nccl>,
     /// Directory, on a file system in memory, for the snapshots of runs that keep some; `none` for no
@@ -176,6 +177,8 @@ impl Arguments {
             Ok(_) => return Err(format!("--worker {} is not a file", worker.display())),
             Err(error) => return Err(format!("--worker {}: {error}", worker.display())),
         };
+        let look_up = || has_gpus.then(|| nccl::of(&worker)).flatten();
+        let nccl = self.nccl.or_else(look_up);
         let snapshots = memory(self.snapshots, &self.state)?;
         let orphan_after = Duration::from_millis(self.orphan_after_ms);
         Ok(Settings {
@@ -191,7 +194,7 @@ impl Arguments {
             tls: self.tls,
             slots,
             gpus,
-            nccl: self.nccl,
+            nccl,
             labels: self.labels.into_iter().collect(),
             listen: self.listen,
             launch: Launch {

@@ -9,6 +9,7 @@
 mod cluster;
 mod doors;
 mod gpus;
+mod nccl;
 mod probe;
 mod process;
 mod ranks;
