@@ -7,6 +7,7 @@
 pub mod gpu;
 pub mod host;
 pub mod kernel;
+pub mod quota;
 
 use crate::driver::Input;
 use rebloom_core::health::gauge::{Gauge, Reading};

@@ -1,5 +1,6 @@
 //! The host: memory, the wall clock, the storage of checkpoints, and which boot this is.
 
+use super::quota;
 use rebloom_core::health::gauge::Reading;
 use rebloom_core::health::signal::Headroom;
 use rustix::fs::{StatVfs, StatVfsMountFlags, statvfs};
@@ -48,28 +49,36 @@ pub fn storage(directories: &[String]) -> Vec<Reading> {
             Err(error) => return vec![Reading::Storage(Err(format!("{directory}: {error}")))],
         }
     }
-    let least = [Headroom::Space, Headroom::Inodes]
-        .into_iter()
-        .filter_map(|of| {
-            let of = left
-                .iter()
-                .filter(|(what, _, total)| *what == of && *total > 0);
-            // By share, without dividing: a/b < c/d where a*d < c*b.
-            of.copied().min_by(|a, b| {
-                (u128::from(a.1) * u128::from(b.2)).cmp(&(u128::from(b.1) * u128::from(a.2)))
-            })
-        });
-    vec![Reading::Storage(Ok(least.collect()))]
+    vec![Reading::Storage(Ok(least(&left)))]
+}
+
+/// Of each resource the least share.
+fn least(left: &[(Headroom, u64, u64)]) -> Vec<(Headroom, u64, u64)> {
+    let each = [Headroom::Space, Headroom::Inodes, Headroom::Quota];
+    let least = each.into_iter().filter_map(|of| {
+        let of = left
+            .iter()
+            .filter(|(what, _, total)| *what == of && *total > 0);
+        // By share, without dividing: a/b < c/d where a*d < c*b.
+        of.copied().min_by(|a, b| {
+            (u128::from(a.1) * u128::from(b.2)).cmp(&(u128::from(b.1) * u128::from(a.2)))
+        })
+    });
+    least.collect()
 }
 
 /// A directory that is not there yet is looked at where it will be.
-fn look_at(directory: &Path) -> Result<[(Headroom, u64, u64); 2], String> {
+fn look_at(directory: &Path) -> Result<Vec<(Headroom, u64, u64)>, String> {
     for at in directory.ancestors() {
         match statvfs(at) {
             Ok(seen) if seen.f_flag.contains(StatVfsMountFlags::RDONLY) => {
                 return Err("the file system can only be read".to_owned());
             }
-            Ok(seen) => return Ok(headroom(&seen)),
+            Ok(seen) => {
+                let mut left = quota::left(at);
+                left.extend(headroom(&seen));
+                return Ok(left);
+            }
             Err(Errno::NOENT) => {}
             Err(error) => return Err(error.to_string()),
         }
@@ -114,6 +123,26 @@ mod tests {
                 .any(|(of, left, total)| *of == Headroom::Space && left <= total)
         );
         assert!(storage(&[]).is_empty());
+    }
+
+    #[test]
+    fn of_each_resource_the_least_share_is_told() {
+        let all = [
+            (Headroom::Space, 50, 100),
+            (Headroom::Quota, 5, 10),
+            (Headroom::Inodes, 0, 0),
+            (Headroom::Quota, u64::MAX, u64::MAX),
+            (Headroom::Quota, 90, 1000),
+            (Headroom::Space, 1, 3),
+            (Headroom::Inodes, u64::MAX, u64::MAX),
+            (Headroom::Inodes, 7, 9),
+        ];
+        let told = [
+            (Headroom::Space, 1, 3),
+            (Headroom::Inodes, 7, 9),
+            (Headroom::Quota, 90, 1000),
+        ];
+        assert_eq!(least(&all), told);
     }
 
     #[test]

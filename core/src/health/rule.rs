@@ -277,7 +277,7 @@ pub const RULES: [Rule; 28] = [
     rule(
         Builtin::StorageLow,
         "storage_low",
-        "less than 10 % of the checkpoints' space or inodes is left; over again above 15 %. \
+        "less than 10 % of the checkpoints' space, inodes or quota is left; over again above 15 %. \
          Only told: the storage is shared, so no node is at fault",
         Verdict::Healthy,
         &[Action::FreeStorage],

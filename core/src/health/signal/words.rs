@@ -83,7 +83,7 @@ pub enum Headroom {
     Space,
     /// Inodes of the file system.
     Inodes,
-    /// Bytes of the quota; no probe reads one yet.
+    /// Bytes of the quota of the user or the group.
     Quota,
 }
 
