@@ -8,7 +8,7 @@
 use super::{Answer, Engine, Fact, HealthRuleView, NodeHealth, Refusal, RuleHit, RunState};
 use crate::cause::Cause;
 use crate::health::edited::{BadRule, EditedRule, MOST_RULES};
-use crate::health::expression::{BadExpression, Expression, SignalFields};
+use crate::health::expression::{BadExpression, Expression, Scene, SignalFields};
 use crate::health::fleet::Heard;
 use crate::health::rule::{Builtin, RULES};
 use crate::health::signal::{Kind, Signal};
@@ -232,12 +232,19 @@ impl Engine {
         let verdict = chart.verdict;
         let finding = chart.why.clone().filter(|_| verdict.withdraws());
         let Some(finding) = finding else { return true };
-        let on_it = self.state.runs.iter().filter(|(_, run)| {
-            run.gang.as_ref().is_some_and(|gang| {
-                run.broken.is_none() && gang.on(node).any(|(_, member)| member.finished.is_none())
-            })
-        });
-        let on_it: Vec<_> = on_it.map(|(id, run)| (id.clone(), run.state)).collect();
+        // Asked of the floor, which knows: a fleet has thousands of runs.
+        let mut on_it = self.floor.on(node);
+        on_it.sort();
+        let stays = |id: &RunId| {
+            let run = self.state.runs.get(id)?;
+            let mut here = run.gang.as_ref()?.on(node);
+            let stays = run.broken.is_none() && here.any(|(_, it)| it.finished.is_none());
+            stays.then_some(run.state)
+        };
+        let on_it: Vec<_> = on_it
+            .into_iter()
+            .filter_map(|id| stays(&id).map(|state| (id, state)))
+            .collect();
         let mut is_left = true;
         for (id, state) in on_it {
             let goes_on = matches!(
@@ -379,7 +386,8 @@ impl Engine {
                 .state
                 .health
                 .node_fields(before, about, signal, windows);
-            let fires = program.fires(&SignalFields::of(signal), &fields);
+            let scene = Scene::new(&SignalFields::of(signal), &fields);
+            let fires = scene.and_then(|scene| program.fires(&scene));
             Some(RuleHit {
                 at: *at,
                 node: node.clone(),

@@ -1,7 +1,7 @@
 //! What the rules infer from a signal and from what came before it.
 
 use super::chart::{Raised, Seen};
-use super::expression::{Expression, NodeFields, SignalFields};
+use super::expression::{Expression, NodeFields, Scene, SignalFields};
 use super::fleet::Fleet;
 use super::rule::{Builtin, limit};
 use super::signal::{Kind, Recovery, Sign, Signal};
@@ -57,34 +57,47 @@ impl Fleet {
                 }
             }
         }
-        let mut failed = 0;
-        let fields = SignalFields::of(signal);
-        let node = self.node_fields(now, (facts, cordoned), signal, w);
-        for (name, program) in programs {
-            let Some(edited) = self.rules.get(name) else {
-                continue;
-            };
-            let Some(own) = edited.own.as_ref().filter(|_| edited.mode != Mode::Off) else {
-                continue;
-            };
-            match program.fires(&fields, &node) {
-                Ok(true) => {
-                    findings.push(finding(
-                        name,
-                        (own.verdict, own.action),
-                        edited.mode,
-                        signal,
-                    ));
-                }
-                Ok(false) => {}
-                Err(_) => failed += 1,
-            }
-        }
+        let about = (facts, cordoned);
+        let failed = self.ask_own(now, about, signal, (w, programs), &mut findings);
         Examined::News {
             acquits: self.acquits(now, (&facts.node, signal), &findings, w),
             findings,
             failed,
         }
+    }
+
+    /// Asks the rules of admins; how many of them failed.
+    fn ask_own(
+        &self,
+        now: Instant,
+        about: (&NodeFacts, bool),
+        signal: &Signal,
+        (w, programs): (&Windows, &BTreeMap<String, Expression>),
+        findings: &mut Vec<Finding>,
+    ) -> u32 {
+        let acting = programs.iter().filter_map(|(name, program)| {
+            let edited = self.rules.get(name)?;
+            let own = edited.own.as_ref().filter(|_| edited.mode != Mode::Off)?;
+            Some((name, program, edited.mode, own))
+        });
+        let acting: Vec<_> = acting.collect();
+        if acting.is_empty() {
+            return 0;
+        }
+        let node = self.node_fields(now, about, signal, w);
+        let scene = Scene::new(&SignalFields::of(signal), &node);
+        let mut failed = 0;
+        for (name, program, mode, own) in acting {
+            match scene.as_ref().map(|scene| program.fires(scene)) {
+                Ok(Ok(true)) => {
+                    let made = (own.verdict, own.action);
+                    findings.push(finding(name, made, mode, signal));
+                }
+                Ok(Ok(false)) => {}
+                Ok(Err(_)) | Err(_) => failed += 1,
+            }
+        }
+        failed
     }
 
     fn acquits(

@@ -9,8 +9,9 @@ use super::Verdict;
 use super::signal::{Kind, Sign, Signal};
 use crate::report::NodeFacts;
 use cel::common::ast::{EntryExpr, Expr};
-use cel::{Context, IdedExpr, Program, Value};
+use cel::{Context, Env, IdedExpr, Program, Value};
 use serde::{Deserialize, Serialize};
+use std::sync::{Arc, LazyLock};
 
 /// Most bytes of an expression.
 pub const MOST_BYTES: usize = 512;
@@ -210,28 +211,53 @@ impl Expression {
                     error
                 }
             };
-            expression.fires(&sample(kind), &node).map_err(fails)?;
+            let scene = Scene::new(&sample(kind), &node).map_err(fails)?;
+            expression.fires(&scene).map_err(fails)?;
         }
         Ok(expression)
     }
 
     /// Whether it fires.
-    pub fn fires(&self, signal: &SignalFields, node: &NodeFields) -> Result<bool, BadExpression> {
-        let fails = |error: &dyn std::fmt::Display| {
-            BadExpression::Fails(
-                signal.kind.to_owned(),
-                super::signal::shortened(&error.to_string()),
-            )
-        };
-        let mut context = Context::default();
-        context.add_variable_from_value("signal", cel::to_value(signal).map_err(|e| fails(&e))?);
-        context.add_variable_from_value("node", cel::to_value(node).map_err(|e| fails(&e))?);
-        let value = self.program.execute(&context).map_err(|e| fails(&e))?;
+    pub fn fires(&self, scene: &Scene) -> Result<bool, BadExpression> {
+        let value = self.program.execute(&scene.context);
+        let value = value.map_err(|error| scene.fails(&error))?;
         if let Value::Bool(fires) = value {
             return Ok(fires);
         }
         let kind = format!("{:?}", value.type_of()).to_lowercase();
         Err(BadExpression::NotBool(kind))
+    }
+}
+
+/// The functions of CEL: making them anew for each signal would cost more than all rules on it.
+static FUNCTIONS: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
+/// A signal and its node as expressions see them, made once for all rules.
+#[expect(missing_debug_implementations, reason = "the context of CEL has none")]
+pub struct Scene {
+    kind: &'static str,
+    context: Context<'static, 'static>,
+}
+
+impl Scene {
+    /// What an expression sees. Fails where a value cannot be said in CEL.
+    pub fn new(signal: &SignalFields, node: &NodeFields) -> Result<Self, BadExpression> {
+        let mut scene = Self {
+            kind: signal.kind,
+            context: Context::with_env(Arc::clone(&FUNCTIONS)),
+        };
+        let said = cel::to_value(signal).map_err(|error| scene.fails(&error))?;
+        scene.context.add_variable_from_value("signal", said);
+        let known = cel::to_value(node).map_err(|error| scene.fails(&error))?;
+        scene.context.add_variable_from_value("node", known);
+        Ok(scene)
+    }
+
+    fn fails(&self, error: &dyn std::fmt::Display) -> BadExpression {
+        BadExpression::Fails(
+            self.kind.to_owned(),
+            super::signal::shortened(&error.to_string()),
+        )
     }
 }
 

@@ -3,14 +3,17 @@
 use super::{facts, on, xid};
 use proptest::prelude::*;
 use rebloom_core::health::edited::{BadRule, EditedRule, OwnRule};
-use rebloom_core::health::expression::{BadExpression, Expression, NodeFields, SignalFields};
+use rebloom_core::health::expression::{
+    BadExpression, Expression, NodeFields, Scene, SignalFields,
+};
 use rebloom_core::health::signal::{Headroom, Sign, Signal};
 use rebloom_core::health::{Action, Mode, Verdict};
 
 fn fires(when: &str, signal: &Signal) -> bool {
     let node = NodeFields::of(&facts("n1"));
     let expression = Expression::new(when).unwrap_or_else(|error| panic!("{when}: {error}"));
-    expression.fires(&SignalFields::of(signal), &node).unwrap()
+    let scene = Scene::new(&SignalFields::of(signal), &node).unwrap();
+    expression.fires(&scene).unwrap()
 }
 
 #[test]
@@ -195,7 +198,8 @@ proptest! {
         text in "((signal|node)\\.(kind|code|device|gpus|name)|[0-9]{1,20}|'[a-z\\\\]{0,3}'?|==|&&|\\|\\||!|-|\\(|\\)|\\[|\\]|\\{|\\}|\\?|:|,|in| |\\.){0,24}"
     ) {
         if let Ok(expression) = Expression::new(&text) {
-            drop(expression.fires(&SignalFields::of(&xid(1, 31, "x")), &NodeFields::of(&facts("n1"))));
+            let (signal, node) = (SignalFields::of(&xid(1, 31, "x")), NodeFields::of(&facts("n1")));
+            drop(expression.fires(&Scene::new(&signal, &node).unwrap()));
         }
     }
 }
