@@ -9,6 +9,7 @@
 mod world;
 
 mod admin;
+mod bloom_hangs;
 mod checkpoints;
 mod chronicle;
 mod crash;
