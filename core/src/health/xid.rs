@@ -93,6 +93,8 @@ pub struct Entry {
     pub bucket: Bucket,
     /// What is to be done.
     pub action: Action,
+    /// Where the meaning is from: `catalogue` or `driver`, see the data; empty where there is none.
+    pub source: &'static str,
     /// What happened, in a few words; empty where NVIDIA does not say.
     pub meaning: &'static str,
 }
@@ -118,7 +120,7 @@ static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| Catalogue {
 
 /// One line of the data; a test makes sure that every line is understood.
 fn entry(line: &'static str) -> Option<Entry> {
-    let mut fields = line.splitn(4, ',');
+    let mut fields = line.splitn(5, ',');
     let code = fields.next()?.parse().ok()?;
     let bucket = fields.next()?;
     let action = fields.next()?;
@@ -126,6 +128,7 @@ fn entry(line: &'static str) -> Option<Entry> {
         code,
         bucket: BUCKETS.iter().find(|(name, _)| *name == bucket)?.1,
         action: Action::from_name(action)?,
+        source: fields.next()?,
         meaning: fields.next()?,
     })
 }
@@ -146,6 +149,7 @@ pub fn look_up(code: u32) -> Entry {
             code,
             bucket: Bucket::Support,
             action: Action::ContactSupport,
+            source: "",
             meaning: "",
         })
 }

@@ -58,7 +58,8 @@ fn xids() {
     let row = |entry: &rebloom_core::health::xid::Entry| {
         let (code, meaning) = (entry.code, entry.meaning);
         format!(
-            "| {code} | {meaning} | {} | `{}` |",
+            "| {code} | {meaning} | {} | {} | `{}` |",
+            entry.source,
             entry.bucket.name(),
             entry.action.name()
         )

@@ -71,6 +71,18 @@ fn every_line_of_the_data_is_understood() {
 }
 
 #[test]
+fn every_code_has_a_meaning_and_says_where_it_is_from() {
+    for entry in &catalogue().entries {
+        let known = ["catalogue", "driver"].contains(&entry.source);
+        assert!(known && !entry.meaning.is_empty(), "XID {}", entry.code);
+    }
+    let of = |code| (look_up(code).source, look_up(code).meaning);
+    assert_eq!(of(79), ("catalogue", "GPU has fallen off the bus"));
+    assert_eq!(of(137), ("catalogue", "NVLink privilege error"));
+    assert_eq!(of(9000), ("", ""));
+}
+
+#[test]
 fn what_a_code_asks_for() {
     let asks = [
         (13, Action::RestartApp),
