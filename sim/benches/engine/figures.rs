@@ -1,22 +1,24 @@
 //! The figures, one function each.
 
 use crate::fleet::{BLOOM, Fleet, Out, spec};
-use crate::{Figure, Spans, memory};
+use crate::{Figure, Spans, growth, memory};
 use rebloom_core::engine::Event;
-use rebloom_core::id::{NodeId, RunId};
+use rebloom_core::id::NodeId;
 use rebloom_core::layout::Layout;
-use std::fmt::Write as _;
+use rebloom_core::spec::RunSpec;
 use std::time::{Duration, Instant};
 
+/// How often each of the decisions is measured, in turn with the others.
+const ROUNDS: usize = 5;
 const MICRO: Duration = Duration::from_micros(1);
 
-fn micros(span: Duration) -> f64 {
+pub(crate) fn micros(span: Duration) -> f64 {
     span.as_secs_f64() / MICRO.as_secs_f64()
 }
 
 /// Times one event until its last command is out. (Not inlined: a profile shows what is under it.)
 #[inline(never)]
-fn timed(fleet: &mut Fleet, event: Event) -> (Duration, Out) {
+pub(crate) fn timed(fleet: &mut Fleet, event: Event) -> (Duration, Out) {
     let began = Instant::now();
     let out = fleet.tell(event);
     (began.elapsed(), out)
@@ -24,32 +26,30 @@ fn timed(fleet: &mut Fleet, event: Event) -> (Duration, Out) {
 
 /// Measures everything; fleets are `scale` times smaller. Says how the decision cost grows.
 pub(crate) fn all(scale: usize, mut show: impl FnMut(&Figure)) -> String {
-    let mut growth = String::from(
-        "| nodes | rank dies, p50 us | p99 us | node lost, p50 us | p99 us | gang placed, p50 us |\n\
-         |---|---|---|---|---|---|\n",
-    );
-    for nodes in [1_000, 10_000] {
-        let mut fleet = filled(nodes / scale);
-        grow(&mut growth, &mut fleet, |_| {});
-    }
+    let mut fleets: Vec<_> = [1_000, 10_000].map(|nodes| filled(nodes / scale)).into();
     let before = memory::held();
     let mut fleet = filled(100_000 / scale);
     beat(&mut fleet, true, 1);
     let nodes = fleet.nodes.len();
-    let each = memory::held().saturating_sub(before) / nodes;
+    let held = memory::held() - fleet.own_memory();
+    let each = held.saturating_sub(before) / nodes;
     show(&Figure {
         what: format!("engine memory per node, {nodes} nodes, 8 ranks each with their pages"),
         goal: "4 KB",
         found: format!("{each} B"),
         met: Some(each <= 4096),
     });
-    grow(&mut growth, &mut fleet, &mut show);
+    fleets.push(fleet);
+    let growth = growth::measure(&mut fleets, ROUNDS);
+    growth.show(&mut show);
+    let mut fleet = fleets.pop().expect("the largest was put there");
+    drop(fleets);
     together(&mut fleet, 1_000 / scale, &mut show);
     beats(&mut fleet, &mut show);
     drop(fleet);
     gangs(&mut show);
     bloom(10_000 / scale, &mut show);
-    growth
+    growth.table()
 }
 
 /// A fleet that is full but for four nodes in a hundred.
@@ -59,81 +59,19 @@ fn filled(nodes: usize) -> Fleet {
     fleet
 }
 
-/// What single decisions cost in this fleet.
-fn grow(growth: &mut String, fleet: &mut Fleet, mut show: impl FnMut(&Figure)) {
-    let nodes = fleet.nodes.len();
-    let mut deaths = Spans::default();
-    for _ in 0..1000 {
-        let run = any_run(fleet);
-        let rank = fleet.draw(384);
-        let event = fleet.exit(&run, rank);
-        let (span, out) = timed(fleet, event);
-        assert_eq!(out.starts, 48, "the gang re-forms at once");
-        deaths.push(span);
-        fleet.swing(&run);
-    }
-    let (p50, p99) = (deaths.quantile(0.5), deaths.quantile(0.99));
-    show(&Figure {
-        what: format!(
-            "a rank dies -> fence and next generation out to 48 nodes, {nodes} nodes, p50 / p99"
-        ),
-        goal: "100 us / 1 ms",
-        found: format!("{:.0} us / {:.0} us", micros(p50), micros(p99)),
-        met: Some(p50 <= 100 * MICRO && p99 <= 1000 * MICRO),
-    });
-    let mut lost = Spans::default();
-    for _ in 0..300 {
-        let run = any_run(fleet);
-        let rank = fleet.draw(384);
-        let node = fleet.node_of(&run, rank);
-        fleet.beat_of(&run);
-        let (span, out) = lose(fleet, std::slice::from_ref(&node));
-        assert_eq!(out.starts, 48, "a spare takes its place at once");
-        lost.push(span);
-        fleet.swing(&run);
-        fleet.return_of(&node);
-    }
-    let (lost50, lost99) = (lost.quantile(0.5), lost.quantile(0.99));
-    show(&Figure {
-        what: format!("a node is lost -> given up, replaced, orders out, {nodes} nodes, p50 / p99"),
-        goal: "100 us / 1 ms",
-        found: format!("{:.0} us / {:.0} us", micros(lost50), micros(lost99)),
-        met: Some(lost50 <= 100 * MICRO && lost99 <= 1000 * MICRO),
-    });
-    let mut placed = Spans::default();
-    let small = Layout {
+/// A gang of two nodes.
+pub(crate) fn small(at: usize) -> RunSpec {
+    let layout = Layout {
         tensor: 8,
         pipeline: 2,
         data: 1,
     };
-    for at in 0..200 {
-        let spec = spec(&format!("small-{at}"), small);
-        let run = spec.name.clone();
-        let began = Instant::now();
-        let out = fleet.submit(spec);
-        placed.push(began.elapsed());
-        assert_eq!(out.starts, 2, "there is room for it");
-        fleet.stop(&run);
-    }
-    let placed = placed.quantile(0.5);
-    let line = [p50, p99, lost50, lost99, placed].map(micros);
-    let [a, b, c, d, e] = line;
-    writeln!(
-        growth,
-        "| {nodes} | {a:.0} | {b:.0} | {c:.0} | {d:.0} | {e:.0} |"
-    )
-    .expect("a string takes what is written");
-}
-
-fn any_run(fleet: &mut Fleet) -> RunId {
-    let at = fleet.draw(fleet.runs.len());
-    let mut runs = fleet.runs.keys();
-    runs.nth(at).expect("there is one of that number").clone()
+    spec(&format!("small-{at}"), layout)
 }
 
 /// Nodes go at once; times the moment at which they are given up.
 #[inline(never)]
-fn lose(fleet: &mut Fleet, nodes: &[NodeId]) -> (Duration, Out) {
+pub(crate) fn lose(fleet: &mut Fleet, nodes: &[NodeId]) -> (Duration, Out) {
     for node in nodes {
         let session = fleet.nodes[node];
         fleet.tell(Event::Left {

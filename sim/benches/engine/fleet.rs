@@ -1,10 +1,13 @@
 //! A fleet in full swing around one engine.
 
 use rebloom_core::cause::Exit;
-use rebloom_core::engine::{Answer, Ask, Command, Engine, Event, Limits, RunState, Ticket};
+use rebloom_core::engine::{Answer, Ask, Command, Engine, Event, Fact, Limits, RunState, Ticket};
 use rebloom_core::flight::{Page, Phase, Sighting};
 use rebloom_core::guard::LossGuard;
-use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Step};
+use rebloom_core::health::edited::{EditedRule, OwnRule};
+use rebloom_core::health::signal::{Sign, Signal};
+use rebloom_core::health::{Action, Mode, Verdict};
+use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
 use rebloom_core::layout::Layout;
 use rebloom_core::order::{Order, Stop};
 use rebloom_core::report::{
@@ -23,6 +26,17 @@ pub(crate) const BLOOM: Layout = Layout {
     data: 8,
 };
 const SLOTS: u32 = 8;
+/// Rules of an admin's own, of the kinds that docs/health.md shows. The first fires on an XID 79.
+pub(crate) const RULES: [&str; 8] = [
+    r#"signal.kind == "xid" && signal.code in [79, 119, 120]"#,
+    r#"signal.kind == "xid" && signal.code == 94 && node.again >= 2"#,
+    r#"signal.kind == "xid" && signal.detail.contains("NVLink") && node.withdrawals > 1"#,
+    r#"signal.kind == "throttled" && signal.value > 600.0 && !node.cordoned"#,
+    r#"signal.kind == "nvlink_errors" && signal.value > 1000.0"#,
+    r#"signal.kind == "pcie_replays" && signal.value > 100.0 && node.slots == 8"#,
+    r#"signal.kind == "host_memory" && signal.share < 0.02"#,
+    r#"node.name.startsWith("rack-7-") && signal.kind == "ecc_uncorrected" && signal.total > 2.0"#,
+];
 /// Nodes of a rack, and racks of a fabric.
 const RACKS: usize = 16;
 const FABRICS: usize = 64;
@@ -32,8 +46,13 @@ pub(crate) struct Fleet {
     pub(crate) now: Instant,
     pub(crate) nodes: BTreeMap<NodeId, Session>,
     next_session: u64,
+    /// Small gangs that were submitted.
+    pub(crate) small: usize,
     /// The generation of each run, by its last start order.
     pub(crate) runs: BTreeMap<RunId, Generation>,
+    /// Where its ranks were when they stepped last. (To ask the engine before each event that is timed would leave
+    /// its views for the allocator to clear away in that time.)
+    seats: BTreeMap<RunId, Vec<NodeId>>,
     random: u64,
     rack: usize,
     /// Stop orders that no agent has answered yet.
@@ -46,6 +65,12 @@ pub(crate) struct Out {
     pub(crate) starts: usize,
     pub(crate) orders: usize,
     pub(crate) facts: usize,
+    /// Nodes that were withdrawn, by the journal.
+    pub(crate) withdrawn: Vec<NodeId>,
+    /// The generation that was placed, by the journal.
+    pub(crate) generation: Option<Generation>,
+    /// Nodes that were told to stop something.
+    pub(crate) stopped: Vec<NodeId>,
     pub(crate) answer: Option<Answer>,
 }
 
@@ -103,7 +128,8 @@ impl Fleet {
     /// Nodes of eight GPUs in racks and fabrics, all joined.
     pub(crate) fn new(nodes: usize, rack: usize) -> Self {
         let limits = Limits {
-            silent_after: Duration::from_secs(3600),
+            // What is measured is a decision; whom the bench does not let beat is not lost.
+            silent_after: Duration::from_secs(1_000_000_000),
             ..Limits::default()
         };
         let mut fleet = Self {
@@ -111,7 +137,9 @@ impl Fleet {
             now: Instant::ZERO + Duration::from_secs(1_000_000),
             nodes: BTreeMap::new(),
             next_session: 1,
+            small: 0,
             runs: BTreeMap::new(),
+            seats: BTreeMap::new(),
             random: 0x9e37_79b9_7f4a_7c15,
             rack,
             stops: Vec::new(),
@@ -176,7 +204,13 @@ impl Fleet {
             match command {
                 Command::Persist(record) => {
                     out.facts += 1;
-                    drop(record);
+                    if let Fact::VerdictReached { node, verdict, .. } = record.fact {
+                        if verdict.withdraws() {
+                            out.withdrawn.push(node);
+                        }
+                    } else if let Fact::Placed { generation, .. } = record.fact {
+                        out.generation = Some(generation);
+                    }
                 }
                 Command::Send { node, order, .. } => {
                     out.orders += 1;
@@ -189,7 +223,10 @@ impl Fleet {
                         }
                         Order::Stop {
                             run, generation, ..
-                        } => self.stops.push((node, run, generation)),
+                        } => {
+                            out.stopped.push(node.clone());
+                            self.stops.push((node, run, generation));
+                        }
                         Order::Kill { .. } | Order::Seal { .. } | Order::Prune { .. } => {}
                     }
                 }
@@ -220,14 +257,21 @@ impl Fleet {
         }
     }
 
+    /// Bytes in which the bench itself remembers where ranks are.
+    pub(crate) fn own_memory(&self) -> usize {
+        let ranks: usize = self.seats.values().map(Vec::capacity).sum();
+        ranks * size_of::<NodeId>()
+    }
+
     pub(crate) fn node_of(&self, run: &RunId, rank: usize) -> NodeId {
-        let view = self.engine.run(run, self.now).expect("the run is there");
-        view.ranks[rank].seating.node.clone()
+        self.seats[run][rank].clone()
     }
 
     /// Every rank of the run reports its first step in the generation in force.
     pub(crate) fn swing(&mut self, run: &RunId) {
         let view = self.engine.run(run, self.now).expect("the run is there");
+        let seats = view.ranks.iter().map(|rank| rank.seating.node.clone());
+        self.seats.insert(run.clone(), seats.collect());
         for rank in &view.ranks {
             let session = self.nodes[&rank.seating.node];
             let report = Report::Rank {
@@ -254,10 +298,9 @@ impl Fleet {
     pub(crate) fn exit(&self, run: &RunId, rank: usize) -> Event {
         let node = self.node_of(run, rank);
         let session = self.nodes[&node];
-        let generation = self.engine.run(run, self.now).map(|run| run.generation);
         let report = Report::Rank {
             run: run.clone(),
-            generation: generation.unwrap_or_default(),
+            generation: self.runs[run],
             rank: Rank(u32::try_from(rank).unwrap_or_default()),
             event: RankEvent::Exited {
                 exit: Exit::Signal(9),
@@ -269,6 +312,66 @@ impl Fleet {
             session,
             report,
         }
+    }
+
+    /// The kernel log of a node says that a GPU has fallen off the bus.
+    pub(crate) fn falls_off(&self, node: &NodeId) -> Event {
+        let signal = Signal {
+            device: Some(Slot(3)),
+            sign: Sign::Xid {
+                code: 79,
+                detail: "pid='<unknown>', name=<unknown>, GPU has fallen off the bus.".to_owned(),
+            },
+            cleared: false,
+        };
+        Event::Report {
+            node: node.clone(),
+            session: self.nodes[node],
+            report: Report::Signal { signal },
+        }
+    }
+
+    /// A day goes by, so that the fleet does not look as if it lost a node every second.
+    pub(crate) fn pass_day(&mut self) {
+        self.now = self.now + Duration::from_secs(86_400);
+        self.engine.handle_timeout(self.now);
+        let out = self.drain();
+        assert_eq!(out.starts, 0, "nothing waits for the time to pass");
+    }
+
+    /// An admin says that a node was repaired.
+    pub(crate) fn repair(&mut self, node: &NodeId) {
+        let ask = Ask::Uncordon { node: node.clone() };
+        self.ask(ask);
+        self.obey();
+    }
+
+    /// An admin sets rules of their own, or removes them.
+    pub(crate) fn set_rules(&mut self, are_set: bool) {
+        for (at, when) in RULES.into_iter().enumerate() {
+            let name = format!("own-{at}");
+            let rule = EditedRule {
+                name: name.clone(),
+                mode: Mode::Enforce,
+                own: Some(OwnRule {
+                    when: when.to_owned(),
+                    verdict: Verdict::Quarantined,
+                    action: Action::RunDiagnostics,
+                }),
+            };
+            self.ask(if are_set {
+                Ask::SetRule { rule }
+            } else {
+                Ask::UnsetRule { name }
+            });
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let ticket = Ticket(1);
+        let out = self.tell(Event::Ask { ticket, ask });
+        let is_done = matches!(out.answer, Some(Answer::Done { .. }));
+        assert!(is_done, "the admin gets what was asked for: {out:?}");
     }
 
     /// The agent of a node comes back over a new link, with nothing on it.
@@ -310,9 +413,7 @@ impl Fleet {
 
     /// A beat of every node that the run is on.
     pub(crate) fn beat_of(&mut self, run: &RunId) {
-        let view = self.engine.run(run, self.now).expect("the run is there");
-        for rank in view.ranks {
-            let node = rank.seating.node;
+        for node in self.seats[run].clone() {
             let session = self.nodes[&node];
             let beat = Beat { pages: Vec::new() };
             self.tell(Event::Beat {

@@ -6,6 +6,7 @@
 
 mod figures;
 mod fleet;
+mod growth;
 mod memory;
 
 use std::process::ExitCode;
