@@ -250,8 +250,8 @@ checkpoint:
     #[test]
     fn a_flaw_is_tied_to_its_line() {
         let message = refused(&GOOD.replace("tensor: 2", "tensor: 3"));
-        let expected = "run.yaml:4: layout.tensor: 3 does not divide model.heads (4), model.hidden (64), \
-                        model.vocab (2048); use one of 1, 2, 4";
+        let expected = "run.yaml:4: layout.tensor: 3 does not divide model.heads (4), model.hidden (64); \
+                        use one of 1, 2, 4";
         assert_eq!(message, expected);
         // Inside braces a line is not looked for.
         let message = refused(&GOOD.replace("layers: 4", "layers: 0"));
