@@ -31,8 +31,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How long everybody is watched while nothing happens.
 const WATCHED: Duration = Duration::from_secs(20);
-/// How long a link must have been up for its agent to come back in haste (two seconds), and a little more.
-const LASTING: Duration = Duration::from_secs(3);
+/// Steps after which links have been up for three seconds: an agent whose link breaks before two waits longer and longer.
+const LASTING: u64 = 6;
 
 /// What the rounds of one kind took: as seen from outside, and by the controller's ledger.
 #[derive(Default)]
@@ -215,7 +215,8 @@ impl Bench {
     }
 
     fn kill_the_controller(&mut self, _: u32, before: &RunView) -> Result<Duration> {
-        std::thread::sleep(LASTING);
+        let lasting = before.step.0 + LASTING;
+        self.until("the links have lasted", |view| view.step.0 >= lasting)?;
         let began = Instant::now();
         self.cluster.kill_controller();
         self.cluster.start_controller()?;
