@@ -6,6 +6,7 @@
 
 use super::placement::remains;
 use super::{Engine, Fact, RunState};
+use crate::health::Verdict;
 use crate::id::{NodeId, RunId};
 use crate::placement::Standing;
 use crate::time::Instant;
@@ -238,9 +239,11 @@ impl Engine {
             .links
             .get(node)
             .is_some_and(|link| link.open().is_some());
+        let verdict = self.state.health.verdict(node);
         let standing = Standing {
             allowed: known.is_allowed(),
-            usable: known.is_allowed() && is_open && !self.state.health.verdict(node).withdraws(),
+            usable: known.is_allowed() && is_open && !verdict.withdraws(),
+            suspect: verdict > Verdict::Healthy,
         };
         if is_news || !self.floor.stand(node, standing) {
             self.floor.set(&known.facts, standing);

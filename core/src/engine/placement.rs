@@ -2,7 +2,6 @@
 
 use super::state::{Run, State};
 use super::{Engine, Placement};
-use crate::health::Verdict;
 use crate::id::{Generation, NodeId, RunId};
 use crate::layout::Layout;
 use crate::placement::{Slots, Want};
@@ -42,12 +41,6 @@ impl Engine {
         let run = self.state.runs.get(id)?;
         let current = run.gang.as_ref().filter(|_| run.spec.layout == layout);
         let current = current.map(|gang| &gang.placement);
-        // Suspects are taken last.
-        let mut blamed = run.ladder.blamed.clone();
-        let charts = self.state.health.charts();
-        for (node, _) in charts.filter(|(_, chart)| chart.verdict > Verdict::Healthy) {
-            *blamed.entry(node.clone()).or_default() += 1;
-        }
         (0..=avoid.len()).rev().find_map(|many| {
             let mut without = held.clone();
             without.extend(avoid[..many].iter().cloned());
@@ -56,7 +49,7 @@ impl Engine {
                 layout,
                 current,
                 without: &without,
-                blamed: &blamed,
+                blamed: &run.ladder.blamed,
             })?;
             self.tears_older(run, &placement).then_some(placement)
         })

@@ -16,6 +16,8 @@ pub struct Standing {
     pub allowed: bool,
     /// It can be used now (S3).
     pub usable: bool,
+    /// Something is held against its health; others are taken first.
+    pub suspect: bool,
 }
 
 /// Every node, by where it is and what is free on it.
@@ -295,6 +297,11 @@ impl Floor {
             .map(|(node, slots)| (self.spot(node), slots));
         let held = held.collect();
         self.replace(run, &before.slots, held, None);
+    }
+
+    /// The number of a node that was seen before.
+    pub(super) fn known(&self, node: &NodeId) -> Option<Spot> {
+        self.ids.get(node).copied()
     }
 
     /// The number of a node, which may be new.

@@ -24,7 +24,7 @@ pub struct Want<'a> {
     pub current: Option<&'a Arc<Placement>>,
     /// Nodes that it must not be placed on.
     pub without: &'a BTreeSet<NodeId>,
-    /// Nodes that were at fault lately, and how often; others are taken first.
+    /// Nodes that were at fault lately, and how often; others are taken first, as they are before suspects.
     pub blamed: &'a BTreeMap<NodeId, u32>,
 }
 
@@ -48,6 +48,8 @@ struct Attempt<'a> {
     floor: &'a Floor,
     kind: &'a Kind,
     want: &'a Want<'a>,
+    /// Spots that it must not be placed on, in order.
+    without: &'a [Spot],
     tensor: u32,
     /// Which ranks of the present placement are on which node.
     stretches: &'a [Stretch],
@@ -58,6 +60,8 @@ struct Attempt<'a> {
     tried: BTreeSet<u32>,
     /// How many faults of a node are put up with.
     bears: u32,
+    /// The fewest faults of the nodes that have more.
+    next_faults: Option<u32>,
 }
 
 impl Floor {
@@ -69,40 +73,49 @@ impl Floor {
         let stretches = seated.map_or(&[][..], |(holding, current)| holding.stretches(current));
         let first = stretches.first().map(|stretch| stretch.spot);
         let kind = first.map(|spot| self.spots[spot as usize].kind);
+        let without = want.without.iter().filter_map(|node| self.known(node));
+        let mut without: Vec<_> = without.collect();
+        without.sort_unstable();
         if let Some((holding, current)) = seated
             && let Some(kind) = kind
             && current.seats.len() == want.layout.world() as usize
             && holding.is_just(current)
-            && held.iter().all(|held| self.stays(held, kind, want))
+            && held.iter().all(|held| self.stays(held, kind, want.run, &without))
         {
             return Some(Arc::clone(current));
         }
         let kinds = 0..u32::try_from(self.kinds.len()).unwrap_or(u32::MAX);
         let mut kinds = kinds.filter(|of| kind.is_none_or(|kind| kind == *of));
-        kinds.find_map(|kind| self.place_on(kind, want, held, stretches))
+        kinds.find_map(|kind| self.place_on(kind, want, &without, (held, stretches)))
     }
 
     /// Whether a run can keep what it holds on a node.
-    fn stays(&self, (spot, slots): &(Spot, Slots), kind: u32, want: &Want<'_>) -> bool {
+    fn stays(
+        &self,
+        (spot, slots): &(Spot, Slots),
+        kind: u32,
+        run: &RunId,
+        without: &[Spot],
+    ) -> bool {
         let place = &self.spots[*spot as usize];
         place.kind == kind
             && place.standing.usable
-            && !want.without.contains(&place.node)
-            && place.free_for_holder(want.run).holds(slots)
+            && without.binary_search(spot).is_err()
+            && place.free_for_holder(run).holds(slots)
     }
 
     fn place_on(
         &self,
         number: u32,
         want: &Want<'_>,
-        held: &[(Spot, Slots)],
-        stretches: &[Stretch],
+        without: &[Spot],
+        (held, stretches): (&[(Spot, Slots)], &[Stretch]),
     ) -> Option<Arc<Placement>> {
         let places = held
             .iter()
             .map(|(spot, _)| (*spot, &self.spots[*spot as usize]));
-        let usable = places.filter(|(_, place)| {
-            place.kind == number && place.standing.usable && !want.without.contains(&place.node)
+        let usable = places.filter(|(spot, place)| {
+            place.kind == number && place.standing.usable && without.binary_search(spot).is_err()
         });
         // (What a run holds is kept by spot.)
         let own = usable.map(|(spot, place)| Own {
@@ -114,6 +127,7 @@ impl Floor {
             floor: self,
             kind: &self.kinds[number as usize],
             want,
+            without,
             tensor: want.layout.tensor,
             stretches,
             own: own.collect(),
@@ -121,6 +135,7 @@ impl Floor {
             taken: BTreeSet::new(),
             tried: BTreeSet::new(),
             bears: 0,
+            next_faults: None,
         };
         attempt.seat()
     }
@@ -256,29 +271,30 @@ impl Attempt<'_> {
 
     /// Chooses nodes for so many groups, the nearest to the rest of the gang.
     fn choose(&mut self, wanted: u32) -> bool {
-        let faults: BTreeSet<u32> = self.want.blamed.values().copied().collect();
         let stages = self.want.layout.pipeline;
         let is_new = !self.keeps_some();
         // Whole model copies in a rack, where that works out; then any way; then on bad nodes, the least
         // bad first.
-        let units = [stages, 1].into_iter().skip(usize::from(!is_new));
-        let mut tries = units.map(|unit| (unit, 0)).collect::<Vec<_>>();
-        tries.extend(
-            faults
-                .into_iter()
-                .filter(|faults| *faults > 0)
-                .map(|faults| (1, faults)),
-        );
-        for (unit, bears) in tries {
-            self.chosen.clear();
-            self.taken.clear();
-            self.tried.clear();
-            self.bears = bears;
-            if self.gather(wanted, unit) == 0 {
+        if is_new && self.tries(wanted, stages, 0) {
+            return true;
+        }
+        let mut bears = Some(0);
+        while let Some(faults) = bears {
+            if self.tries(wanted, 1, faults) {
                 return true;
             }
+            bears = self.next_faults;
         }
         false
+    }
+
+    /// Whether that many groups have room on nodes with no more faults than these.
+    fn tries(&mut self, wanted: u32, unit: u32, bears: u32) -> bool {
+        self.chosen.clear();
+        self.taken.clear();
+        self.tried.clear();
+        (self.bears, self.next_faults) = (bears, None);
+        self.gather(wanted, unit) == 0
     }
 
     /// Collects room; says for how many groups there was none.
@@ -354,6 +370,9 @@ impl Attempt<'_> {
             return 0;
         }
         let room = &self.floor.racks[rack as usize];
+        if room.free < self.tensor {
+            return 0;
+        }
         let groups = room.groups(self.tensor).min(wanted);
         let groups = if groups < wanted {
             groups / unit * unit
@@ -371,10 +390,18 @@ impl Attempt<'_> {
     }
 
     fn take(&mut self, spot: Spot, groups: u32) -> u32 {
-        let node = &self.place(spot).node;
-        let faults = self.want.blamed.get(node).copied().unwrap_or_default();
-        let shunned = self.want.without.contains(node) || faults > self.bears;
-        if groups == 0 || shunned || !self.taken.insert(spot) {
+        if groups == 0 || self.without.binary_search(&spot).is_ok() {
+            return 0;
+        }
+        let place = self.place(spot);
+        let faults = self.want.blamed.get(&place.node).copied();
+        let faults = faults.unwrap_or_default() + u32::from(place.standing.suspect);
+        if faults > self.bears {
+            let fewest = self.next_faults.unwrap_or(faults);
+            self.next_faults = Some(fewest.min(faults));
+            return 0;
+        }
+        if !self.taken.insert(spot) {
             return 0;
         }
         self.chosen.push(Chosen { spot, groups });

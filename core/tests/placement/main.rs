@@ -18,10 +18,12 @@ use std::sync::Arc;
 const READY: Standing = Standing {
     allowed: true,
     usable: true,
+    suspect: false,
 };
 const CORDONED: Standing = Standing {
     allowed: false,
     usable: false,
+    suspect: false,
 };
 
 fn node(at: usize) -> NodeId {
@@ -218,8 +220,36 @@ fn nodes_that_were_at_fault_are_taken_last() {
         floor.place(&want).map(|placement| used(&placement))
     };
     assert_eq!(placed(1), Some(nodes([3])));
+    assert_eq!(placed(2), Some(nodes([1, 3])));
     assert_eq!(placed(3), Some(nodes([0, 1, 3])));
     assert_eq!(placed(4), None);
+}
+
+#[test]
+fn a_suspect_has_one_fault_more() {
+    let mut floor = floor(4, 4, 1);
+    for at in [1, 3] {
+        let standing = Standing {
+            suspect: true,
+            ..READY
+        };
+        assert!(floor.stand(&node(at), standing));
+    }
+    let blamed = BTreeMap::from([(node(0), 2), (node(1), 2)]);
+    let placed = |pipeline| {
+        let want = Want {
+            run: &run("new"),
+            layout: layout(8, pipeline, 1),
+            current: None,
+            without: &BTreeSet::new(),
+            blamed: &blamed,
+        };
+        floor.place(&want).map(|placement| used(&placement))
+    };
+    assert_eq!(placed(1), Some(nodes([2])));
+    assert_eq!(placed(2), Some(nodes([2, 3])));
+    assert_eq!(placed(3), Some(nodes([0, 2, 3])));
+    assert_eq!(placed(4), Some(nodes([0, 1, 2, 3])));
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn a_floor_counts_by_kind_what_can_be_used_and_what_is_allowed() {
     let away = Standing {
         allowed: true,
         usable: false,
+        suspect: false,
     };
     assert!(floor.stand(&node(1), away));
     assert!(!floor.stand(&node(9), away));
