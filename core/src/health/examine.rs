@@ -111,11 +111,9 @@ impl Fleet {
         if self.many_flicker(now, node, signal, w) {
             return Some(since);
         }
-        let mut others = self.xids.iter();
         let is_many = findings.iter().any(Finding::is_of_many_units);
-        let is_charged =
-            |xid: &super::fleet::XidSeen| xid.code == code && xid.at >= since && !xid.many_units;
-        (is_many && others.any(is_charged)).then_some(since)
+        let mut others = self.xids_since(since);
+        (is_many && others.any(|xid| xid.code == code && !xid.many_units)).then_some(since)
     }
 
     /// What an expression sees of a node.
@@ -146,11 +144,11 @@ impl Fleet {
             return self.boots.get(node) == Some(boot) && raised.into_iter().all(is_known);
         }
         if let Sign::Xid { .. } = &signal.sign {
-            let same = |xid: &&super::fleet::XidSeen| {
-                xid.code == key.index && xid.device == key.device && xid.node == *node
-            };
-            let last = self.xids.iter().rev().find(same);
-            return last.is_some_and(|last| now.since(last.at) < w.burst);
+            let mut near = self.xids_since(now - w.burst);
+            return near.any(|xid| {
+                let is_same = xid.code == key.index && xid.device == key.device;
+                is_same && now.since(xid.at) < w.burst && xid.node == *node
+            });
         }
         let Some(raised) = chart.and_then(|chart| chart.raised.get(&key)) else {
             return signal.cleared;
@@ -303,12 +301,8 @@ impl Fleet {
     /// Whether another XID of the same unit came within the burst: then 45 only cleans up after it.
     fn is_echo(&self, now: Instant, node: &NodeId, signal: &Signal, w: &Windows) -> bool {
         let key = signal.key();
-        self.xids.iter().any(|xid| {
-            xid.node == *node
-                && xid.device == key.device
-                && xid.code != key.index
-                && now.since(xid.at) <= w.burst
-        })
+        let mut near = self.xids_since(now - w.burst);
+        near.any(|xid| xid.device == key.device && xid.code != key.index && xid.node == *node)
     }
 
     /// Whether so many nodes raise a level at the same time that it is none of theirs.

@@ -312,9 +312,14 @@ impl Fleet {
         code: u32,
         burst: Duration,
     ) -> BTreeSet<(&NodeId, Option<Slot>)> {
-        let near = |xid: &&XidSeen| xid.code == code && at.since(xid.at) <= burst;
-        let units = self.xids.iter().filter(near);
+        let units = self.xids_since(at - burst).filter(|xid| xid.code == code);
         units.map(|xid| (&xid.node, xid.device)).collect()
+    }
+
+    /// XIDs from then on, newest first; what is older is not looked at.
+    pub(super) fn xids_since(&self, since: Instant) -> impl Iterator<Item = &XidSeen> {
+        let newest = self.xids.iter().rev();
+        newest.take_while(move |xid| xid.at >= since)
     }
 
     /// Whether a withdrawal of one more node keeps to the share of the fleet that automation may

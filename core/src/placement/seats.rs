@@ -60,8 +60,8 @@ struct Attempt<'a> {
     tried: BTreeSet<u32>,
     /// How many faults of a node are put up with.
     bears: u32,
-    /// The fewest faults of the nodes that have more.
-    next_faults: Option<u32>,
+    /// For how many groups there was room on nodes with more, by their faults.
+    passed: BTreeMap<u32, u32>,
 }
 
 impl Floor {
@@ -80,7 +80,9 @@ impl Floor {
             && let Some(kind) = kind
             && current.seats.len() == want.layout.world() as usize
             && holding.is_just(current)
-            && held.iter().all(|held| self.stays(held, kind, want.run, &without))
+            && held
+                .iter()
+                .all(|held| self.stays(held, kind, want.run, &without))
         {
             return Some(Arc::clone(current));
         }
@@ -135,7 +137,7 @@ impl Floor {
             taken: BTreeSet::new(),
             tried: BTreeSet::new(),
             bears: 0,
-            next_faults: None,
+            passed: BTreeMap::new(),
         };
         attempt.seat()
     }
@@ -275,26 +277,32 @@ impl Attempt<'_> {
         let is_new = !self.keeps_some();
         // Whole model copies in a rack, where that works out; then any way; then on bad nodes, the least
         // bad first.
-        if is_new && self.tries(wanted, stages, 0) {
+        if is_new && self.tries(wanted, stages, 0) == 0 {
             return true;
         }
         let mut bears = Some(0);
         while let Some(faults) = bears {
-            if self.tries(wanted, 1, faults) {
+            let mut homeless = self.tries(wanted, 1, faults);
+            if homeless == 0 {
                 return true;
             }
-            bears = self.next_faults;
+            // No fewer can do.
+            bears = self.passed.iter().find_map(|(faults, groups)| {
+                homeless = homeless.saturating_sub(*groups);
+                (homeless == 0).then_some(*faults)
+            });
         }
         false
     }
 
-    /// Whether that many groups have room on nodes with no more faults than these.
-    fn tries(&mut self, wanted: u32, unit: u32, bears: u32) -> bool {
+    /// Looks for room on nodes with no more faults than these; says for how many groups there was none.
+    fn tries(&mut self, wanted: u32, unit: u32, bears: u32) -> u32 {
         self.chosen.clear();
         self.taken.clear();
         self.tried.clear();
-        (self.bears, self.next_faults) = (bears, None);
-        self.gather(wanted, unit) == 0
+        self.passed.clear();
+        self.bears = bears;
+        self.gather(wanted, unit)
     }
 
     /// Collects room; says for how many groups there was none.
@@ -397,8 +405,7 @@ impl Attempt<'_> {
         let faults = self.want.blamed.get(&place.node).copied();
         let faults = faults.unwrap_or_default() + u32::from(place.standing.suspect);
         if faults > self.bears {
-            let fewest = self.next_faults.unwrap_or(faults);
-            self.next_faults = Some(fewest.min(faults));
+            *self.passed.entry(faults).or_default() += groups;
             return 0;
         }
         if !self.taken.insert(spot) {
