@@ -311,8 +311,8 @@ impl Fleet {
         if signal.cleared || !kind.is_shared() {
             return false;
         }
-        let others = self.charts.iter().filter(|(other, _)| *other != node);
-        let others = others.filter(|(_, chart)| chart.did(kind, now - w.burst));
+        let flickered = self.flickered(kind, now - w.burst);
+        let others = flickered.filter(|other| *other != node);
         others.count() + 1 >= w.many_units as usize
     }
 

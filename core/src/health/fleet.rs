@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// XIDs of the whole fleet that are remembered.
 const XIDS: usize = 512;
+/// Levels of the whole fleet that came or went, of those that many nodes can have at once.
+const FLICKERS: usize = 512;
 /// Signals of the whole fleet that are remembered, for trying rules on.
 const RECENT: usize = 256;
 
@@ -42,6 +44,14 @@ pub(super) struct XidSeen {
     pub(super) many_units: bool,
 }
 
+/// A level that came or went, of those that many nodes can have at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Flicker {
+    at: Instant,
+    node: NodeId,
+    kind: Kind,
+}
+
 /// How often a rule found something.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
@@ -60,6 +70,8 @@ pub struct Tally {
 pub struct Fleet {
     pub(super) charts: BTreeMap<NodeId, Chart>,
     pub(super) xids: VecDeque<XidSeen>,
+    #[serde(default)]
+    flickers: VecDeque<Flicker>,
     pub(super) recent: VecDeque<Heard>,
     pub(super) rules: BTreeMap<String, EditedRule>,
     tallies: BTreeMap<String, Tally>,
@@ -125,6 +137,18 @@ impl Fleet {
             None => self.charts.entry(node.clone()).or_default(),
         };
         chart.take(at, signal, findings, rebooted);
+        for shared in Kind::SHARED.into_iter().filter(|kind| chart.did(*kind, at)) {
+            let of_it = |known: &Flicker| known.kind == shared && known.node == *node;
+            self.flickers.retain(|known| !of_it(known));
+            if self.flickers.len() >= FLICKERS {
+                self.flickers.pop_front();
+            }
+            self.flickers.push_back(Flicker {
+                at,
+                node: node.clone(),
+                kind: shared,
+            });
+        }
         if let Some(since) = acquits.filter(|_| kind.is_shared()) {
             let charts = self.charts.values_mut();
             charts.for_each(|chart| chart.acquit_flaps(kind, since));
@@ -223,6 +247,7 @@ impl Fleet {
             };
             self.charts.insert(node.clone(), chart);
         }
+        self.flickers.retain(|flicker| flicker.node != *node);
         for nodes in [&mut self.withdrawn, &mut self.held, &mut self.stranded] {
             nodes.remove(node);
         }
@@ -314,6 +339,15 @@ impl Fleet {
     ) -> BTreeSet<(&NodeId, Option<Slot>)> {
         let units = self.xids_since(at - burst).filter(|xid| xid.code == code);
         units.map(|xid| (&xid.node, xid.device)).collect()
+    }
+
+    /// Nodes whose level of this kind came or went from then on.
+    pub(super) fn flickered(&self, kind: Kind, since: Instant) -> impl Iterator<Item = &NodeId> {
+        let newest = self.flickers.iter().rev();
+        let newest = newest.take_while(move |flicker| flicker.at >= since);
+        newest
+            .filter(move |flicker| flicker.kind == kind)
+            .map(|flicker| &flicker.node)
     }
 
     /// XIDs from then on, newest first; what is older is not looked at.

@@ -194,10 +194,13 @@ impl Kind {
         )
     }
 
+    /// The kinds that are shared.
+    pub const SHARED: [Self; 2] = [Self::HostMemory, Self::ClockSkew];
+
     /// Whether what all nodes have in common, the controller's clock or the saves of a gang, can do it to
     /// many at once.
-    pub const fn is_shared(self) -> bool {
-        matches!(self, Self::HostMemory | Self::ClockSkew)
+    pub fn is_shared(self) -> bool {
+        Self::SHARED.contains(&self)
     }
 
     /// Whether probes that begin anew say at their first look that it is not so, where it is not.
