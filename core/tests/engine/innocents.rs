@@ -234,3 +234,20 @@ fn those_who_flickered_alone_before_are_acquitted_when_many_do() {
     }
     assert_eq!(verdict(&world, "n4"), Verdict::Quarantined);
 }
+
+#[test]
+fn a_node_that_an_admin_lifted_is_not_one_of_many() {
+    let mut world = fleet(&[1; 12]);
+    for _ in 0..2 {
+        flicker(&mut world, &["n0"], &memory());
+    }
+    for name in ["n0", "n1"] {
+        say(&mut world, name, &memory());
+    }
+    assert_eq!(verdict(&world, "n0"), Verdict::Quarantined);
+    world.ask(Ask::Uncordon { node: node("n1") });
+    say(&mut world, "n2", &memory());
+    assert_eq!(verdict(&world, "n0"), Verdict::Quarantined);
+    say(&mut world, "n1", &memory());
+    assert_eq!(verdict(&world, "n0"), Verdict::Suspect);
+}
