@@ -14,17 +14,25 @@ const LARGEST: u64 = 1 << 20;
 const SEQUENCE: u32 = 2048;
 
 /// The shape in a `config.json`, under any of the names that it was ever written with.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    model_type: String,
-    #[serde(alias = "n_embed")]
     hidden_size: u32,
-    #[serde(alias = "num_hidden_layers")]
     n_layer: u32,
-    #[serde(alias = "num_attention_heads")]
     n_head: u32,
+    written: Written,
+}
+
+/// The file as it is, in which a size may stand under either of two names, or both.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Written {
+    model_type: String,
+    hidden_size: Option<u32>,
+    n_embed: Option<u32>,
+    n_layer: Option<u32>,
+    num_hidden_layers: Option<u32>,
+    n_head: Option<u32>,
+    num_attention_heads: Option<u32>,
     vocab_size: u32,
-    #[serde(default)]
     seq_length: Option<u32>,
     #[serde(default = "epsilon")]
     layer_norm_epsilon: f64,
@@ -42,6 +50,18 @@ const fn yes() -> bool {
     true
 }
 
+/// The size that stands under one of two names.
+fn either(name: (&str, Option<u32>), other: (&str, Option<u32>)) -> Result<u32, String> {
+    match (name.1, other.1) {
+        (Some(one), Some(another)) if one != another => Err(format!(
+            "{}: {one} is not what {} says ({another}); they are two names of one size",
+            name.0, other.0
+        )),
+        (Some(size), _) | (None, Some(size)) => Ok(size),
+        (None, None) => Err(format!("missing field `{}`", name.0)),
+    }
+}
+
 impl Config {
     /// Reads the one in a model folder.
     pub fn read(folder: &Path) -> Result<Self, Error> {
@@ -51,30 +71,48 @@ impl Config {
 
     /// The config in the text of the file `path`.
     pub fn parse(path: &Path, text: &[u8]) -> Result<Self, Error> {
-        let config: Self = from_json(text).map_err(|problem| Error::odd(path, problem))?;
-        match config.flaw() {
-            None => Ok(config),
-            Some(problem) => Err(Error::odd(path, problem)),
-        }
+        let config = from_json(text).and_then(Self::new);
+        let config = config.and_then(|config| config.flaw().map_or(Ok(config), Err));
+        config.map_err(|problem| Error::odd(path, problem))
+    }
+
+    fn new(written: Written) -> Result<Self, String> {
+        Ok(Self {
+            hidden_size: either(
+                ("hidden_size", written.hidden_size),
+                ("n_embed", written.n_embed),
+            )?,
+            n_layer: either(
+                ("n_layer", written.n_layer),
+                ("num_hidden_layers", written.num_hidden_layers),
+            )?,
+            n_head: either(
+                ("n_head", written.n_head),
+                ("num_attention_heads", written.num_attention_heads),
+            )?,
+            written,
+        })
     }
 
     /// What this build does not train.
     fn flaw(&self) -> Option<String> {
-        if self.model_type != "bloom" {
-            return Some(format!("model_type: {} is not bloom", self.model_type));
+        let written = &self.written;
+        if written.model_type != "bloom" {
+            let found = &written.model_type;
+            return Some(format!("model_type: {found} is not bloom"));
         }
-        if !self.tie_word_embeddings {
+        if !written.tie_word_embeddings {
             return Some("tie_word_embeddings: false is no BLOOM".to_owned());
         }
-        if (self.layer_norm_epsilon - 1e-5).abs() > 1e-9 {
-            let found = self.layer_norm_epsilon;
+        if (written.layer_norm_epsilon - 1e-5).abs() > 1e-9 {
+            let found = written.layer_norm_epsilon;
             return Some(format!("layer_norm_epsilon: {found} is not 1e-5"));
         }
         for (field, value, size) in [
             ("hidden_size", self.hidden_size, "model.hidden"),
             ("n_layer", self.n_layer, "model.layers"),
             ("n_head", self.n_head, "model.heads"),
-            ("vocab_size", self.vocab_size, "model.vocab"),
+            ("vocab_size", written.vocab_size, "model.vocab"),
             ("seq_length", self.model().sequence, "model.sequence"),
         ] {
             let most = largest(size).unwrap_or(u32::MAX);
@@ -97,9 +135,9 @@ impl Config {
             layers: self.n_layer,
             hidden: self.hidden_size,
             heads: self.n_head,
-            vocab: self.vocab_size,
-            sequence: self.seq_length.unwrap_or(SEQUENCE),
-            residual_after_layernorm: self.apply_residual_connection_post_layernorm,
+            vocab: self.written.vocab_size,
+            sequence: self.written.seq_length.unwrap_or(SEQUENCE),
+            residual_after_layernorm: self.written.apply_residual_connection_post_layernorm,
         }
     }
 
@@ -177,6 +215,24 @@ mod tests {
         let old = r#"{"model_type": "bloom", "n_embed": 1024, "n_layer": 24, "num_attention_heads": 16,
             "vocab_size": 250880, "offset_alibi": 100, "n_inner": null}"#;
         assert_eq!(read(old).unwrap().model().sequence, 2048);
+    }
+
+    #[test]
+    fn a_size_may_stand_under_both_of_its_names_if_they_agree() {
+        let good = Config::text(&MODEL, "float32");
+        for (name, other, size) in [
+            ("hidden_size", "n_embed", 48),
+            ("n_layer", "num_hidden_layers", 2),
+            ("n_head", "num_attention_heads", 6),
+        ] {
+            let field = format!("\"{name}\": {size}");
+            let both = |again| good.replace(&field, &format!("{field}, \"{other}\": {again}"));
+            assert_eq!(read(&both(size)).unwrap().model(), MODEL);
+            let error = read(&both(size + 6)).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(other), "{error}");
+            let error = read(&good.replace(&field, "\"x\": 1")).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
     }
 
     #[test]
