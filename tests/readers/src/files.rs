@@ -50,10 +50,37 @@ fn naming_field(error: &impl Display, bytes: &[u8], fields: &[&str]) -> String {
     said
 }
 
+/// An error over text that is YAML at least names a line, or what one of these is.
+fn naming_place(error: &impl Display, bytes: &[u8], fields: &[&str]) -> String {
+    let said = naming(error);
+    let text = std::str::from_utf8(bytes);
+    let is_sound =
+        text.is_ok_and(|text| serde_norway::from_str::<serde_norway::Mapping>(text).is_ok());
+    let line = said
+        .split(NAME)
+        .nth(1)
+        .and_then(|rest| rest.strip_prefix(':'));
+    let has_line = line.is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));
+    let is_named =
+        has_line || said.contains(" at line ") || fields.iter().any(|field| said.contains(field));
+    assert!(!is_sound || is_named, "no place is named: {said}");
+    said
+}
+
 /// A run spec in YAML, as `rebloom run submit` reads it.
 pub(crate) fn run_spec(bytes: &[u8]) -> Outcome {
     let file = SpecFile::of(Path::new(NAME), bytes.to_vec()).map_err(|e| naming(&e))?;
-    let spec = file.spec().map_err(|e| naming(&e))?;
+    let fields = [
+        "name",
+        "model",
+        "data",
+        "layout",
+        "train",
+        "checkpoint",
+        "recovery",
+        "deadlines",
+    ];
+    let spec = file.spec().map_err(|e| naming_place(&e, bytes, &fields))?;
     // What a sound spec is asked for next.
     assert!(spec.micro_batches(spec.train.batch(0)) > 0 && spec.layout.world() > 0);
     Ok(())
@@ -61,7 +88,8 @@ pub(crate) fn run_spec(bytes: &[u8]) -> Outcome {
 
 /// A sources file.
 pub(crate) fn sources(bytes: &[u8]) -> Outcome {
-    let listed = Sources::parse(Path::new(NAME), bytes).map_err(|e| naming(&e))?;
+    let listed = Sources::parse(Path::new(NAME), bytes);
+    let listed = listed.map_err(|e| naming_place(&e, bytes, &["`sources`"]))?;
     match listed.flaws().first() {
         Some(flaw) => Err(flaw.clone()),
         None => Ok(()),
@@ -86,7 +114,21 @@ pub(crate) fn indexed(bytes: &[u8]) -> Outcome {
     let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]);
     let (idx, bin) = rest.split_at((length as usize).min(rest.len()));
     let indexed = Indexed::of_bytes(Path::new(NAME), idx.to_vec(), bin.to_vec());
-    let indexed = indexed.map_err(|e| naming(&e))?;
+    let fields = [
+        "length",
+        "magic",
+        "version",
+        "dtype",
+        "sizes[",
+        "pointers[",
+        "doc_idx[",
+    ];
+    let indexed = indexed.map_err(|error| {
+        let said = naming(&error);
+        let is_named = fields.iter().any(|field| said.contains(field));
+        assert!(is_named, "no field is named: {said}");
+        said
+    })?;
     let outside = indexed.outside_all(300).count() as u64;
     assert!(outside <= indexed.tokens() && indexed.beyond() <= bin.len() as u64);
     let sizes: Vec<u32> = indexed.sizes().collect();
