@@ -7,7 +7,7 @@ use super::{largest, load, median, quantile};
 use crate::cluster::{Cluster, Plan};
 use crate::process::{cpu_seconds, rss};
 use crate::training;
-use agent::{Die, Place, SLOTS};
+use agent::{Fault, Place, SLOTS};
 use anyhow::{Context, Result, bail, ensure};
 use rebloom_core::id::{Generation, RunId};
 use rebloom_core::layout::Layout;
@@ -30,7 +30,9 @@ const LAYOUT: Layout = Layout {
     data: 8,
 };
 const ROUNDS: usize = 300;
-/// Pause before a next rank dies, so that each decision is measured by itself.
+/// GPUs that fall off, each of another node; there is a spare for each.
+const FALLS: usize = 20;
+/// Pause before a next fault, so that each decision is measured by itself.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Handshakes at once; one that waits too long for its turn is not a join.
 const DOOR: usize = 16;
@@ -56,6 +58,8 @@ enum Counts {
     Acknowledged { is_exit: bool, after: Duration },
     /// From the report that a rank died to the order of the next generation, at that agent.
     Decided(Duration),
+    /// From the report of an XID to the order to stop, at that agent.
+    Withdrawn(Duration),
     /// Something came that should not.
     Odd,
     /// An agent ended.
@@ -74,10 +78,11 @@ struct Gang {
 
 struct Bench {
     counts: mpsc::UnboundedReceiver<Counts>,
-    deaths: Vec<mpsc::Sender<Die>>,
+    faults: Vec<mpsc::Sender<Fault>>,
     joined: usize,
     gangs: BTreeMap<RunId, Gang>,
     decided: Vec<Duration>,
+    withdrawn: Vec<Duration>,
     exits: Vec<Duration>,
     acknowledged: Vec<Duration>,
     odd: usize,
@@ -125,6 +130,7 @@ pub fn run() -> Result<()> {
     let before = cpu_seconds(controller)?;
     runtime.block_on(bench.kill(runs))?;
     let busy = (cpu_seconds(controller)? - before) / began.elapsed().as_secs_f64();
+    runtime.block_on(bench.break_gpus(runs))?;
 
     println!(
         "| {AGENTS} agents, {runs} runs of {} ranks | p50, ms | p99, ms | max, ms |",
@@ -143,6 +149,10 @@ pub fn run() -> Result<()> {
         (
             "any report -> acknowledged (1,152 of each gang that forms anew)",
             &bench.acknowledged,
+        ),
+        (
+            "XID 79 in a node's kernel log reported -> node withdrawn, its order to stop at that agent",
+            &bench.withdrawn,
         ),
     ] {
         println!(
@@ -253,10 +263,10 @@ impl Bench {
     fn connect(runtime: &tokio::runtime::Runtime, controller: String, tls: &Path) -> Result<Self> {
         let (sender, counts) = mpsc::unbounded_channel();
         let door = Arc::new(Semaphore::new(DOOR));
-        let mut deaths = Vec::new();
+        let mut faults = Vec::new();
         for at in 0..AGENTS {
-            let (die, dying) = mpsc::channel(1);
-            deaths.push(die);
+            let (strikes, struck) = mpsc::channel(1);
+            faults.push(strikes);
             let sender = sender.clone();
             let last = sender.clone();
             // (At the end nobody listens any more.)
@@ -269,17 +279,18 @@ impl Bench {
             };
             let tls = tls.to_owned();
             runtime.spawn(async move {
-                if let Err(error) = agent::live(place, &tls, tell, dying).await {
+                if let Err(error) = agent::live(place, &tls, tell, struck).await {
                     drop(last.send(Counts::Ended(format!("agent {at}: {error:#}"))));
                 }
             });
         }
         Ok(Self {
             counts,
-            deaths,
+            faults,
             joined: 0,
             gangs: BTreeMap::new(),
             decided: Vec::new(),
+            withdrawn: Vec::new(),
             exits: Vec::new(),
             acknowledged: Vec::new(),
             odd: 0,
@@ -335,6 +346,7 @@ impl Bench {
                 kind.push(after);
             }
             Counts::Decided(after) => self.decided.push(after),
+            Counts::Withdrawn(after) => self.withdrawn.push(after),
             Counts::Odd => self.odd += 1,
             Counts::Ended(why) => bail!(why),
         }
@@ -345,21 +357,40 @@ impl Bench {
     async fn kill(&mut self, runs: usize) -> Result<()> {
         let names: Vec<RunId> = self.gangs.keys().cloned().collect();
         for round in 0..ROUNDS {
-            let name = &names[round % runs];
-            let (nth, before) = (round / runs * 7, self.decided.len());
-            let gang = self.gangs.get(name).context("a run")?;
-            ensure!(gang.steps(), "{name} trains");
-            let node = gang.nodes[nth % gang.nodes.len()];
-            self.deaths[node].send(Die).await?;
-            self.until("the gang forms anew", |bench| {
-                bench.decided.len() > before && bench.gangs.get(name).is_some_and(Gang::steps)
-            })
-            .await?;
-            tokio::time::sleep(PAUSE).await;
+            let nth = round / runs * 7;
+            self.strike(&names[round % runs], nth, Fault::RankDies)
+                .await?;
             if round % 50 == 49 {
                 eprintln!("{} ranks have died", round + 1);
             }
         }
+        Ok(())
+    }
+
+    /// Has a GPU of one run after the other fall off the bus.
+    async fn break_gpus(&mut self, runs: usize) -> Result<()> {
+        let names: Vec<RunId> = self.gangs.keys().cloned().collect();
+        for round in 0..FALLS {
+            self.strike(&names[round % runs], round, Fault::GpuFalls)
+                .await?;
+        }
+        eprintln!("{FALLS} GPUs have fallen off");
+        Ok(())
+    }
+
+    /// Breaks something on one of the nodes of a run, and waits until it goes on.
+    async fn strike(&mut self, name: &RunId, nth: usize, fault: Fault) -> Result<()> {
+        let orders = |bench: &Self| bench.decided.len() + bench.withdrawn.len();
+        let before = orders(self);
+        let gang = self.gangs.get(name).context("a run")?;
+        ensure!(gang.steps(), "{name} trains");
+        let node = gang.nodes[nth % gang.nodes.len()];
+        self.faults[node].send(fault).await?;
+        self.until("the gang forms anew", |bench| {
+            orders(bench) > before && bench.gangs.get(name).is_some_and(Gang::steps)
+        })
+        .await?;
+        tokio::time::sleep(PAUSE).await;
         Ok(())
     }
 }

@@ -4,7 +4,8 @@ use super::{Counts, Tell};
 use anyhow::{Context, Result, bail};
 use rebloom_core::cause::Exit;
 use rebloom_core::flight::{Page, Phase, Sighting};
-use rebloom_core::id::{Generation, NodeId, Rank, RunId, Step};
+use rebloom_core::health::signal::{Sign, Signal};
+use rebloom_core::id::{Generation, NodeId, Rank, RunId, Slot, Step};
 use rebloom_core::order::{Order, Start};
 use rebloom_core::report::{
     Beat, FABRIC, Join, Milestone, NodeFacts, Pages, RACK, RankEvent, Report,
@@ -33,9 +34,14 @@ const UNDER_WAY: usize = 256;
 /// How long a simulated step takes.
 const STEP: Duration = Duration::from_secs(20);
 
-/// A rank of this node shall die.
-#[derive(Debug)]
-pub(super) struct Die;
+/// What shall go wrong on a node.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fault {
+    /// A rank dies.
+    RankDies,
+    /// A GPU falls off the bus, says the kernel's log.
+    GpuFalls,
+}
 
 /// Who an agent is, and where it goes.
 #[derive(Debug)]
@@ -65,6 +71,8 @@ struct Agent {
     start: Option<(Box<Start>, Instant)>,
     /// The generation in which a rank was killed, and when that was reported.
     died: Option<(Generation, Instant)>,
+    /// When it was reported that a GPU fell off.
+    fell: Option<Instant>,
 }
 
 /// A report under way.
@@ -80,7 +88,7 @@ pub(super) async fn live(
     place: Place,
     tls: &Path,
     tell: Tell,
-    mut deaths: mpsc::Receiver<Die>,
+    mut faults: mpsc::Receiver<Fault>,
 ) -> Result<()> {
     let node = name(place.at)?;
     let tls = ClientTls::load(tls, &Role::Agent(node.clone()))?;
@@ -111,6 +119,7 @@ pub(super) async fn live(
         sent: BTreeMap::new(),
         start: None,
         died: None,
+        fell: None,
     };
     // Agents beat at moments of their own.
     let phase = welcome
@@ -122,7 +131,10 @@ pub(super) async fn live(
         tokio::select! {
             biased;
             message = next(&mut from) => agent.hear(message?).await?,
-            Some(Die) = deaths.recv() => agent.die().await?,
+            Some(fault) = faults.recv() => match fault {
+                Fault::RankDies => agent.die().await?,
+                Fault::GpuFalls => agent.fall().await?,
+            },
             _ = beats.tick() => agent.beat().await?,
         }
     }
@@ -167,6 +179,9 @@ impl Agent {
             ToAgent::Order(Order::Stop {
                 run, generation, ..
             }) => {
+                if let Some(fell) = self.fell.take() {
+                    (self.tell)(Counts::Withdrawn(fell.elapsed()));
+                }
                 self.start
                     .take_if(|(start, _)| start.spec.name == run && start.generation <= generation);
                 let report = Report::Stopped { run, generation };
@@ -251,6 +266,20 @@ impl Agent {
             ..Sent::now()
         };
         self.died = Some((generation, sent.at));
+        self.report(report, sent).await
+    }
+
+    /// The driver loses one of the GPUs.
+    async fn fall(&mut self) -> Result<()> {
+        let sign = Sign::Xid {
+            code: 79,
+            detail: "GPU has fallen off the bus.".to_owned(),
+        };
+        let report = Report::Signal {
+            signal: Signal::raised(Some(Slot(0)), sign),
+        };
+        let sent = Sent::now();
+        self.fell = Some(sent.at);
         self.report(report, sent).await
     }
 
