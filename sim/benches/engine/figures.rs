@@ -1,6 +1,6 @@
 //! The figures, one function each.
 
-use crate::fleet::{BLOOM, Fleet, Out, spec};
+use crate::fleet::{BLOOM, Fleet, Out, SMALL, spec};
 use crate::{Figure, Spans, growth, memory};
 use rebloom_core::engine::Event;
 use rebloom_core::id::NodeId;
@@ -52,10 +52,24 @@ pub(crate) fn all(scale: usize, mut show: impl FnMut(&Figure)) -> String {
     growth.table()
 }
 
-/// A fleet that is full but for four nodes in a hundred.
+/// Most gangs of two nodes in a fleet.
+const FEW: usize = 8;
+
+/// A fleet that is full of large gangs but for four nodes in a hundred, with a few small ones.
 fn filled(nodes: usize) -> Fleet {
     let mut fleet = Fleet::large(nodes);
-    fleet.fill(nodes * 96 / 100 / 48);
+    let gangs = nodes * 96 / 100 / 48;
+    fleet.fill(gangs);
+    // (The smallest fleet has few nodes left, and half of those stay spares.)
+    let few = ((nodes - gangs * 48) / 4).clamp(1, FEW);
+    for _ in 0..few {
+        fleet.small += 1;
+        let spec = small(fleet.small);
+        let name = spec.name.clone();
+        let out = fleet.submit(spec);
+        assert_eq!(out.starts, 2, "a gang has two nodes: {:?}", out.answer);
+        fleet.swing(&name);
+    }
     fleet
 }
 
@@ -66,7 +80,7 @@ pub(crate) fn small(at: usize) -> RunSpec {
         pipeline: 2,
         data: 1,
     };
-    spec(&format!("small-{at}"), layout)
+    spec(&format!("{SMALL}{at}"), layout)
 }
 
 /// Nodes go at once; times the moment at which they are given up.

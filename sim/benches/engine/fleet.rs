@@ -26,6 +26,8 @@ pub(crate) const BLOOM: Layout = Layout {
     data: 8,
 };
 const SLOTS: u32 = 8;
+/// How the names of gangs of two nodes begin.
+pub(crate) const SMALL: &str = "small-";
 /// Rules of an admin's own, of the kinds that docs/health.md shows. The first fires on an XID 79.
 pub(crate) const RULES: [&str; 8] = [
     r#"signal.kind == "xid" && signal.code in [79, 119, 120]"#,
@@ -261,6 +263,16 @@ impl Fleet {
     pub(crate) fn own_memory(&self) -> usize {
         let ranks: usize = self.seats.values().map(Vec::capacity).sum();
         ranks * size_of::<NodeId>()
+    }
+
+    /// Ranks of a run.
+    pub(crate) fn ranks(&self, run: &RunId) -> usize {
+        self.seats[run].len()
+    }
+
+    /// Nodes of a run, whose ranks fill them.
+    pub(crate) fn size(&self, run: &RunId) -> usize {
+        self.ranks(run) / SLOTS as usize
     }
 
     pub(crate) fn node_of(&self, run: &RunId, rank: usize) -> NodeId {

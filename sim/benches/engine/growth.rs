@@ -6,7 +6,7 @@
 //! state is in one. The second shows what the algorithm itself costs in a larger fleet.
 
 use crate::figures::{lose, micros, small, timed};
-use crate::fleet::{Fleet, Out};
+use crate::fleet::{Fleet, Out, SMALL};
 use crate::{Figure, Spans};
 use rebloom_core::engine::Event;
 use rebloom_core::id::{NodeId, RunId};
@@ -20,14 +20,18 @@ enum Kind {
     Lost,
     Faulty,
     FaultyByRules,
+    DiesOfFew,
+    FaultyOfFew,
     Placed,
 }
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 7] = [
     Kind::Dies,
     Kind::Lost,
     Kind::Faulty,
     Kind::FaultyByRules,
+    Kind::DiesOfFew,
+    Kind::FaultyOfFew,
     Kind::Placed,
 ];
 
@@ -38,6 +42,8 @@ impl Kind {
             Self::Lost => "a node is lost",
             Self::Faulty => "XID 79 of a node",
             Self::FaultyByRules => "the same with 8 CEL rules",
+            Self::DiesOfFew => "a rank of a gang of 16 dies",
+            Self::FaultyOfFew => "XID 79 of a node of such a gang",
             Self::Placed => "a gang of 16 ranks is placed",
         }
     }
@@ -51,6 +57,12 @@ impl Kind {
                 "XID 79 of a node in the kernel log -> withdrawn, gang fenced, a spare in its place, orders out",
             ),
             Self::FaultyByRules => Some("the same with 8 rules of an admin in CEL"),
+            Self::DiesOfFew => {
+                Some("a rank of a gang of 16 on 2 nodes dies -> fence and next generation out")
+            }
+            Self::FaultyOfFew => Some(
+                "XID 79 of a node of such a gang -> withdrawn, gang fenced, a spare in its place, orders out",
+            ),
             Self::Placed => None,
         }
     }
@@ -59,16 +71,29 @@ impl Kind {
     const fn times(self) -> usize {
         match self {
             Self::Dies => 200,
-            Self::Lost | Self::Faulty | Self::FaultyByRules | Self::Placed => 100,
+            Self::Lost
+            | Self::Faulty
+            | Self::FaultyByRules
+            | Self::DiesOfFew
+            | Self::FaultyOfFew
+            | Self::Placed => 100,
         }
+    }
+
+    /// The gangs that it happens to.
+    fn gangs(self, fleet: &Fleet) -> Vec<RunId> {
+        let is_small = matches!(self, Self::DiesOfFew | Self::FaultyOfFew);
+        let runs = fleet.runs.keys();
+        let runs = runs.filter(|run| run.as_str().starts_with(SMALL) == is_small);
+        runs.cloned().collect()
     }
 
     /// Does it once, and brings the fleet back to where it was.
     fn once(self, fleet: &mut Fleet, run: &RunId) -> Duration {
         match self {
-            Self::Dies => dies(fleet, run),
+            Self::Dies | Self::DiesOfFew => dies(fleet, run),
             Self::Lost => lost(fleet, run),
-            Self::Faulty | Self::FaultyByRules => faulty(fleet, run),
+            Self::Faulty | Self::FaultyByRules | Self::FaultyOfFew => faulty(fleet, run),
             Self::Placed => placed(fleet),
         }
     }
@@ -111,10 +136,10 @@ pub(crate) fn measure(fleets: &mut [Fleet], rounds: usize) -> Growth {
                 if has_rules {
                     fleet.set_rules(true);
                 }
-                let first = fleet.runs.keys().next().expect("it has gangs").clone();
+                let gangs = kind.gangs(fleet);
                 let [anywhere, one] = of_fleet;
-                anywhere.push(several(kind, fleet, None));
-                one.push(several(kind, fleet, Some(&first)));
+                anywhere.push(several(kind, fleet, &gangs));
+                one.push(several(kind, fleet, &gangs[..1]));
                 if has_rules {
                     fleet.set_rules(false);
                 }
@@ -124,31 +149,25 @@ pub(crate) fn measure(fleets: &mut [Fleet], rounds: usize) -> Growth {
     Growth { nodes, found }
 }
 
-fn several(kind: Kind, fleet: &mut Fleet, one: Option<&RunId>) -> Spans {
+fn several(kind: Kind, fleet: &mut Fleet, gangs: &[RunId]) -> Spans {
     let mut spans = Spans::default();
     for _ in 0..kind.times() {
-        let run = one.cloned().unwrap_or_else(|| any_run(fleet));
-        spans.push(kind.once(fleet, &run));
+        let run = &gangs[fleet.draw(gangs.len())];
+        spans.push(kind.once(fleet, run));
     }
     spans
 }
 
-fn any_run(fleet: &mut Fleet) -> RunId {
-    let at = fleet.draw(fleet.runs.len());
-    let mut runs = fleet.runs.keys();
-    runs.nth(at).expect("there is one of that number").clone()
-}
-
 fn any_node(fleet: &mut Fleet, run: &RunId) -> NodeId {
-    let rank = fleet.draw(384);
+    let rank = fleet.draw(fleet.ranks(run));
     fleet.node_of(run, rank)
 }
 
 fn dies(fleet: &mut Fleet, run: &RunId) -> Duration {
-    let rank = fleet.draw(384);
+    let rank = fleet.draw(fleet.ranks(run));
     let event = fleet.exit(run, rank);
     let (span, out) = timed(fleet, event);
-    assert_eq!(out.starts, 48, "the gang re-forms at once");
+    assert_eq!(out.starts, fleet.size(run), "the gang re-forms at once");
     fleet.swing(run);
     span
 }
@@ -180,7 +199,7 @@ fn faulty(fleet: &mut Fleet, run: &RunId) -> Duration {
     assert_eq!(withdrawn, the_node, "its verdict is in the journal");
     assert_eq!(generation, Some(before.next()), "the next generation is");
     assert_eq!(fleet.runs[run], before.next(), "and it is the one ordered");
-    assert_eq!(starts, 48, "a spare takes its place at once");
+    assert_eq!(starts, fleet.size(run), "a spare takes its place at once");
     assert_eq!(stopped, the_node, "and it has to stop");
     fleet.swing(run);
     fleet.repair(&node);
