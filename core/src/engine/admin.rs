@@ -197,8 +197,10 @@ impl Engine {
             .get(&node)
             .ok_or_else(|| Refusal::NoSuchNode(node.clone()))?;
         let is_charted = self.state.health.chart(&node).is_some();
-        let is_slow = self.state.runs.values().any(|run| run.slow.contains(&node));
-        if known.cordoned != cordoned || (!cordoned && (is_charted || is_slow)) {
+        let mut runs = self.state.runs.values();
+        let is_shunned =
+            runs.any(|run| run.slow.contains(&node) || run.ladder.blamed.contains_key(&node));
+        if known.cordoned != cordoned || (!cordoned && (is_charted || is_shunned)) {
             let node = node.clone();
             self.tell(if cordoned {
                 Fact::NodeCordoned { node }

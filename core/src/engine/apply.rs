@@ -64,6 +64,7 @@ impl State {
                 self.health.lifted(at, node);
                 for run in self.runs.values_mut() {
                     run.slow.remove(node);
+                    run.ladder.blamed.remove(node);
                 }
             }
             Fact::SignalHeard {

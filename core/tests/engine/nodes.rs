@@ -108,6 +108,24 @@ fn a_lost_node_is_replaced_by_the_spare_and_told_to_stop_when_it_is_back() {
 }
 
 #[test]
+fn a_node_that_a_run_lost_is_taken_last_until_an_admin_vouches_for_it() {
+    for (is_vouched_for, next) in [(false, "n3"), (true, "n1")] {
+        let (mut world, run) = World::running(&[2, 2, 2, 2], spec("bloom", 2, 1, 2));
+        world.cut(&node("n1"));
+        world.pass(millis(3100));
+        world.join(&node("n1"));
+        if is_vouched_for {
+            world.ask(Ask::Uncordon { node: node("n1") });
+        }
+        world.cut(&node("n2"));
+        world.pass(millis(3100));
+        let ranks = world.view(&run).ranks;
+        let is_there = ranks.iter().any(|rank| rank.seating.node == node(next));
+        assert!(is_there, "{next}: {ranks:?}");
+    }
+}
+
+#[test]
 fn a_silent_agent_is_lost_without_its_link_breaking() {
     let (mut world, run) = World::running(&[2, 2, 2], spec("bloom", 2, 1, 2));
     for _ in 0..11 {
