@@ -205,20 +205,28 @@ fn one_gang_runs_on_one_kind_of_gpu() {
     );
 }
 
+/// Where so many groups of eight go, without these nodes, when others were at fault so often.
+fn placed(
+    floor: &Floor,
+    groups: u32,
+    without: &[usize],
+    blamed: &BTreeMap<NodeId, u32>,
+) -> Option<Vec<NodeId>> {
+    let want = Want {
+        run: &run("new"),
+        layout: layout(8, groups, 1),
+        current: None,
+        without: &without.iter().copied().map(node).collect(),
+        blamed,
+    };
+    floor.place(&want).map(|placement| used(&placement))
+}
+
 #[test]
 fn nodes_that_were_at_fault_are_taken_last() {
     let floor = floor(4, 4, 1);
     let blamed = BTreeMap::from([(node(0), 2), (node(1), 1)]);
-    let placed = |pipeline| {
-        let want = Want {
-            run: &run("new"),
-            layout: layout(8, pipeline, 1),
-            current: None,
-            without: &BTreeSet::from([node(2)]),
-            blamed: &blamed,
-        };
-        floor.place(&want).map(|placement| used(&placement))
-    };
+    let placed = |pipeline| placed(&floor, pipeline, &[2], &blamed);
     assert_eq!(placed(1), Some(nodes([3])));
     assert_eq!(placed(2), Some(nodes([1, 3])));
     assert_eq!(placed(3), Some(nodes([0, 1, 3])));
@@ -236,16 +244,7 @@ fn a_suspect_has_one_fault_more() {
         assert!(floor.stand(&node(at), standing));
     }
     let blamed = BTreeMap::from([(node(0), 2), (node(1), 2)]);
-    let placed = |pipeline| {
-        let want = Want {
-            run: &run("new"),
-            layout: layout(8, pipeline, 1),
-            current: None,
-            without: &BTreeSet::new(),
-            blamed: &blamed,
-        };
-        floor.place(&want).map(|placement| used(&placement))
-    };
+    let placed = |pipeline| placed(&floor, pipeline, &[], &blamed);
     assert_eq!(placed(1), Some(nodes([2])));
     assert_eq!(placed(2), Some(nodes([2, 3])));
     assert_eq!(placed(3), Some(nodes([0, 2, 3])));
