@@ -8,7 +8,7 @@
 use super::Verdict;
 use super::signal::{Kind, Sign, Signal};
 use crate::report::NodeFacts;
-use cel::common::ast::{EntryExpr, Expr};
+use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
 use cel::{Context, Env, IdedExpr, Program, Value};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, LazyLock};
@@ -188,6 +188,8 @@ impl NodeFields {
 #[derive(Debug)]
 pub struct Expression {
     program: Program,
+    /// Kinds of which the signal must be all, or it does not fire; most expressions name one.
+    kinds: Vec<String>,
 }
 
 impl Expression {
@@ -201,9 +203,12 @@ impl Expression {
             ))
         })?;
         no_loops(program.expression())?;
-        let expression = Self { program };
+        let mut kinds = Vec::new();
+        demanded(program.expression(), &mut kinds);
+        let expression = Self { program, kinds };
         let node = sample_node();
         for kind in Kind::ALL {
+            // (All of it is worked out here, whatever kind it is for.)
             let fails = |error| {
                 if let BadExpression::Fails(_, why) = error {
                     BadExpression::Fails(kind.name().to_owned(), why)
@@ -212,13 +217,22 @@ impl Expression {
                 }
             };
             let scene = Scene::new(&sample(kind), &node).map_err(fails)?;
-            expression.fires(&scene).map_err(fails)?;
+            expression.work_out(&scene).map_err(fails)?;
         }
         Ok(expression)
     }
 
     /// Whether it fires.
     pub fn fires(&self, scene: &Scene) -> Result<bool, BadExpression> {
+        // What is false and anything is false in CEL, even where the other fails; and names are quicker
+        // to compare than CEL is to run.
+        if self.kinds.iter().any(|kind| kind != scene.kind) {
+            return Ok(false);
+        }
+        self.work_out(scene)
+    }
+
+    fn work_out(&self, scene: &Scene) -> Result<bool, BadExpression> {
         let value = self.program.execute(&scene.context);
         let value = value.map_err(|error| scene.fails(&error))?;
         if let Value::Bool(fires) = value {
@@ -318,6 +332,31 @@ fn bounded(text: &str) -> Result<(), BadExpression> {
         return Err(BadExpression::Complex);
     }
     Ok(())
+}
+
+/// The kinds that an expression demands of a signal: `signal.kind == "..."`, alone or with `&&`.
+fn demanded(expression: &IdedExpr, kinds: &mut Vec<String>) {
+    let Expr::Call(call) = &expression.expr else {
+        return;
+    };
+    match (call.func_name.as_str(), call.args.as_slice()) {
+        (operators::LOGICAL_AND, parts) => parts.iter().for_each(|part| demanded(part, kinds)),
+        (operators::EQUALS, [a, b]) => {
+            let name = |field: &IdedExpr, name: &IdedExpr| {
+                let Expr::Select(select) = &field.expr else {
+                    return None;
+                };
+                let is_signal = matches!(&select.operand.expr, Expr::Ident(of) if of == "signal");
+                let is_kind = is_signal && select.field == "kind" && !select.test;
+                let Expr::Literal(LiteralValue::String(name)) = &name.expr else {
+                    return None;
+                };
+                is_kind.then(|| name.inner().to_owned())
+            };
+            kinds.extend(name(a, b).or_else(|| name(b, a)));
+        }
+        _ => {}
+    }
 }
 
 fn no_loops(expression: &IdedExpr) -> Result<(), BadExpression> {

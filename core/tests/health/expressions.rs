@@ -202,4 +202,24 @@ proptest! {
             drop(expression.fires(&Scene::new(&signal, &node).unwrap()));
         }
     }
+
+    /// What is known of the kind alone comes out as if all of it were worked out, as it is under a `?`.
+    #[test]
+    fn a_kind_that_is_demanded_changes_nothing(
+        parts in prop::collection::vec(
+            "!?\\((signal\\.kind (==|!=) '(xid|storage)'|'(xid|storage)' == signal\\.kind|signal\\.code == 79|node\\.name == 'xid'|true|false)\\)",
+            1..6,
+        ),
+        joins in prop::collection::vec("&&|&&|\\|\\|", 5),
+    ) {
+        let mut text = parts[0].clone();
+        for (join, part) in joins.iter().zip(&parts[1..]) {
+            text = format!("{text} {join} {part}");
+        }
+        let whole = format!("({text}) ? true : false");
+        for code in [31, 79] {
+            let seen = xid(1, code, "x");
+            prop_assert_eq!(fires(&text, &seen), fires(&whole, &seen), "{}", text);
+        }
+    }
 }
