@@ -446,8 +446,8 @@ impl Owner {
 fn log(node: &NodeId, order: &Order) {
     match order {
         Order::Start(start) => info!(
-            %node, run = %start.spec.name, generation = start.generation.0,
-            ranks = start.seats.len(), cause = start.cause.label(), "start: {}", start.cause
+            %node, run = %start.gang.spec.name, generation = start.gang.generation.0,
+            ranks = start.seats.len(), cause = start.gang.cause.label(), "start: {}", start.gang.cause
         ),
         Order::Stop {
             run,

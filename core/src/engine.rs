@@ -27,6 +27,7 @@ mod recovery;
 mod reports;
 mod rules;
 mod seal;
+mod seating;
 mod show;
 mod slow;
 mod snapshots;
@@ -38,10 +39,11 @@ pub use audit::{Violation, judge};
 pub use command::{Answer, Command, Refusal};
 pub use event::{Ask, Event, Ticket};
 pub use fact::{Fact, Record};
+pub use seating::{Placement, Position, Seating};
 pub use state::State;
 pub use view::{
     CheckpointState, HealthRuleView, Incident, Ledger, Milepost, NodeHealth, NodeState, NodeView,
-    Placement, RankView, RuleHit, RunState, RunView, Seating, SnapshotView, Spend, Transition,
+    RankView, RuleHit, RunState, RunView, SnapshotView, Spend, Transition,
 };
 
 use crate::footprint::Tariff;

@@ -41,6 +41,7 @@ pub mod labels;
 pub mod ladder;
 pub mod layout;
 pub mod member;
+pub mod node_set;
 pub mod order;
 pub mod placement;
 pub mod replicas;

@@ -9,6 +9,8 @@ use crate::id::{Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::snapshot::{Peer, Recall};
 use crate::spec::RunSpec;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 /// A rank and the slot it has on its node.
@@ -20,28 +22,92 @@ pub struct Seat {
     pub slot: Slot,
 }
 
-/// One generation of a run, as one node sees it.
+/// Seats of one node. They are a part of its whole gang's, which all its orders share.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "Vec<Seat>", into = "Vec<Seat>")]
+pub struct Seats {
+    gang: Arc<[Seat]>,
+    here: Range<u32>,
+}
+
+impl Seats {
+    /// The seats of each node of a gang, given those of the first, of the second and so on in a row, and how
+    /// many there are up to the end of each.
+    pub(crate) fn split(gang: Vec<Seat>, ends: Vec<usize>) -> impl Iterator<Item = Self> {
+        let gang: Arc<[Seat]> = gang.into();
+        let mut begin = 0;
+        ends.into_iter().map(move |end| {
+            let end = u32::try_from(end).unwrap_or(u32::MAX);
+            let here = std::mem::replace(&mut begin, end)..end;
+            let gang = Arc::clone(&gang);
+            Self { gang, here }
+        })
+    }
+}
+
+impl From<Vec<Seat>> for Seats {
+    fn from(seats: Vec<Seat>) -> Self {
+        let here = 0..u32::try_from(seats.len()).unwrap_or(u32::MAX);
+        let gang = seats.into();
+        Self { gang, here }
+    }
+}
+
+impl From<Seats> for Vec<Seat> {
+    fn from(seats: Seats) -> Self {
+        seats.to_vec()
+    }
+}
+
+impl FromIterator<Seat> for Seats {
+    fn from_iter<T: IntoIterator<Item = Seat>>(seats: T) -> Self {
+        Vec::from_iter(seats).into()
+    }
+}
+
+impl Deref for Seats {
+    type Target = [Seat];
+    fn deref(&self) -> &[Seat] {
+        let Range { start, end } = self.here;
+        self.gang
+            .get(start as usize..end as usize)
+            .unwrap_or_default()
+    }
+}
+
+impl<'a> IntoIterator for &'a Seats {
+    type Item = &'a Seat;
+    type IntoIter = std::slice::Iter<'a, Seat>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl PartialEq for Seats {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for Seats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+/// One generation of a run, as every node of its gang is told alike.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Start {
-    /// What to run; shared, since a gang's orders differ in their seats alone.
+pub struct GangStart {
+    /// What to run.
     pub spec: Arc<RunSpec>,
     /// Which generation; it fences every older one.
     pub generation: Generation,
-    /// The ranks of this node.
-    pub seats: Vec<Seat>,
     /// The node whose agent hosts this generation's rendezvous store.
     pub store_node: NodeId,
     /// Where that agent's store is reached: `host:port`.
     pub store_address: String,
     /// The state to begin with; none means step 0 from the seed.
     pub resume: Option<CheckpointId>,
-    /// Where that is a snapshot, what the ranks of this node read and where it lies, by rank; empty where
-    /// it is a checkpoint.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub snapshot: Vec<Recall>,
-    /// Whose agent keeps the replicas of this node's snapshots; none where there are none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replica: Option<Peer>,
     /// The newest step after which the run was evaluated, up to the one that it resumes from.
     pub evaluated: Option<Step>,
     /// Whether processes that already run are ended first (rung 2) or re-form in place (rung 1).
@@ -51,6 +117,23 @@ pub struct Start {
     pub async_off: bool,
     /// Why.
     pub cause: Cause,
+}
+
+/// The same as one node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// What its whole gang is told; shared, since a large one has many nodes.
+    #[serde(flatten)]
+    pub gang: Arc<GangStart>,
+    /// The ranks of this node.
+    pub seats: Seats,
+    /// Where the gang resumes from a snapshot, what the ranks of this node read and where it lies, by rank;
+    /// empty where that is a checkpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshot: Vec<Recall>,
+    /// Whose agent keeps the replicas of this node's snapshots; none where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<Peer>,
 }
 
 /// How a run is stopped.
@@ -68,7 +151,7 @@ pub enum Stop {
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Run this generation, and none older.
-    Start(Box<Start>),
+    Start(Start),
     /// Stop every rank of the run up to and including this generation.
     Stop {
         /// Which run.

@@ -337,9 +337,9 @@ impl Supervisor {
     fn order(&mut self, now: Instant, order: Order) {
         match order {
             Order::Start(start) => {
-                let run = self.runs.entry(start.spec.name.clone()).or_default();
+                let run = self.runs.entry(start.gang.spec.name.clone()).or_default();
                 let drops = snapshots::drops(&start);
-                if run.start(*start) {
+                if run.start(start) {
                     self.commands.extend(drops);
                     self.settle(now);
                 }

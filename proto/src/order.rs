@@ -6,7 +6,7 @@ use crate::check::{
 use crate::wire;
 use crate::wire::order as w;
 use rebloom_core::id::{Generation, Rank, Slot, Step};
-use rebloom_core::order::{Order, Seat, Start, Stop};
+use rebloom_core::order::{GangStart, Order, Seat, Start, Stop};
 use std::sync::Arc;
 
 same_names!(Stop <=> Stop { Safely, Now });
@@ -32,19 +32,20 @@ impl TryFrom<wire::Seat> for Seat {
 
 impl From<Start> for w::Start {
     fn from(start: Start) -> Self {
+        let gang = Arc::unwrap_or_clone(start.gang);
         Self {
-            spec: Some(Arc::unwrap_or_clone(start.spec).into()),
-            generation: start.generation.0,
-            seats: start.seats.into_iter().map(Into::into).collect(),
-            store_node: start.store_node.into(),
-            store_address: start.store_address,
-            resume: start.resume.map(Into::into),
+            spec: Some(Arc::unwrap_or_clone(gang.spec).into()),
+            generation: gang.generation.0,
+            seats: start.seats.iter().copied().map(Into::into).collect(),
+            store_node: gang.store_node.into(),
+            store_address: gang.store_address,
+            resume: gang.resume.map(Into::into),
             snapshot: start.snapshot.into_iter().map(Into::into).collect(),
             replica: start.replica.map(Into::into),
-            fresh_processes: start.fresh_processes,
-            cause: Some(start.cause.into()),
-            async_off: start.async_off,
-            evaluated: start.evaluated.map(|step| step.0),
+            fresh_processes: gang.fresh_processes,
+            cause: Some(gang.cause.into()),
+            async_off: gang.async_off,
+            evaluated: gang.evaluated.map(|step| step.0),
         }
     }
 }
@@ -52,19 +53,22 @@ impl From<Start> for w::Start {
 impl TryFrom<w::Start> for Start {
     type Error = Malformed;
     fn try_from(start: w::Start) -> Result<Self, Malformed> {
-        Ok(Self {
+        let gang = GangStart {
             spec: Arc::new(part(start.spec, "spec")?),
             generation: Generation(start.generation),
-            seats: list(start.seats, "seats")?,
             store_node: node_id(start.store_node, "store_node")?,
             store_address: text(start.store_address, "store_address")?,
             resume: maybe(start.resume, "resume")?,
-            snapshot: list(start.snapshot, "snapshot")?,
-            replica: maybe(start.replica, "replica")?,
             fresh_processes: start.fresh_processes,
             cause: part(start.cause, "cause")?,
             async_off: start.async_off,
             evaluated: start.evaluated.map(Step),
+        };
+        Ok(Self {
+            gang: Arc::new(gang),
+            seats: list::<_, Seat>(start.seats, "seats")?.into(),
+            snapshot: list(start.snapshot, "snapshot")?,
+            replica: maybe(start.replica, "replica")?,
         })
     }
 }
@@ -72,7 +76,7 @@ impl TryFrom<w::Start> for Start {
 impl From<Order> for wire::Order {
     fn from(order: Order) -> Self {
         let what = match order {
-            Order::Start(start) => w::What::Start((*start).into()),
+            Order::Start(start) => w::What::Start(start.into()),
             Order::Stop {
                 run,
                 generation,
@@ -121,7 +125,7 @@ impl TryFrom<wire::Order> for Order {
     fn try_from(order: wire::Order) -> Result<Self, Malformed> {
         Ok(
             match order.what.ok_or_else(|| Malformed::missing("what"))? {
-                w::What::Start(start) => Self::Start(Box::new(part(Some(start), "start")?)),
+                w::What::Start(start) => Self::Start(part(Some(start), "start")?),
                 w::What::Stop(it) => Self::Stop {
                     run: run_id(it.run, "stop.run")?,
                     generation: Generation(it.generation),

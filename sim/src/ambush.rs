@@ -52,10 +52,8 @@ impl World {
         placement: &Placement,
         recovers: bool,
     ) {
-        let nodes = || placement.seats.iter().map(|seat| seat.node.clone());
-        let is_old = |node: &NodeId| {
-            before.is_some_and(|before| before.seats.iter().any(|seat| seat.node == *node))
-        };
+        let nodes = || placement.seats().map(|seat| seat.node.clone());
+        let is_old = |node: &NodeId| before.is_some_and(|before| before.nodes.contains(node));
         let new: Vec<NodeId> = nodes().filter(|node| !is_old(node)).collect();
         if self.is_biased(Bias::Spare) && !new.is_empty() && self.random.once_in(2) {
             self.ambush(&new, 3_000_000);
@@ -131,7 +129,7 @@ impl World {
         let placement = self.checks.placement(run);
         placement
             .into_iter()
-            .flat_map(|placement| &placement.seats)
+            .flat_map(|placement| placement.seats())
             .map(|seat| seat.node.clone())
             .collect()
     }

@@ -316,14 +316,12 @@ impl World {
         let Some(seen) = self.checks.runs.get_mut(run) else {
             return;
         };
-        let whole = layout
-            .ranks()
-            .eq(placement.seats.iter().map(|seat| seat.rank));
+        let whole = layout.ranks().eq(placement.seats().map(|seat| seat.rank));
         let mut violations = Vec::new();
         if !whole {
             violations.push(format!("S4: generation {generation} of {run} is not whole"));
         }
-        let node_of = |rank: Rank| placement.seats.get(rank.0 as usize).map(|seat| &seat.node);
+        let node_of = |rank: Rank| placement.seat(rank).map(|seat| seat.node);
         for rank in layout.ranks() {
             if layout
                 .tensor_group(rank)
@@ -336,17 +334,16 @@ impl World {
             }
         }
         let used: BTreeSet<_> = placement
-            .seats
-            .iter()
-            .map(|seat| (&seat.node, seat.slot))
+            .seats()
+            .map(|seat| (seat.node, seat.slot))
             .collect();
-        if used.len() < placement.seats.len() {
+        if used.len() < placement.ranks() {
             violations.push(format!(
                 "S2: generation {generation} of {run} uses a slot twice"
             ));
         }
-        if let Some(seat) = placement.seats.iter().find(|seat| {
-            let node = self.nodes.iter().find(|node| node.id == seat.node);
+        if let Some(seat) = placement.seats().find(|seat| {
+            let node = self.nodes.iter().find(|node| node.id == *seat.node);
             node.is_none_or(|node| seat.slot.0 >= node.slots)
         }) {
             violations.push(format!("placement: rank {} sits on no slot", seat.rank));
@@ -393,19 +390,19 @@ impl World {
                 ));
             }
         }
-        for seat in &placement.seats {
+        for seat in placement.seats() {
             let stayed = before
                 .as_ref()
-                .is_some_and(|before| before.seats.iter().any(|old| old.node == seat.node));
+                .is_some_and(|before| before.nodes.contains(seat.node));
             let checks = &self.checks;
             let holds_back = [&checks.cordoned, &checks.lost, &checks.withdrawn];
-            if holds_back.iter().any(|nodes| nodes.contains(&seat.node)) {
-                let node = &seat.node;
+            if holds_back.iter().any(|nodes| nodes.contains(seat.node)) {
+                let node = seat.node;
                 violations.push(format!(
                     "S3: generation {generation} of {run} is placed on {node}, which is held back"
                 ));
             }
-            if self.checks.cordoned.contains(&seat.node) && !stayed {
+            if self.checks.cordoned.contains(seat.node) && !stayed {
                 violations.push(format!(
                     "S11: {run} is placed on {}, which is cordoned",
                     seat.node
@@ -413,11 +410,14 @@ impl World {
             }
         }
         for (other, seen) in &self.checks.runs {
-            let taken = seen.placement.iter().flat_map(|placement| &placement.seats);
+            let taken = seen
+                .placement
+                .iter()
+                .flat_map(|placement| placement.seats());
             if other != run
                 && taken
                     .into_iter()
-                    .any(|seat| used.contains(&(&seat.node, seat.slot)))
+                    .any(|seat| used.contains(&(seat.node, seat.slot)))
             {
                 violations.push(format!("S2: {run} and {other} are placed on the same slot"));
             }

@@ -48,8 +48,7 @@ pub(crate) fn fact(fact: &Fact) -> String {
         return cut(fact);
     };
     let seats: Vec<String> = placement
-        .seats
-        .iter()
+        .seats()
         .map(|seat| format!("{}@{}/{}", seat.rank, seat.node, seat.slot))
         .collect();
     let resume = resume.map_or("the start".to_owned(), |id| id.directory());
@@ -68,11 +67,11 @@ pub(crate) fn order(order: &Order) -> String {
                 .iter()
                 .map(|seat| seat.rank.to_string())
                 .collect();
-            let (run, generation) = (&start.spec.name, start.generation);
+            let (run, generation) = (&start.gang.spec.name, start.gang.generation);
             format!(
                 "start {run} g{generation} ranks {}: {}",
                 ranks.join(","),
-                start.cause
+                start.gang.cause
             )
         }
         Order::Stop {

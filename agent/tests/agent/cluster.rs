@@ -3,7 +3,7 @@
 use rebloom_core::cause::Cause;
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Session, Slot};
 use rebloom_core::layout::Layout;
-use rebloom_core::order::{Order, Seat, Start};
+use rebloom_core::order::{GangStart, Order, Seat, Start};
 use rebloom_core::report::{Join, Milestone, RankEvent, Report};
 use rebloom_core::spec::RunSpec;
 use rebloom_core::supervisor::Memory;
@@ -283,32 +283,35 @@ impl Cluster {
             pipeline: 2,
             data: 1,
         };
-        let seats = seats.iter().enumerate();
-        Start {
+        let gang = GangStart {
             evaluated: None,
             spec: spec(run, layout, &self.checkpoints()).into(),
             generation: Generation(generation),
+            store_node: store.facts.node.clone(),
+            store_address: store.facts.store_address.clone(),
+            resume: None,
+            fresh_processes: false,
+            async_off: false,
+            cause: Cause::Submitted,
+        };
+        let seats = seats.iter().enumerate();
+        Start {
+            gang: gang.into(),
             seats: seats
                 .map(|(slot, rank)| Seat {
                     rank: Rank(*rank),
                     slot: Slot(slot as u32),
                 })
                 .collect(),
-            store_node: store.facts.node.clone(),
-            store_address: store.facts.store_address.clone(),
             snapshot: Vec::new(),
             replica: None,
-            resume: None,
-            fresh_processes: false,
-            async_off: false,
-            cause: Cause::Submitted,
         }
     }
 
     /// Starts a run of two ranks on one agent and returns their pids once they train.
     pub(crate) async fn train(&mut self, name: &str, run: &str, join: &Join) -> [u32; 2] {
         let start = self.a_start(run, 1, &[0, 1], join);
-        self.order(name, Order::Start(Box::new(start))).await;
+        self.order(name, Order::Start(start)).await;
         // Reports of the two ranks come in any order.
         let mut pids = BTreeMap::new();
         while pids.len() < 2 {

@@ -116,7 +116,7 @@ async fn ranks_on_two_nodes_meet_in_the_store_of_one_and_only_agents_may_come() 
     let (_b, _) = cluster.joined("b").await;
     for (name, rank) in [("b", 1), ("a", 0)] {
         let start = cluster.a_start("demo", 1, &[rank], &host);
-        cluster.order(name, Order::Start(Box::new(start))).await;
+        cluster.order(name, Order::Start(start)).await;
     }
     cluster.steps("b", 1, 1).await;
 
@@ -160,7 +160,7 @@ async fn ranks_on_two_nodes_meet_in_the_store_of_one_and_only_agents_may_come() 
 
     // A newer generation closes the old store.
     let start = cluster.a_start("demo", 2, &[0], &host);
-    cluster.order("a", Order::Start(Box::new(start))).await;
+    cluster.order("a", Order::Start(start)).await;
     let request = StoreSetRequest {
         place: place("demo", 1),
         key: "k".into(),

@@ -46,7 +46,7 @@ async fn a_killed_rank_is_told_at_once_and_the_survivor_goes_on_in_its_process()
     assert_eq!(stat(victim), None, "no zombie is left");
 
     let start = cluster.a_start("demo", 2, &[0, 1], &join);
-    cluster.order("a", Order::Start(Box::new(start))).await;
+    cluster.order("a", Order::Start(start)).await;
     assert_eq!(cluster.steps("a", 0, 2).await, survivor);
     assert!(stat(survivor).is_some());
     drop(agent);
@@ -69,7 +69,7 @@ async fn ranks_outlive_their_agent_and_its_next_life_adopts_them() {
 
     // They follow the new life: words, fences and pages go through it.
     let start = cluster.a_start("demo", 2, &[0, 1], &join);
-    cluster.order("a", Order::Start(Box::new(start))).await;
+    cluster.order("a", Order::Start(start)).await;
     assert_eq!(cluster.steps("a", 0, 2).await, pids[0]);
 
     // One dies while no agent is there.
@@ -205,7 +205,7 @@ async fn a_worker_that_is_not_there_is_reported() {
     let agent = cluster.start("a", &["--worker", worker.to_str().unwrap()]);
     let join = cluster.join_of("a").await;
     let start = cluster.a_start("demo", 1, &[0, 1], &join);
-    cluster.order("a", Order::Start(Box::new(start))).await;
+    cluster.order("a", Order::Start(start)).await;
     let error = cluster.report("a", 0, |_, event| match event {
         RankEvent::NotStarted { error } => Some(error),
         _ => None,
@@ -238,7 +238,7 @@ async fn output_can_be_read_and_that_of_the_process_before_too() {
     kill_process(to_pid(pid), Signal::KILL).unwrap();
     cluster.report("a", 1, |_, event| exited(event)).await;
     let start = cluster.a_start("loud", 2, &[0, 1], &join);
-    cluster.order("a", Order::Start(Box::new(start))).await;
+    cluster.order("a", Order::Start(start)).await;
     cluster.steps("a", 1, 2).await;
     let text = ask(&mut cluster, read(true, 0, 1000, 1)).await;
     assert_eq!(text, "goes as rank 1 in generation 1\n");

@@ -30,12 +30,12 @@ fn remembers(start: &Start, milestone: Milestone) -> Vec<Remembered> {
     let ranks = start.seats.iter().map(|seat| RankStatus {
         rank: seat.rank,
         pid: 1000 + seat.rank.0,
-        generation: start.generation,
+        generation: start.gang.generation,
         milestone,
     });
     vec![Remembered {
-        run: start.spec.name.clone(),
-        generation: start.generation,
+        run: start.gang.spec.name.clone(),
+        generation: start.gang.generation,
         ranks: ranks.collect(),
         snapshots: Vec::new(),
         sealed: vec![],
@@ -105,7 +105,7 @@ async fn after_a_power_cut_the_agents_are_heard_before_anything_is_placed() {
         .await;
     for (agent, start) in agents.iter_mut().zip(&mut starts) {
         *start = agent.start_order().await;
-        assert_eq!(start.generation, Generation(2));
+        assert_eq!(start.gang.generation, Generation(2));
     }
     server.stop().await;
     drop(agents);
@@ -137,10 +137,10 @@ async fn after_a_power_cut_the_agents_are_heard_before_anything_is_placed() {
     for (agent, start) in agents.iter_mut().zip(&starts) {
         let again = agent.start_order().await;
         assert!(
-            again.generation > start.generation,
+            again.gang.generation > start.gang.generation,
             "{} after {}",
-            again.generation,
-            start.generation
+            again.gang.generation,
+            start.gang.generation
         );
     }
     assert_eq!(

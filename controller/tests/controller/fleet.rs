@@ -280,7 +280,7 @@ impl Agent {
 
     pub(crate) async fn start_order(&mut self) -> Start {
         self.until(|message| match message {
-            ToAgent::Order(Order::Start(start)) => Some(*start),
+            ToAgent::Order(Order::Start(start)) => Some(start),
             _ => None,
         })
         .await
@@ -324,8 +324,8 @@ impl Agent {
 
 pub(crate) fn rank_report(start: &Start, rank: Rank, event: RankEvent) -> Report {
     Report::Rank {
-        run: start.spec.name.clone(),
-        generation: start.generation,
+        run: start.gang.spec.name.clone(),
+        generation: start.gang.generation,
         rank,
         event,
     }
@@ -415,10 +415,10 @@ pub(crate) fn shard(rank: Rank) -> Shard {
 /// The report that a rank wrote its part.
 pub(crate) fn shard_saved(start: &Start, step: u64, rank: Rank) -> Report {
     Report::ShardSaved {
-        run: start.spec.name.clone(),
+        run: start.gang.spec.name.clone(),
         checkpoint: CheckpointId {
             step: Step(step),
-            generation: start.generation,
+            generation: start.gang.generation,
         },
         samples: step * 8,
         shard: shard(rank),

@@ -229,12 +229,12 @@ async fn a_new_life_goes_on_where_the_old_one_ended() {
         let ranks = start.seats.iter().map(|seat| RankStatus {
             rank: seat.rank,
             pid: 1000 + seat.rank.0,
-            generation: start.generation,
+            generation: start.gang.generation,
             milestone: Milestone::Stepped,
         });
         let remembered = Remembered {
-            run: start.spec.name.clone(),
-            generation: start.generation,
+            run: start.gang.spec.name.clone(),
+            generation: start.gang.generation,
             ranks: ranks.collect(),
             snapshots: Vec::new(),
             sealed: vec![],
@@ -246,7 +246,7 @@ async fn a_new_life_goes_on_where_the_old_one_ended() {
             match agent.next().await.unwrap() {
                 ToAgent::Ack(acked) => break assert_eq!(acked, sequence),
                 ToAgent::Order(Order::Start(again)) => {
-                    assert_eq!(again.generation, start.generation);
+                    assert_eq!(again.gang.generation, start.gang.generation);
                 }
                 other => panic!("{other:?}"),
             }
@@ -262,7 +262,7 @@ async fn a_new_life_goes_on_where_the_old_one_ended() {
     }
     let host = agents
         .iter_mut()
-        .find(|agent| agent.node == starts[0].store_node)
+        .find(|agent| agent.node == starts[0].gang.store_node)
         .unwrap();
     let manifest = host.seal_order().await;
     assert_eq!((manifest.id.step, manifest.samples), (Step(5), 40));

@@ -42,7 +42,7 @@ async fn a_run_is_placed_trains_and_completes() {
         .flat_map(|s| s.seats.iter().map(|s| s.rank))
         .collect();
     assert_eq!(ranks, (0..4).map(Rank).collect());
-    assert!(starts.iter().all(|start| *start.spec == spec("bloom")));
+    assert!(starts.iter().all(|start| *start.gang.spec == spec("bloom")));
     // A name is given once.
     let refused = admin
         .submit_run(submission(spec("bloom")))
@@ -84,7 +84,7 @@ async fn a_run_is_placed_trains_and_completes() {
     // Done is done once what was trained is sealed.
     let id = CheckpointId {
         step: Step(30),
-        generation: starts[0].generation,
+        generation: starts[0].gang.generation,
     };
     for (agent, start) in agents.iter_mut().zip(&starts) {
         for seat in &start.seats {
@@ -95,7 +95,7 @@ async fn a_run_is_placed_trains_and_completes() {
     assert_eq!(server.run("bloom").await.state, RunState::Running);
     let host = agents
         .iter_mut()
-        .find(|agent| agent.node == starts[0].store_node)
+        .find(|agent| agent.node == starts[0].gang.store_node)
         .unwrap();
     let manifest = host.seal_order().await;
     assert_eq!((manifest.id, manifest.samples), (id, 240));

@@ -52,9 +52,8 @@ impl Engine {
                 without: &BTreeSet::new(),
                 blamed: &BTreeMap::new(),
             });
-            let seating = placement
-                .map(|placement| placement.seats.clone())
-                .unwrap_or_default();
+            let seats = placement.iter().flat_map(|placement| placement.seats());
+            let seating: Vec<_> = seats.map(Seating::from).collect();
             let message = if seating.is_empty() {
                 format!("{name} would wait for room")
             } else {
@@ -249,7 +248,7 @@ impl Engine {
                 blamed: &run.ladder.blamed,
             });
             let placement = placement.ok_or_else(|| Refusal::NoRoom(id.clone()))?;
-            seating.extend(placement.seats.iter().cloned());
+            seating.extend(placement.seats().map(Seating::from));
         }
         let names: Vec<_> = runs.iter().map(RunId::as_str).collect();
         let what = if names.is_empty() {

@@ -36,8 +36,8 @@ pub fn judge(engine: &Engine) -> Vec<Violation> {
         whole(id, run, &mut report);
         sealed(id, run, &mut report);
         usable(engine, id, run, &mut report);
-        let seats = run.gang.iter().flat_map(|gang| &gang.placement.seats);
-        for (node, slot) in seats.map(|seat| (&seat.node, seat.slot)) {
+        let seats = run.gang.iter().flat_map(|gang| gang.placement.seats());
+        for (node, slot) in seats.map(|seat| (seat.node, seat.slot)) {
             if let Some(other) = slots.insert((node, slot), id) {
                 report(
                     "S2",
@@ -106,7 +106,7 @@ fn whole(id: &RunId, run: &Run, report: &mut impl FnMut(&'static str, String)) {
     let layout = run.spec.layout;
     if !layout
         .ranks()
-        .eq(gang.placement.seats.iter().map(|seat| seat.rank))
+        .eq(gang.placement.seats().map(|seat| seat.rank))
     {
         return report(
             "S4",

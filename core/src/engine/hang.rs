@@ -17,6 +17,7 @@ use crate::hang::straggler::Stragglers;
 use crate::id::{Generation, NodeId, Rank, RunId, Step};
 use crate::ladder::{self, evict};
 use crate::layout::Layout;
+use crate::node_set::NodeSet;
 use crate::report::Milestone;
 use crate::spec::seconds;
 use crate::time::{Duration, Instant};
@@ -372,7 +373,7 @@ impl Engine {
 
     /// Until when something may run on the first of these nodes that has not surely fenced itself, if
     /// nothing is heard of it; none where all of them have. (One node tells enough: a fleet has many.)
-    pub(super) fn unfenced_until(&self, nodes: &BTreeSet<NodeId>) -> Option<Instant> {
+    pub(super) fn unfenced_until(&self, nodes: &NodeSet) -> Option<Instant> {
         let after = self.fence_after();
         let mut until = nodes.iter().map(|node| self.heard(node) + after);
         until.find(|until| *until > self.now)

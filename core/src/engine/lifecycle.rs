@@ -3,10 +3,10 @@
 //! Each decision looks at the state alone, so it comes out the same after a replay; deciding twice
 //! decides nothing new.
 
-use super::state::{Gang, Run};
+use super::state::{Gang, Member, Run};
 use super::{CheckpointState, Engine, Fact, NodeState, RunState, Rung};
 use crate::cause::{Cause, Exit};
-use crate::id::{RunId, Step};
+use crate::id::{Rank, RunId, Step};
 use crate::ladder;
 use crate::order::Stop;
 use crate::spec::seconds;
@@ -90,8 +90,9 @@ impl Engine {
             return;
         };
         let Some(gang) = &run.gang else { return };
-        let mut ranks = gang.placement.seats.iter().zip(&gang.members);
-        if let Some((seat, _)) = ranks.find(|(_, m)| m.gone && m.finished.is_none()) {
+        let breaks = |member: &Member| member.gone && member.finished.is_none();
+        let broke = gang.members.iter().position(breaks);
+        if let Some(seat) = broke.and_then(|at| gang.placement.seats().nth(at)) {
             // Its end was written down, but the last life was cut off before the incident was.
             let (rank, node) = (seat.rank, seat.node.clone());
             return self.fault(
@@ -124,10 +125,7 @@ impl Engine {
                 let rung = ladder::first(&cause, &run.ladder.tries);
                 self.broke(id, cause, (self.now, self.now), rung);
             }
-        } else if let Some(node) =
-            gang.fenced
-                .first()
-                .or(gang.placement.seats.first().map(|seat| &seat.node))
+        } else if let Some(node) = gang.fenced.first().or(gang.node_of(Rank(0)))
             && (has_stopped || !gang.fenced.is_empty())
         {
             let rank = gang
@@ -162,8 +160,7 @@ impl Engine {
             });
         match stop.how {
             Stop::Safely => {
-                let breaks =
-                    |member: &super::state::Member| member.gone && member.finished.is_none();
+                let breaks = |member: &Member| member.gone && member.finished.is_none();
                 let cannot = hangs
                     || gang.symptom.is_some()
                     || gang.members.iter().any(breaks)
@@ -180,12 +177,15 @@ impl Engine {
                 }
             }
             Stop::Now => {
-                let mut ranks = gang.placement.seats.iter().zip(&gang.members);
-                let is_over = ranks.all(|(seat, member)| {
-                    member.gone
-                        || gang.fenced.contains(&seat.node)
-                        || self.node_state(&seat.node) == NodeState::Lost
-                });
+                let is_over = gang
+                    .placement
+                    .seats()
+                    .zip(&gang.members)
+                    .all(|(seat, member)| {
+                        member.gone
+                            || gang.fenced.contains(seat.node)
+                            || self.node_state(seat.node) == NodeState::Lost
+                    });
                 if is_over {
                     self.end(id, RunState::Stopped, cause);
                 }
@@ -257,8 +257,8 @@ impl Engine {
 fn is_gone(gang: &Gang) -> bool {
     gang.members
         .iter()
-        .zip(&gang.placement.seats)
-        .all(|(member, seat)| member.gone || gang.fenced.contains(&seat.node))
+        .zip(gang.placement.seats())
+        .all(|(member, seat)| member.gone || gang.fenced.contains(seat.node))
 }
 
 /// When the seal of a gang that has finished must have come.

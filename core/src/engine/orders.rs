@@ -5,14 +5,15 @@
 
 use super::links::{Link, LinkAt};
 use super::state::{Gang, Run};
-use super::{Command, Engine, RunState};
+use super::{Command, Engine, Record, RunState};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
 use crate::id::{Generation, NodeId, RunId, Session};
-use crate::order::{Order, Seat, Start, Stop};
-use crate::snapshot::{Peer, Recall};
-use crate::spec::{RunSpec, seconds};
+use crate::order::{GangStart, Order, Seats, Start, Stop};
+use crate::snapshot::Peer;
+use crate::spec::seconds;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
 use std::sync::Arc;
 
 /// The last order that a node was given about a run.
@@ -24,21 +25,41 @@ pub(super) enum Told {
     Stop(Generation, Stop),
 }
 
-/// What the orders to start a gang have in common: they differ in their seats alone.
-struct Sheet {
-    spec: Arc<RunSpec>,
-    store_address: String,
-    /// Whose agent keeps the replicas of each node.
-    keepers: BTreeMap<NodeId, Peer>,
-}
-
 /// What a node was told last about a run.
 #[derive(Debug)]
 struct Line {
     node: NodeId,
-    link: LinkAt,
-    session: Session,
-    told: Told,
+    link: Option<LinkAt>,
+    /// Over which link, and what; none where it was told nothing yet.
+    told: Option<(Session, Told)>,
+}
+
+/// What the orders to start a gang have in common.
+struct Sheet<'a> {
+    run: &'a Run,
+    gang: &'a Gang,
+    start: Arc<GangStart>,
+    /// In the order of the nodes.
+    seats: Peekable<std::vec::IntoIter<(&'a NodeId, Seats)>>,
+    /// Whose agent keeps the replicas of each node.
+    keepers: BTreeMap<NodeId, Peer>,
+}
+
+impl Sheet<'_> {
+    /// Ranks of the generation before that are killed on a node, since they hang.
+    fn kills(&self, node: &NodeId) -> impl Iterator<Item = Order> {
+        let gang = self.gang;
+        let hung = gang
+            .kill
+            .iter()
+            .filter(move |rank| gang.node_of(**rank) == Some(node));
+        hung.map(|rank| Order::Kill {
+            run: self.run.spec.name.clone(),
+            generation: gang.after,
+            rank: *rank,
+            cause: gang.cause.clone(),
+        })
+    }
 }
 
 /// What was ordered over which link.
@@ -149,9 +170,8 @@ impl Engine {
             let node = node.clone();
             let line = Line {
                 node,
-                link,
-                session,
-                told,
+                link: Some(link),
+                told: Some((session, told)),
             };
             self.desk.adopt(id, line);
         }
@@ -159,90 +179,109 @@ impl Engine {
 
     /// Sends every order about a run that has not gone out over the present links.
     pub(super) fn write_orders(&mut self, id: &RunId) {
-        let before = self.desk.told.remove(id).unwrap_or_default();
-        let (told, news) = self.compare(before, self.wanted(id));
-        if !told.is_empty() {
-            self.desk.told.insert(id.clone(), told);
+        let mut lines = self.desk.told.remove(id).unwrap_or_default();
+        let news = self.compare(&mut lines, &self.wanted(id));
+        if !news.is_empty() {
+            let news: Vec<_> = news.into_iter().map(|at| &lines[at]).collect();
+            let commands = self.orders(id, &news);
+            self.out.extend(commands);
         }
-        if news.is_empty() {
-            return;
-        }
-        let run = self.state.runs.get(id);
-        let gang = run.and_then(|run| Some((run, run.gang.as_ref()?)));
-        let sheet = gang.and_then(|(run, gang)| self.sheet(run, gang));
-        let seats = gang.map_or_else(Vec::new, |(_, gang)| seats(gang));
-        let mut seats = seats.into_iter().peekable();
-        let mut orders = Vec::with_capacity(news.len());
-        for (session, node, told) in news {
-            while seats.next_if(|(seated, _)| **seated < node).is_some() {}
-            let here = seats.next_if(|(seated, _)| **seated == node);
-            let here = here.map(|(_, seats)| seats).unwrap_or_default();
-            let order = match (told, gang.zip(sheet.as_ref())) {
-                (Told::Start(_), Some(((run, gang), sheet))) => {
-                    let kills = kills(run, gang, &node);
-                    orders.extend(kills.map(|kill| (session, node.clone(), kill)));
-                    let recalls = self.recalls(gang, &node, &here);
-                    let keeper = sheet.keepers.get(&node).cloned();
-                    start(run, gang, sheet, here, (recalls, keeper))
-                }
-                (Told::Start(_), None) => continue,
-                (Told::Stop(generation, how), _) => stop(id, run, generation, how),
-            };
-            orders.push((session, node, order));
-        }
-        for (session, node, order) in orders {
-            self.send(node, session, order);
+        if !lines.is_empty() {
+            self.desk.told.insert(id.clone(), lines);
         }
     }
 
-    /// What the nodes of a run will have been told, and what of it is new to them.
-    fn compare(
-        &self,
-        before: Vec<Line>,
-        wanted: Vec<(&NodeId, Told)>,
-    ) -> (Vec<Line>, Vec<(Session, NodeId, Told)>) {
-        let doubts = self.doubts_until().is_some();
-        let mut before = before.into_iter().peekable();
-        let (mut lines, mut news) = (Vec::with_capacity(wanted.len()), Vec::new());
-        for (node, told) in wanted {
-            while before.next_if(|line| line.node < *node).is_some() {}
-            let known = before.next_if(|line| line.node == *node);
-            let link = known.as_ref().map(|line| line.link);
-            let Some(link) = link.or_else(|| self.links.find(node)) else {
+    /// The orders that lines which are news become.
+    fn orders(&self, id: &RunId, news: &[&Line]) -> Vec<Command<Record>> {
+        let is_start = |line: &&Line| matches!(line.told, Some((_, Told::Start(_))));
+        let run = self.state.runs.get(id);
+        let starting = run.filter(|_| news.iter().any(is_start));
+        let mut sheet = starting.and_then(|run| self.sheet(run, run.gang.as_ref()?));
+        let mut commands = Vec::with_capacity(news.len());
+        for Line { node, told, .. } in news {
+            let Some((session, told)) = *told else {
                 continue;
             };
-            let Some(session) = self.links.at(link).and_then(Link::open) else {
-                lines.extend(known);
-                continue;
+            let mut send = |order| {
+                commands.push(Command::Send {
+                    node: node.clone(),
+                    session,
+                    order,
+                });
             };
-            let is_known = |line: &Line| (line.session, line.told) == (session, told);
-            if !known.as_ref().is_some_and(is_known) {
-                if doubts && matches!(told, Told::Start(_)) {
-                    // The journal may have lost that a newer generation runs elsewhere (S1).
-                    lines.extend(known);
-                    continue;
+            match (told, &mut sheet) {
+                (Told::Start(_), Some(sheet)) => {
+                    sheet.kills(node).for_each(&mut send);
+                    if let Some(start) = self.start(sheet, node) {
+                        send(Order::Start(start));
+                    }
                 }
-                news.push((session, node.clone(), told));
+                (Told::Start(_), None) => {}
+                (Told::Stop(generation, how), _) => send(stop(id, run, generation, how)),
             }
-            let node = known.map_or_else(|| node.clone(), |line| line.node);
-            lines.push(Line {
-                node,
-                link,
-                session,
-                told,
-            });
         }
-        (lines, news)
+        commands
     }
 
     /// What the orders of a gang have in common.
-    fn sheet(&self, run: &Run, gang: &Gang) -> Option<Sheet> {
+    fn sheet<'a>(&self, run: &'a Run, gang: &'a Gang) -> Option<Sheet<'a>> {
         let store = self.state.nodes.get(&gang.placement.store_node)?;
-        Some(Sheet {
+        let start = GangStart {
             spec: run.spec_to_run()?,
+            generation: gang.generation,
+            store_node: gang.placement.store_node.clone(),
             store_address: store.facts.store_address.clone(),
+            resume: gang.resume,
+            evaluated: run.evaluated(gang.resume),
+            fresh_processes: gang.fresh,
+            async_off: run.async_off,
+            cause: gang.cause.clone(),
+        };
+        Some(Sheet {
+            run,
+            gang,
+            start: Arc::new(start),
+            seats: gang.placement.by_node().into_iter().peekable(),
             keepers: self.keepers(run, gang),
         })
+    }
+
+    /// The start of one node; nodes are asked for in order.
+    fn start(&self, sheet: &mut Sheet<'_>, node: &NodeId) -> Option<Start> {
+        let seats = &mut sheet.seats;
+        while seats.next_if(|(seated, _)| *seated < node).is_some() {}
+        let (_, seats) = seats.next_if(|(seated, _)| *seated == node)?;
+        Some(Start {
+            gang: Arc::clone(&sheet.start),
+            snapshot: self.recalls(sheet.gang, node, &seats),
+            replica: sheet.keepers.get(node).cloned(),
+            seats,
+        })
+    }
+
+    /// Turns the lines of a run to what is wanted; says which of them are news to their nodes.
+    fn compare(&self, lines: &mut Vec<Line>, wanted: &[(&NodeId, Told)]) -> Vec<usize> {
+        let fits = |(line, (node, _)): (&Line, &(&NodeId, Told))| line.node == **node;
+        if lines.len() != wanted.len() || !lines.iter().zip(wanted).all(fits) {
+            *lines = align(std::mem::take(lines), wanted);
+        }
+        let doubts = self.doubts_until().is_some();
+        let mut news = Vec::with_capacity(lines.len());
+        for (at, (line, (_, told))) in lines.iter_mut().zip(wanted).enumerate() {
+            line.link = line.link.or_else(|| self.links.find(&line.node));
+            let link = line.link.and_then(|link| self.links.at(link));
+            let Some(session) = link.and_then(Link::open) else {
+                continue;
+            };
+            // (The journal may have lost that a newer generation runs elsewhere (S1).)
+            let waits = doubts && matches!(told, Told::Start(_));
+            let told = Some((session, *told));
+            if line.told != told && !waits {
+                line.told = told;
+                news.push(at);
+            }
+        }
+        news
     }
 
     /// What each node shall have been told about a run, in the order of the nodes.
@@ -257,8 +296,9 @@ impl Engine {
                     }
                     None => Told::Start(gang.generation),
                 };
-                let nodes = gang.placement.nodes.iter();
-                let nodes = nodes.filter(|node| !gang.fenced.contains(*node));
+                let nodes = &gang.placement.nodes;
+                wanted.reserve(nodes.len() + run.owed.len());
+                let nodes = nodes.iter().filter(|node| !gang.fenced.contains(*node));
                 wanted.extend(nodes.map(|node| (node, told)));
             }
             for (node, owed) in &run.owed {
@@ -340,35 +380,19 @@ fn insert<'a>(wanted: &mut Vec<(&'a NodeId, Told)>, node: &'a NodeId, told: Told
     wanted.insert(at, (node, told));
 }
 
-/// Seats of a gang by node, in the order of the nodes. Ranks stay in order.
-fn seats(gang: &Gang) -> Vec<(&NodeId, Vec<Seat>)> {
-    let placement = &gang.placement;
-    let each = placement.seats.len() / placement.nodes.len().max(1);
-    let mut of_node: Vec<_> = placement
-        .nodes
-        .iter()
-        .map(|node| (node, Vec::with_capacity(each)))
-        .collect();
-    // A name is found by where its text is, and read only where a seat has a text of its own.
-    let text = |node: &NodeId| node.as_str().as_ptr();
-    let mut by_text: Vec<_> = placement.nodes.iter().map(text).zip(0_usize..).collect();
-    by_text.sort_unstable();
-    for row in placement
-        .seats
-        .chunk_by(|a, b| text(&a.node) == text(&b.node))
-    {
-        let node = &row[0].node;
-        let known = by_text.binary_search_by_key(&text(node), |(text, _)| *text);
-        let at = match known {
-            Ok(at) => by_text[at].1,
-            Err(_) => of_node.partition_point(|(other, _)| *other < node),
-        };
-        of_node[at].1.extend(row.iter().map(|seat| Seat {
-            rank: seat.rank,
-            slot: seat.slot,
-        }));
-    }
-    of_node
+/// A line for each node of whom something is wanted: its own of before, or a new one.
+fn align(before: Vec<Line>, wanted: &[(&NodeId, Told)]) -> Vec<Line> {
+    let mut before = before.into_iter().peekable();
+    let lines = wanted.iter().map(|(node, _)| {
+        while before.next_if(|line| line.node < **node).is_some() {}
+        let known = before.next_if(|line| line.node == **node);
+        known.unwrap_or_else(|| Line {
+            node: (*node).clone(),
+            link: None,
+            told: None,
+        })
+    });
+    lines.collect()
 }
 
 fn stop(id: &RunId, run: Option<&Run>, generation: Generation, how: Stop) -> Order {
@@ -395,41 +419,4 @@ fn stop(id: &RunId, run: Option<&Run>, generation: Generation, how: Stop) -> Ord
         how,
         cause,
     }
-}
-
-/// Ranks of the generation before that are killed on a node, since they hang.
-fn kills(run: &Run, gang: &Gang, node: &NodeId) -> impl Iterator<Item = Order> {
-    let hung = gang
-        .kill
-        .iter()
-        .filter(move |rank| gang.node_of(**rank) == Some(node));
-    hung.map(move |rank| Order::Kill {
-        run: run.spec.name.clone(),
-        generation: gang.after,
-        rank: *rank,
-        cause: gang.cause.clone(),
-    })
-}
-
-fn start(
-    run: &Run,
-    gang: &Gang,
-    sheet: &Sheet,
-    seats: Vec<Seat>,
-    (snapshot, replica): (Vec<Recall>, Option<Peer>),
-) -> Order {
-    Order::Start(Box::new(Start {
-        spec: Arc::clone(&sheet.spec),
-        generation: gang.generation,
-        seats,
-        store_node: gang.placement.store_node.clone(),
-        store_address: sheet.store_address.clone(),
-        resume: gang.resume,
-        snapshot,
-        replica,
-        evaluated: run.evaluated(gang.resume),
-        fresh_processes: gang.fresh,
-        async_off: run.async_off,
-        cause: gang.cause.clone(),
-    }))
 }

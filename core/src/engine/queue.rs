@@ -6,7 +6,7 @@
 
 use super::state::{Node, Run};
 use super::{Engine, Fact, NodeState, Placement, RunState};
-use crate::id::{NodeId, RunId};
+use crate::id::{NodeId, Rank, RunId};
 use crate::placement::Waiting;
 use crate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,7 +105,7 @@ impl Engine {
             allowed && (cut || self.state.health.is_withdrawn_for_now(node))
         };
         if claim.nodes.iter().any(is_away) {
-            BTreeSet::clone(&claim.nodes)
+            claim.nodes.iter().cloned().collect()
         } else {
             BTreeSet::new()
         }
@@ -114,13 +114,13 @@ impl Engine {
     /// Whole nodes that this placement would leave too few, for the nodes that would then be in use.
     /// A run that needs them all still gets them when it is alone (L3).
     pub(super) fn spares_short(&self, run: &Run, placement: &Placement) -> u32 {
-        let Some(first) = placement.seats.first().filter(|_| self.limits.keep_spares) else {
+        let Some(first) = placement.seat(Rank(0)).filter(|_| self.limits.keep_spares) else {
             return 0;
         };
         if run.turn.since + self.limits.starve_after <= self.now {
             return 0;
         }
-        let (usable, empty) = self.floor.nodes_like(&first.node);
+        let (usable, empty) = self.floor.nodes_like(first.node);
         let nodes = &placement.nodes;
         let count = |nodes: usize| u32::try_from(nodes).unwrap_or(u32::MAX);
         let takes = nodes

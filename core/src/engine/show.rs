@@ -136,9 +136,9 @@ impl Engine {
 
     /// The name of a run's first device, the others being alike.
     fn device(&self, run: &Run) -> Option<&String> {
-        let seats = run.gang.iter().flat_map(|gang| &gang.placement.seats);
+        let seats = run.gang.iter().flat_map(|gang| gang.placement.seats());
         let mut names = seats
-            .filter_map(|seat| self.state.nodes.get(&seat.node))
+            .filter_map(|seat| self.state.nodes.get(seat.node))
             .chain(self.state.nodes.values())
             .filter_map(|node| node.facts.gpus.first());
         names.next()
@@ -166,12 +166,12 @@ impl Engine {
 
     fn rank_views(&self, id: &RunId, gang: &Gang) -> Vec<RankView> {
         let watch = self.watches.get(id);
-        let seats = gang.placement.seats.iter().zip(&gang.members);
+        let seats = gang.placement.seats().zip(&gang.members);
         let views = seats.map(|(seat, member)| {
             let page = watch.and_then(|watch| watch.pages.get(seat.rank));
             let page = page.filter(|page| page.generation == gang.generation);
             RankView {
-                seating: seat.clone(),
+                seating: seat.into(),
                 pid: member.pid,
                 milestone: member.reached,
                 phase: page.map(|page| page.phase),

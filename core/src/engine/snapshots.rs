@@ -128,8 +128,8 @@ impl Engine {
         }
         let is_there = |node: &&NodeId| self.node_state(node) == NodeState::Ready;
         let pick = |rank: Rank, holders: &BTreeSet<NodeId>| {
-            let seat = placement.seats.get(rank.0 as usize)?;
-            let own = holders.get(&seat.node).filter(is_there);
+            let seat = placement.seat(rank)?;
+            let own = holders.get(seat.node).filter(is_there);
             own.or_else(|| holders.iter().find(is_there)).cloned()
         };
         let sealed = run.newest_sealed();
@@ -246,8 +246,8 @@ pub(super) fn tier(restore: Option<&Restore>, placement: &Placement) -> Tier {
     let Some(restore) = restore else {
         return Tier::Storage;
     };
-    let own = placement.seats.iter().zip(&restore.shards);
-    let mut own = own.map(|(seat, (_, at))| seat.node == *at);
+    let own = placement.seats().zip(&restore.shards);
+    let mut own = own.map(|(seat, (_, at))| seat.node == at);
     if own.all(|is_own| is_own) {
         Tier::Memory
     } else {

@@ -9,9 +9,7 @@ mod ladder;
 pub(super) use ladder::Ladder;
 
 use super::ledger::Book;
-use super::{
-    CheckpointState, Incident, Milepost, Placement, RunState, Rung, Seating, Spend, Transition,
-};
+use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung, Spend, Transition};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::eval::Evaluation;
@@ -22,6 +20,7 @@ use crate::hang::deadline::Timing;
 use crate::health::fleet::Fleet;
 use crate::id::{Digest, Generation, NodeId, Rank, RunId, Slot, Step};
 use crate::layout::Layout;
+use crate::node_set::NodeSet;
 use crate::order::Stop;
 use crate::placement::Reliability;
 use crate::report::{Finish, Milestone, NodeFacts};
@@ -245,7 +244,7 @@ pub(super) struct Turn {
 /// Nodes that a broken gang had to leave for want of one that is whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Claim {
-    pub(super) nodes: Arc<BTreeSet<NodeId>>,
+    pub(super) nodes: Arc<NodeSet>,
     pub(super) at: Instant,
 }
 
@@ -263,7 +262,7 @@ pub(super) struct Owed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct OldGang {
     pub(super) generation: Generation,
-    pub(super) nodes: Arc<BTreeSet<NodeId>>,
+    pub(super) nodes: Arc<NodeSet>,
 }
 
 /// Samples that no later generation trains on.
@@ -300,10 +299,7 @@ impl Save {
 
 impl Gang {
     pub(super) fn node_of(&self, rank: Rank) -> Option<&NodeId> {
-        self.placement
-            .seats
-            .get(rank.0 as usize)
-            .map(|seat| &seat.node)
+        self.placement.seat(rank).map(|seat| seat.node)
     }
 
     pub(super) fn member(&self, rank: Rank) -> Option<&Member> {
@@ -311,21 +307,12 @@ impl Gang {
     }
 
     /// Ranks seated on a node, with what is known of each.
-    pub(super) fn on<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = (Rank, &'a Member)> {
-        let here = self.by_node().filter(move |(seated, _)| *seated == node);
-        here.flat_map(|(_, ranks)| ranks.map(|(seat, member)| (seat.rank, member)))
-    }
-
-    /// Ranks in a row that are on one node, with what is known of each; a node may come more than once.
-    pub(super) fn by_node(
-        &self,
-    ) -> impl Iterator<Item = (&NodeId, impl Iterator<Item = (&Seating, &Member)>)> {
-        let rows = self.placement.seats.chunk_by(|a, b| a.node == b.node);
-        let mut members = self.members.as_slice();
-        rows.map(move |row| {
-            let (here, rest) = members.split_at(row.len());
-            members = rest;
-            (&row[0].node, row.iter().zip(here))
+    pub(super) fn on(&self, node: &NodeId) -> impl Iterator<Item = (Rank, &Member)> {
+        let here = self.placement.nodes.position(node);
+        let places = self.placement.places().zip(&self.members);
+        let ranks = (0..).map(Rank).zip(places);
+        ranks.filter_map(move |(rank, ((at, _), member))| {
+            (Some(at) == here).then_some((rank, member))
         })
     }
 

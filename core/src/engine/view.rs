@@ -1,5 +1,6 @@
 //! What the engine shows of its state: the source of the admin API, the live view and the metrics.
 
+use super::Seating;
 use crate::cause::Cause;
 use crate::checkpoint::CheckpointId;
 use crate::eval::Evaluation;
@@ -8,16 +9,14 @@ use crate::flops::{self, Flops};
 use crate::footprint::Tariff;
 use crate::health::fleet::Tally;
 use crate::health::{Finding, Mode, Verdict};
-use crate::id::{Digest, Generation, IncidentId, NodeId, Rank, RunId, Slot, Step};
+use crate::id::{Digest, Generation, IncidentId, NodeId, Rank, RunId, Step};
 use crate::ladder::Rung;
 use crate::report::Milestone;
 use crate::snapshot::Tier;
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 
 /// Where a run stands.
 ///
@@ -90,75 +89,6 @@ pub enum NodeState {
     Unreachable,
     /// Lost: its ranks were given up.
     Lost,
-}
-
-/// A rank's place.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Seating {
-    /// Which rank.
-    pub rank: Rank,
-    /// On which node.
-    pub node: NodeId,
-    /// On which device of it.
-    pub slot: Slot,
-}
-
-/// Where a whole gang is: all of it or nothing (S4).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Written")]
-pub struct Placement {
-    /// One seat a rank, in rank order.
-    pub seats: Vec<Seating>,
-    /// The node whose agent hosts the rendezvous store.
-    pub store_node: NodeId,
-    /// Every node of a seat.
-    #[serde(skip_serializing)]
-    pub nodes: Arc<BTreeSet<NodeId>>,
-}
-
-/// A placement as it is written down.
-#[derive(Deserialize)]
-struct Written {
-    seats: Vec<Seating>,
-    store_node: NodeId,
-}
-
-impl From<Written> for Placement {
-    fn from(Written { seats, store_node }: Written) -> Self {
-        Self::new(seats, store_node)
-    }
-}
-
-impl Placement {
-    /// These seats, in rank order.
-    pub fn new(seats: Vec<Seating>, store_node: NodeId) -> Self {
-        let chunks = seats.chunk_by(|a, b| a.node == b.node);
-        let mut nodes: Vec<_> = chunks
-            .filter_map(|chunk| Some(&chunk.first()?.node))
-            .collect();
-        // Fewer names to compare: most nodes come more than once.
-        nodes.sort_by_key(|node| node.as_str().as_ptr());
-        nodes.dedup();
-        Self {
-            nodes: Arc::new(nodes.into_iter().cloned().collect()),
-            seats,
-            store_node,
-        }
-    }
-
-    /// These seats, on nodes that are known to be all of theirs.
-    pub(crate) fn on(nodes: BTreeSet<NodeId>, seats: Vec<Seating>, store_node: NodeId) -> Self {
-        debug_assert_eq!(
-            nodes,
-            seats.iter().map(|seat| seat.node.clone()).collect(),
-            "each node of a seat, and no other"
-        );
-        Self {
-            nodes: Arc::new(nodes),
-            seats,
-            store_node,
-        }
-    }
 }
 
 /// What a second of a run was spent on.

@@ -6,6 +6,7 @@
 //! once the gang was fast without it, and without no other that could be it. Never restarts a gang itself.
 
 use crate::id::NodeId;
+use crate::node_set::NodeSet;
 use crate::time::Duration;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,9 +69,9 @@ impl Bisect {
     }
 
     /// Those of `nodes` that may be the slow one.
-    pub fn suspects_in(&self, nodes: &BTreeSet<NodeId>) -> usize {
+    pub fn suspects_in(&self, nodes: &NodeSet) -> usize {
         let suspects = self.suspects.iter();
-        suspects.filter(|node| nodes.contains(*node)).count()
+        suspects.filter(|node| nodes.contains(node)).count()
     }
 
     /// The one whose ranks are busy for longer than all others, unless it was left out already.
@@ -87,8 +88,8 @@ impl Bisect {
     }
 
     /// A generation runs on these nodes.
-    pub fn placed(&mut self, nodes: &BTreeSet<NodeId>) {
-        let out = self.suspects.iter().filter(|node| !nodes.contains(*node));
+    pub fn placed(&mut self, nodes: &NodeSet) {
+        let out = self.suspects.iter().filter(|node| !nodes.contains(node));
         self.out = out.cloned().collect();
     }
 

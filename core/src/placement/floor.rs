@@ -5,6 +5,7 @@ use super::slots::Slots;
 use crate::by_name::ByName;
 use crate::engine::Placement;
 use crate::id::{NodeId, RunId};
+use crate::node_set::NodeSet;
 use crate::report::{FABRIC, NodeFacts, RACK};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,17 +48,10 @@ pub(super) struct Holding {
 #[derive(Debug)]
 struct Seated {
     placement: Arc<Placement>,
-    stretches: Vec<Stretch>,
+    /// Of each of its nodes.
+    spots: Vec<Spot>,
     /// Whether the run holds nothing else.
     is_all: bool,
-}
-
-/// Ranks in a row that are on one node.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stretch {
-    pub(super) spot: Spot,
-    /// The first rank that is not in it.
-    pub(super) end: u32,
 }
 
 /// One node.
@@ -234,54 +228,39 @@ impl Floor {
             return;
         }
         let before = known.map(std::mem::take).unwrap_or_default();
-        let stretches = match before.seated {
-            Some(before) if Arc::ptr_eq(&before.placement, placement) => before.stretches,
-            before => self.stretches(placement, before.as_ref()),
+        let spots = match before.seated {
+            Some(before) if Arc::ptr_eq(&before.placement, placement) => before.spots,
+            before => self.spots_of(placement, before.as_ref()),
         };
-        let mut held = Vec::with_capacity(stretches.len() + more.len());
-        let mut seats = placement.seats.iter();
-        let mut begin = 0;
-        for Stretch { spot, end } in &stretches {
-            let here = seats.by_ref().take((end - begin) as usize);
-            held.push((*spot, here.map(|seat| seat.slot).collect()));
-            begin = *end;
+        let mut held = Vec::with_capacity(spots.len() + more.len());
+        held.extend(spots.iter().map(|spot| (*spot, Slots::default())));
+        for (at, slot) in placement.places() {
+            held[at].1.insert(slot);
         }
         for (node, slots) in more {
             held.push((self.spot(node), slots));
         }
         let seated = Seated {
             placement: Arc::clone(placement),
-            stretches,
+            spots,
             is_all,
         };
         self.replace(run, &before.slots, held, Some(seated));
     }
 
-    /// Which ranks of a placement are on which node; most are where they were before.
-    fn stretches(&mut self, placement: &Placement, before: Option<&Seated>) -> Vec<Stretch> {
-        let old = before.map_or(&[][..], |before| &before.placement.seats);
-        let mut known = before
-            .map_or(&[][..], |before| &before.stretches)
-            .iter()
-            .peekable();
-        let mut all = Vec::with_capacity(known.len());
-        let mut begin = 0;
-        for seats in placement.seats.chunk_by(|a, b| a.node == b.node) {
-            let Some(first) = seats.first() else { continue };
-            while known
-                .next_if(|stretch| stretch.end as usize <= begin)
-                .is_some()
-            {}
-            let stays = old.get(begin).is_some_and(|seat| seat.node == first.node);
-            let spot = match known.peek().filter(|_| stays) {
-                Some(stretch) => stretch.spot,
-                None => self.spot(&first.node),
-            };
-            begin += seats.len();
-            let end = u32::try_from(begin).unwrap_or(u32::MAX);
-            all.push(Stretch { spot, end });
-        }
-        all
+    /// The spots of the nodes of a placement; most are those of before.
+    fn spots_of(&mut self, placement: &Placement, before: Option<&Seated>) -> Vec<Spot> {
+        let nodes = &placement.nodes;
+        let nobody = NodeSet::default();
+        let (old, spots) = before.map_or((&nobody, &[][..]), |before| {
+            (&*before.placement.nodes, &before.spots[..])
+        });
+        let known = nodes.places_in(old);
+        let known = known.map(|at| at.and_then(|at| spots.get(at)).copied());
+        let named = nodes.iter().zip(known);
+        named
+            .map(|(node, known)| known.unwrap_or_else(|| self.spot(node)))
+            .collect()
     }
 
     pub(super) fn holding(&self, run: &RunId) -> Option<&Holding> {
@@ -450,11 +429,11 @@ impl Holding {
         seated.is_some_and(|seated| seated.is_all && Arc::ptr_eq(&seated.placement, placement))
     }
 
-    /// Which ranks of its gang's placement are on which node.
-    pub(super) fn stretches(&self, placement: &Arc<Placement>) -> &[Stretch] {
+    /// The spots of the nodes of its gang's placement.
+    pub(super) fn spots(&self, placement: &Arc<Placement>) -> &[Spot] {
         let seated = self.seated.as_ref();
         let seated = seated.filter(|seated| Arc::ptr_eq(&seated.placement, placement));
-        seated.map_or(&[], |seated| &seated.stretches)
+        seated.map_or(&[], |seated| &seated.spots)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Seats for one gang.
 
-use super::floor::{Floor, Kind, Place, Stretch};
+use super::floor::{Floor, Kind, Place};
 use super::rack::Spot;
 use super::slots::Slots;
 use crate::engine::{Placement, Seating};
@@ -51,8 +51,8 @@ struct Attempt<'a> {
     /// Spots that it must not be placed on, in order.
     without: &'a [Spot],
     tensor: u32,
-    /// Which ranks of the present placement are on which node.
-    stretches: &'a [Stretch],
+    /// Of the nodes of the present placement.
+    spots: &'a [Spot],
     /// By spot.
     own: Vec<Own>,
     chosen: Vec<Chosen>,
@@ -70,15 +70,14 @@ impl Floor {
         let holding = self.holding(want.run);
         let held = holding.map_or(&[][..], |holding| &holding.slots);
         let seated = holding.zip(want.current);
-        let stretches = seated.map_or(&[][..], |(holding, current)| holding.stretches(current));
-        let first = stretches.first().map(|stretch| stretch.spot);
-        let kind = first.map(|spot| self.spots[spot as usize].kind);
+        let spots = seated.map_or(&[][..], |(holding, current)| holding.spots(current));
+        let kind = spots.first().map(|spot| self.spots[*spot as usize].kind);
         let without = want.without.iter().filter_map(|node| self.known(node));
         let mut without: Vec<_> = without.collect();
         without.sort_unstable();
         if let Some((holding, current)) = seated
             && let Some(kind) = kind
-            && current.seats.len() == want.layout.world() as usize
+            && current.ranks() == want.layout.world() as usize
             && holding.is_just(current)
             && held
                 .iter()
@@ -88,7 +87,7 @@ impl Floor {
         }
         let kinds = 0..u32::try_from(self.kinds.len()).unwrap_or(u32::MAX);
         let mut kinds = kinds.filter(|of| kind.is_none_or(|kind| kind == *of));
-        kinds.find_map(|kind| self.place_on(kind, want, &without, (held, stretches)))
+        kinds.find_map(|kind| self.place_on(kind, want, &without, (held, spots)))
     }
 
     /// Whether a run can keep what it holds on a node.
@@ -111,7 +110,7 @@ impl Floor {
         number: u32,
         want: &Want<'_>,
         without: &[Spot],
-        (held, stretches): (&[(Spot, Slots)], &[Stretch]),
+        (held, spots): (&[(Spot, Slots)], &[Spot]),
     ) -> Option<Arc<Placement>> {
         let places = held
             .iter()
@@ -131,7 +130,7 @@ impl Floor {
             want,
             without,
             tensor: want.layout.tensor,
-            stretches,
+            spots,
             own: own.collect(),
             chosen: Vec::new(),
             taken: BTreeSet::new(),
@@ -157,7 +156,7 @@ impl Attempt<'_> {
         let world = self.want.layout.world() as usize;
         let homeless = self.keep();
         let current = self.want.current;
-        if let Some(current) = current.filter(|current| current.seats.len() == world)
+        if let Some(current) = current.filter(|current| current.ranks() == world)
             && homeless.is_empty()
         {
             return Some(Arc::clone(current));
@@ -194,74 +193,38 @@ impl Attempt<'_> {
                 slot,
             }));
         }
-        let stays = current.filter(|current| current.seats.len() == world);
+        let stays = current.filter(|current| current.ranks() == world);
         let placement = match stays {
-            Some(current) if new.len() == homeless.len() * tensor => {
-                let mut seats = current.seats.clone();
-                for seat in new {
-                    let at = seat.rank.0 as usize;
-                    *seats.get_mut(at)? = seat;
-                }
-                let store_node = seats.first()?.node.clone();
-                if self.keeps_some() {
-                    Placement::on(self.nodes(current), seats, store_node)
-                } else {
-                    Placement::new(seats, store_node)
-                }
-            }
+            Some(current) if new.len() == homeless.len() * tensor => current.with(&new),
             None if new.len() == world => {
                 new.sort_by_key(|seat| seat.rank);
                 let store_node = new.first()?.node.clone();
-                Placement::new(new, store_node)
+                Placement::new(&new, store_node)
             }
             Some(_) | None => return None,
         };
         Some(Arc::new(placement))
     }
 
-    /// The nodes of a placement that keeps what stays of this one and has the chosen ones as well.
-    fn nodes(&self, current: &Placement) -> BTreeSet<NodeId> {
-        let mut nodes = BTreeSet::clone(&current.nodes);
-        for stretch in self.stretches {
-            if !self
-                .own_at(stretch.spot)
-                .is_some_and(|at| self.own[at].stays)
-            {
-                nodes.remove(&self.place(stretch.spot).node);
-            }
-        }
-        let chosen = self.chosen.iter().map(|chosen| self.place(chosen.spot));
-        nodes.extend(chosen.map(|place| place.node.clone()));
-        nodes
-    }
-
     /// Keeps the groups whose seats can be kept; says the first rank of each of the others.
     fn keep(&mut self) -> Vec<Rank> {
         let layout = self.want.layout;
-        let current = self
-            .want
-            .current
-            .map_or(&[][..], |placement| &placement.seats);
+        let own: Vec<_> = self.spots.iter().map(|spot| self.own_at(*spot)).collect();
         let mut homeless = Vec::new();
-        let own = self.stretches.iter().map(|s| self.own_at(s.spot));
-        let own: Vec<_> = own.collect();
         for first in groups(layout) {
             let end = first.0 + layout.tensor;
-            let old = current.get(first.0 as usize..end as usize);
-            let old = old.unwrap_or_default();
-            let at = self.stretches.partition_point(|s| s.end <= first.0);
-            // All of them are on the node of the first.
-            let is_whole = self.stretches.get(at).is_some_and(|s| s.end >= end);
-            let at = own.get(at).copied().flatten().filter(|_| is_whole);
-            let own = at.and_then(|at| self.own.get_mut(at));
-            let own = own.filter(|own| old.iter().all(|seat| own.free.contains(seat.slot)));
-            let Some(own) = own.filter(|_| !old.is_empty()) else {
+            let current = self.want.current;
+            let group = current.and_then(|current| current.group(first.0..end));
+            let own = group.and_then(|(at, slots)| {
+                let own = &mut self.own[(*own.get(at)?)?];
+                let slots: Slots = slots.collect();
+                own.free.holds(&slots).then_some((own, slots))
+            });
+            let Some((own, slots)) = own else {
                 homeless.push(first);
                 continue;
             };
-            for seat in old {
-                own.free.remove(seat.slot);
-            }
+            own.free.subtract(&slots);
             own.stays = true;
         }
         homeless

@@ -29,17 +29,16 @@ impl Slots {
     /// Adds a slot.
     pub fn insert(&mut self, slot: Slot) {
         let (at, bit) = (slot.0 as usize / 64, slot.0 % 64);
-        if at > self.high.len() {
+        let Some(at) = at.checked_sub(1) else {
+            self.low |= 1 << bit;
+            return;
+        };
+        if at >= self.high.len() {
             let mut high = std::mem::take(&mut self.high).into_vec();
-            high.resize(at, 0);
+            high.resize(at + 1, 0);
             self.high = high.into();
         }
-        let word = if at == 0 {
-            &mut self.low
-        } else {
-            &mut self.high[at - 1]
-        };
-        *word |= 1 << bit;
+        self.high[at] |= 1 << bit;
     }
 
     /// Takes a slot out; says whether it was in.
@@ -72,9 +71,9 @@ impl Slots {
 
     /// Whether all that are in `other` are in this one.
     pub fn holds(&self, other: &Self) -> bool {
-        let mut rest = other.clone();
-        rest.subtract(self);
-        rest.is_empty()
+        let missing = |(at, word): (usize, &u64)| word & !self.word(at + 1);
+        let mut high = other.high.iter().enumerate().map(missing);
+        other.low & !self.low == 0 && high.all(|missing| missing == 0)
     }
 
     /// How many are in.

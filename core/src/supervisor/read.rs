@@ -95,7 +95,7 @@ impl Supervisor {
             let rules = run
                 .start
                 .as_ref()
-                .map(|start| start.spec.log_rules.as_slice());
+                .map(|start| start.gang.spec.log_rules.as_slice());
             let rules = rules.filter(|rules| !rules.is_empty());
             rules.into_iter().flat_map(move |rules| {
                 let living = run.locals.iter().filter(|(_, local)| local.is_alive());

@@ -95,12 +95,12 @@ impl Run {
 
     /// Takes a start in; false where it is stale or stopped (S5).
     pub(super) fn start(&mut self, start: Start) -> bool {
-        if start.generation <= self.generation {
+        if start.gang.generation <= self.generation {
             return false;
         }
-        self.generation = start.generation;
+        self.generation = start.gang.generation;
         self.checkpoint_directory
-            .clone_from(&start.spec.checkpoint.directory);
+            .clone_from(&start.gang.spec.checkpoint.directory);
         self.start = Some(start);
         self.stop = None;
         self.changed = true;
@@ -181,7 +181,7 @@ impl Run {
         let process = self.locals.get(&rank)?.kept.process?;
         let is_its = process.pid == pid && piece.shard.rank == rank;
         let start = self.start.as_ref();
-        let start = start.filter(|start| start.generation == piece.checkpoint.generation);
+        let start = start.filter(|start| start.gang.generation == piece.checkpoint.generation);
         is_its.then(|| start.and_then(|start| start.replica.clone()))
     }
 
@@ -358,7 +358,7 @@ impl Run {
         let Some(start) = &self.start else {
             return Vec::new();
         };
-        let init = seconds(start.spec.deadlines.init);
+        let init = seconds(start.gang.spec.deadlines.init);
         let overdue = self.locals.iter_mut().filter_map(|(rank, local)| {
             let page = pages.and_then(|pages| pages.get(rank));
             Some((

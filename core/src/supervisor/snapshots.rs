@@ -26,9 +26,9 @@ impl Supervisor {
 
 /// What a new generation drops: steps after the one that it begins with never came about.
 pub(super) fn drops(start: &Start) -> Option<Command> {
-    start.spec.checkpoint.snapshot?;
+    start.gang.spec.checkpoint.snapshot?;
     Some(Command::DropSnapshots {
-        run: start.spec.name.clone(),
-        after: start.resume.map_or(Step(0), |resume| resume.step),
+        run: start.gang.spec.name.clone(),
+        after: start.gang.resume.map_or(Step(0), |resume| resume.step),
     })
 }

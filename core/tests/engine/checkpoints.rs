@@ -55,7 +55,10 @@ fn a_checkpoint_is_sealed_when_every_rank_has_saved_and_only_then_resumed_from()
     assert_eq!(seals(&world), 0);
     world.kill(&run, &[0]);
     let (_, start) = world.starts_since(0).pop().unwrap();
-    assert_eq!(start.resume, None, "a part of a checkpoint is none (S6)");
+    assert_eq!(
+        start.gang.resume, None,
+        "a part of a checkpoint is none (S6)"
+    );
     let before = world
         .engine
         .refusals()
@@ -124,7 +127,7 @@ fn an_unsound_checkpoint_is_left_for_the_next_older_one_and_climbs_no_rung() {
     assert_eq!(view.state, RunState::Running);
     assert_eq!(view.generation, Generation(4));
     let (_, start) = world.starts_since(0).pop().unwrap();
-    assert_eq!(start.resume, Some(id(10)));
+    assert_eq!(start.gang.resume, Some(id(10)));
     assert_eq!(
         steps(&world, &run),
         [
@@ -149,14 +152,14 @@ fn obey_newest(world: &mut World) {
     let starts = world.starts_since(0);
     let newest = starts
         .iter()
-        .map(|(_, start)| start.generation)
+        .map(|(_, start)| start.gang.generation)
         .max()
         .unwrap();
     for (name, start) in starts
         .into_iter()
-        .filter(|(_, start)| start.generation == newest)
+        .filter(|(_, start)| start.gang.generation == newest)
     {
-        world.obey(&name, Order::Start(Box::new(start)));
+        world.obey(&name, Order::Start(start));
     }
 }
 
@@ -195,7 +198,7 @@ fn without_any_sound_checkpoint_a_run_is_parked_until_an_admin_has_seen_to_the_s
         matches!(&answer, Answer::Done { message, .. } if message.contains("from step 30")),
         "{answer:?}"
     );
-    let resume = world.starts_since(mark).pop().unwrap().1.resume;
+    let resume = world.starts_since(mark).pop().unwrap().1.gang.resume;
     assert_eq!(resume, Some(saved[2]), "each gets another chance");
     assert_eq!(world.state(&run), RunState::Running);
 }
@@ -266,7 +269,10 @@ fn a_failed_save_is_an_incident_and_training_goes_on() {
     );
     assert!(pruned, "its files are removed");
     world.kill(&run, &[0]);
-    assert_eq!(world.starts_since(0).pop().unwrap().1.resume, Some(next));
+    assert_eq!(
+        world.starts_since(0).pop().unwrap().1.gang.resume,
+        Some(next)
+    );
 }
 
 #[test]
@@ -330,7 +336,15 @@ fn sealed_checkpoints_that_the_journal_lost_are_learned_from_the_agents() {
     assert!(world.engine.refusals()["foreign_manifest"] > 0);
     world.kill(&run, &[0]);
     assert_eq!(
-        world.starts_since(0).pop().unwrap().1.resume.unwrap().step,
+        world
+            .starts_since(0)
+            .pop()
+            .unwrap()
+            .1
+            .gang
+            .resume
+            .unwrap()
+            .step,
         Step(20)
     );
 }

@@ -59,7 +59,7 @@ fn an_older_journal_takes_the_truth_from_the_agents() {
         "above what the agents remember (S5)"
     );
     let (_, start) = world.starts_since(0).pop().unwrap();
-    assert_eq!(start.resume, Some(checkpoint));
+    assert_eq!(start.gang.resume, Some(checkpoint));
 }
 
 /// Cuts the journal after every record of a story; whatever the agents had been told by then, the

@@ -271,7 +271,7 @@ fn a_roll_back() {
         spiked(world, run);
         world.pass(Duration::from_secs(10));
         let (_, start) = world.starts_since(0).pop().unwrap();
-        assert_eq!(start.spec.guard.skip.len(), 1);
+        assert_eq!(start.gang.spec.guard.skip.len(), 1);
     };
     dies_everywhere_in(prepare, story, again);
 }

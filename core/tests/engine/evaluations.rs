@@ -62,7 +62,7 @@ fn an_evaluation_counts_once_and_later_generations_know_of_it() {
     assert!(
         starts
             .iter()
-            .all(|(_, start)| start.evaluated == Some(Step(20))),
+            .all(|(_, start)| start.gang.evaluated == Some(Step(20))),
         "30 is not known, and done again"
     );
     world.event_of(&run, 0, Generation(1), after(30));
@@ -110,6 +110,6 @@ fn what_was_trained_on_skipped_samples_is_evaluated_again() {
     assert!(
         starts
             .iter()
-            .all(|(_, start)| start.evaluated == Some(Step(20)))
+            .all(|(_, start)| start.gang.evaluated == Some(Step(20)))
     );
 }

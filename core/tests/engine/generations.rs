@@ -17,13 +17,13 @@ fn a_run_is_placed_whole_and_runs_when_every_rank_has_stepped() {
     let starts = world.starts_since(0);
     assert_eq!(starts.len(), 2);
     for (name, start) in &starts {
-        assert_eq!(start.generation, Generation(1));
+        assert_eq!(start.gang.generation, Generation(1));
         assert_eq!(start.seats.len(), 2);
-        assert_eq!(start.store_node, node("n0"));
-        assert_eq!(start.store_address, "n0:1");
-        assert_eq!(start.resume, None);
-        assert_eq!(start.cause, Cause::Submitted);
-        world.obey(name, Order::Start(Box::new(start.clone())));
+        assert_eq!(start.gang.store_node, node("n0"));
+        assert_eq!(start.gang.store_address, "n0:1");
+        assert_eq!(start.gang.resume, None);
+        assert_eq!(start.gang.cause, Cause::Submitted);
+        world.obey(name, Order::Start(start.clone()));
     }
     world.obedient = true;
     world.beat();
@@ -51,11 +51,11 @@ fn one_dead_rank_re_forms_the_gang_in_place() {
     );
     let starts = world.starts_since(mark);
     assert_eq!(starts.len(), 2);
-    assert!(starts.iter().all(|(_, start)| !start.fresh_processes));
+    assert!(starts.iter().all(|(_, start)| !start.gang.fresh_processes));
     assert!(
         starts
             .iter()
-            .all(|(_, start)| start.resume == Some(checkpoint))
+            .all(|(_, start)| start.gang.resume == Some(checkpoint))
     );
     for (was, is) in before.iter().zip(&view.ranks) {
         assert_eq!(was.seating, is.seating);
@@ -106,9 +106,9 @@ fn a_fault_during_a_recovery_starts_one_more_generation() {
     let starts = world.starts_since(0);
     for (name, start) in starts
         .into_iter()
-        .filter(|(_, start)| start.generation.0 == 2)
+        .filter(|(_, start)| start.gang.generation.0 == 2)
     {
-        world.obey(&name, Order::Start(Box::new(start)));
+        world.obey(&name, Order::Start(start));
     }
     world.obedient = true;
     world.kill(&run, &[1]);
@@ -253,7 +253,10 @@ fn what_is_not_saved_is_not_done() {
         (view.state, view.generation),
         (RunState::Running, Generation(2))
     );
-    assert_eq!(world.starts_since(0).pop().unwrap().1.resume, Some(before));
+    assert_eq!(
+        world.starts_since(0).pop().unwrap().1.gang.resume,
+        Some(before)
+    );
     world.disk_full = false;
     world.train(&run, 1000);
     world.save(&run, 1000);
@@ -293,8 +296,8 @@ fn a_run_stops_safely_and_goes_on_from_its_checkpoint() {
         (RunState::Running, Generation(2))
     );
     let (_, start) = world.starts_since(0).pop().unwrap();
-    assert_eq!(start.resume, Some(checkpoint));
-    assert_eq!(start.cause, Cause::ResumeRequested);
+    assert_eq!(start.gang.resume, Some(checkpoint));
+    assert_eq!(start.gang.cause, Cause::ResumeRequested);
 }
 
 #[test]

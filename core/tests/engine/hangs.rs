@@ -92,7 +92,7 @@ fn a_hung_rank_is_named_killed_and_replaced_in_place() {
         .unwrap();
     let (killed_on, next) = (&world.orders[killed].0, &world.orders[killed + 1]);
     assert!(
-        matches!(next, (n, Order::Start(s)) if n == killed_on && s.generation.0 == 2),
+        matches!(next, (n, Order::Start(s)) if n == killed_on && s.gang.generation.0 == 2),
         "the kill comes before the start"
     );
 }
@@ -121,7 +121,7 @@ fn without_a_single_odd_one_out_all_ranks_are_restarted() {
         gang_hung(Phase::Step, &[0, 1, 2, 3])
     );
     assert_eq!(view.incidents[0].rung, Some(Rung::Restart));
-    assert!(world.starts_since(0).pop().unwrap().1.fresh_processes);
+    assert!(world.starts_since(0).pop().unwrap().1.gang.fresh_processes);
 }
 
 /// An agent says again what its controller may not have heard before it died: by then it may be long over.

@@ -33,7 +33,7 @@ fn without_progress_each_rung_has_its_budget_and_then_the_run_is_parked() {
         assert!(
             starts
                 .iter()
-                .all(|(_, start)| start.fresh_processes == fresh)
+                .all(|(_, start)| start.gang.fresh_processes == fresh)
         );
     }
     assert_eq!(

@@ -52,8 +52,8 @@ fn a_stopped_run_goes_on_in_another_layout_from_the_same_checkpoint() {
         (RunState::Running, Generation(2), 2)
     );
     let (_, start) = world.starts_since(0).pop().unwrap();
-    assert_eq!(start.resume, Some(world.storage[0].id));
-    assert_eq!(start.spec.layout, SMALL);
+    assert_eq!(start.gang.resume, Some(world.storage[0].id));
+    assert_eq!(start.gang.spec.layout, SMALL);
     // What it saves now says which layout wrote it; the older one is not forgotten for its own.
     world.train(&run, 20);
     world.save(&run, 20);

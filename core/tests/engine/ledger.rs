@@ -43,7 +43,7 @@ fn a_recovery_is_booked_phase_by_phase_and_nothing_is_lost_or_booked_twice() {
     reach(&mut world, &run, 1, Milestone::Stepped, 1);
     assert_eq!(world.state(&run), RunState::Running);
     for (name, start) in world.starts_since(0) {
-        world.obey(&name, Order::Start(Box::new(start)));
+        world.obey(&name, Order::Start(start));
     }
     world.train(&run, 40);
     world.pass(secs(99) + millis(900));
@@ -62,7 +62,7 @@ fn a_recovery_is_booked_phase_by_phase_and_nothing_is_lost_or_booked_twice() {
     reach(&mut world, &run, 2, Milestone::Stepped, 1);
     assert_eq!(world.state(&run), RunState::Running);
     for (name, start) in world.starts_since(2) {
-        world.obey(&name, Order::Start(Box::new(start)));
+        world.obey(&name, Order::Start(start));
     }
     world.pass(secs(39));
     world.train(&run, 39);

@@ -62,7 +62,7 @@ fn where_blame_is_not_sharp_the_group_that_the_suspects_share_leaves() {
     hang_a_group(&mut world, &run);
     assert_eq!(last_rung(&world, &run), Some(Rung::Replace));
     assert_ne!(world.node_of(&run, 2), home, "both suspects have left");
-    assert!(world.starts_since(0).pop().unwrap().1.fresh_processes);
+    assert!(world.starts_since(0).pop().unwrap().1.gang.fresh_processes);
 }
 
 #[test]
@@ -91,8 +91,9 @@ fn hangs_that_come_back_turn_asynchronous_launches_off_until_a_clean_spell() {
     let mark = world.orders.len();
     hang_a_group(&mut world, &run);
     assert_eq!(last_rung(&world, &run), Some(Rung::AsyncOff));
-    let blocks =
-        |(_, start): &(_, rebloom_core::order::Start)| start.async_off && start.fresh_processes;
+    let blocks = |(_, start): &(_, rebloom_core::order::Start)| {
+        start.gang.async_off && start.gang.fresh_processes
+    };
     assert!(world.starts_since(mark).iter().all(blocks));
     train(&mut world);
     let mark = world.orders.len();
@@ -101,7 +102,7 @@ fn hangs_that_come_back_turn_asynchronous_launches_off_until_a_clean_spell() {
         world
             .starts_since(mark)
             .iter()
-            .all(|(_, start)| start.async_off)
+            .all(|(_, start)| start.gang.async_off)
     );
     train(&mut world);
     hang_a_group(&mut world, &run);
@@ -119,8 +120,8 @@ fn hangs_that_come_back_turn_asynchronous_launches_off_until_a_clean_spell() {
     let view = world.view(&run);
     assert!(matches!(view.why, Cause::CleanSpell { .. }), "{}", view.why);
     let start = world.starts_since(mark).pop().unwrap().1;
-    assert!(!start.async_off && start.fresh_processes);
-    assert_eq!(start.resume.unwrap().step.0, done);
+    assert!(!start.gang.async_off && start.gang.fresh_processes);
+    assert_eq!(start.gang.resume.unwrap().step.0, done);
 }
 
 #[test]
@@ -203,7 +204,10 @@ fn a_run_without_room_shrinks_after_a_while_and_grows_back() {
     assert_eq!((view.spec.layout.data, view.ranks.len()), (2, 4));
     assert_eq!(last_rung(&world, &run), Some(Rung::Shrink));
     let start = world.starts_since(0).pop().unwrap().1;
-    assert_eq!((start.spec.layout.data, start.resume), (2, Some(id)));
+    assert_eq!(
+        (start.gang.spec.layout.data, start.gang.resume),
+        (2, Some(id))
+    );
     world.train(&run, 20);
     let small = world.save(&run, 20);
     world.join(&node("n3"));
@@ -219,7 +223,7 @@ fn a_run_without_room_shrinks_after_a_while_and_grows_back() {
     let view = world.view(&run);
     assert_eq!(view.spec.layout.data, 4);
     assert_eq!(view.why, Cause::RoomToGrow { data: 4 });
-    assert!(small <= world.starts_since(0).pop().unwrap().1.resume.unwrap());
+    assert!(small <= world.starts_since(0).pop().unwrap().1.gang.resume.unwrap());
     world.restart(world.journal.clone());
     assert_eq!(world.view(&run).spec.layout.data, 4);
 }
@@ -305,7 +309,7 @@ fn a_node_that_refuses_two_checkpoints_in_a_row_is_at_fault_itself() {
         view.checkpoints.iter().all(sealed),
         "what it alone refused is sound"
     );
-    let resume = world.starts_since(0).pop().unwrap().1.resume.unwrap();
+    let resume = world.starts_since(0).pop().unwrap().1.gang.resume.unwrap();
     assert_eq!(resume.step.0, 20);
     assert_eq!(view.generation, Generation(4));
     let labels: Vec<_> = view.incidents.iter().map(|i| i.cause.label()).collect();

@@ -49,7 +49,7 @@ fn a_learned_deadline_ends_a_hang_long_before_the_one_that_was_set() {
         }
     ));
     let start = world.starts_since(0).pop().unwrap().1;
-    let told = start.spec.deadlines.step;
+    let told = start.gang.spec.deadlines.step;
     assert_eq!(told, 1800.0, "the first steps of a generation take longer");
 }
 
@@ -213,7 +213,7 @@ fn a_slow_node_is_left_by_planned_restarts_where_waiting_costs_more() {
             let view = world.view(&run);
             assert_eq!(view.state, RunState::Running);
             let start = world.starts_since(mark).pop().unwrap().1;
-            assert_eq!(start.resume.unwrap().step.0, done, "nothing is lost");
+            assert_eq!(start.gang.resume.unwrap().step.0, done, "nothing is lost");
             let planned = view.incidents.last().unwrap();
             assert!(
                 ["Slower", "NodeSlow"].contains(&planned.cause.label()),
@@ -298,6 +298,7 @@ fn the_interval_between_checkpoints_follows_what_was_measured() {
             .pop()
             .unwrap()
             .1
+            .gang
             .spec
             .checkpoint
             .every_steps
@@ -351,8 +352,8 @@ fn an_interval_that_turned_out_wrong_is_left_within_a_run_once_that_pays() {
             assert_eq!(view.why, Cause::IntervalOff { from: 10, to: 1200 });
             assert_eq!(view.incidents.last().unwrap().lost_steps, 0);
             let start = world.starts_since(mark).pop().unwrap().1;
-            assert_eq!(start.spec.checkpoint.every_steps, 1200);
-            assert_eq!(start.resume.unwrap().step, Step(89));
+            assert_eq!(start.gang.spec.checkpoint.every_steps, 1200);
+            assert_eq!(start.gang.resume.unwrap().step, Step(89));
             // Now it is right.
             world.pass(Duration::from_secs(2000));
             steps(&mut world, &run, 90..130, 500_000_000);

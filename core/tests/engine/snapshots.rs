@@ -56,7 +56,7 @@ fn a_rank_that_dies_costs_the_steps_since_the_newest_sealed_snapshot() {
     world.kill(&run, &[1]);
     let start = last_start(&world);
     assert_eq!(
-        start.resume,
+        start.gang.resume,
         Some(whole),
         "not {saved:?}, and not {part:?} (S6)"
     );
@@ -101,7 +101,7 @@ fn a_node_that_dies_is_replaced_and_its_replica_is_fetched() {
     assert_ne!(spare, gone);
     let starts = world.starts_since(0);
     let (_, start) = starts.iter().rfind(|(at, _)| *at == spare).unwrap();
-    assert_eq!(start.resume, Some(whole));
+    assert_eq!(start.gang.resume, Some(whole));
     let from = start.snapshot[0].from.clone().unwrap();
     assert_eq!(
         (&from.node, from.address),
@@ -127,7 +127,7 @@ fn without_a_replica_a_lost_node_costs_the_steps_since_the_checkpoint() {
     }
     world.pass(Duration::from_secs(1));
     let start = last_start(&world);
-    assert_eq!((start.resume, start.snapshot.len()), (Some(saved), 0));
+    assert_eq!((start.gang.resume, start.snapshot.len()), (Some(saved), 0));
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_controller_that_comes_back_learns_from_the_joins_what_lies_in_memory() {
         world.restart(journal);
         world.kill(&run, &[1]);
         let wanted = if forgets { saved } else { whole };
-        assert_eq!(last_start(&world).resume, Some(wanted), "{forgets}");
+        assert_eq!(last_start(&world).gang.resume, Some(wanted), "{forgets}");
     }
 }
 
@@ -159,7 +159,7 @@ fn a_controller_that_dies_after_deciding_sends_the_same_order() {
     let whole = world.snap(&run, 14);
     world.kill(&run, &[1]);
     let start = last_start(&world);
-    assert_eq!(start.resume, Some(whole));
+    assert_eq!(start.gang.resume, Some(whole));
     for agent in world.agents.values_mut() {
         // (The agents never got it, and their memories say nothing.)
         for local in agent.runs.values_mut() {
@@ -176,11 +176,11 @@ fn a_controller_that_dies_after_deciding_sends_the_same_order() {
     let again = world.starts_since(mark);
     let again = again.iter().map(|(_, start)| start);
     let again: Vec<_> = again
-        .filter(|it| it.generation == start.generation)
+        .filter(|it| it.gang.generation == start.gang.generation)
         .collect();
     assert!(!again.is_empty());
     for again in again {
-        assert_eq!(again.resume, Some(whole));
+        assert_eq!(again.gang.resume, Some(whole));
         assert_eq!(again.snapshot[0].piece.checkpoint, whole);
     }
 }
@@ -198,7 +198,7 @@ fn a_snapshot_that_cannot_be_restored_is_not_tried_again_whoever_lists_it() {
     let mark = world.orders.len();
     world.kill(&run, &[1]);
     let starts = world.starts_since(mark).into_iter();
-    let mut tried: Vec<_> = starts.map(|(_, start)| start.resume).collect();
+    let mut tried: Vec<_> = starts.map(|(_, start)| start.gang.resume).collect();
     tried.dedup();
     assert_eq!(tried[..3], [newer, older, saved].map(Some));
     let causes = world.view(&run).incidents;
@@ -226,7 +226,9 @@ fn a_snapshot_that_cannot_be_restored_is_not_tried_again_whoever_lists_it() {
     world.pass(Duration::from_secs(1));
     let again = world.starts_since(mark);
     assert!(
-        again.iter().all(|(_, start)| start.resume == Some(older)),
+        again
+            .iter()
+            .all(|(_, start)| start.gang.resume == Some(older)),
         "{again:#?}"
     );
     assert!(!again.is_empty());
@@ -255,11 +257,11 @@ fn a_run_whose_only_checkpoint_is_unsound_goes_on_from_memory_and_else_is_parked
         let checkpoint = world.save(&run, 10);
         world.train(&run, 11);
         world.kill(&run, &[1]);
-        assert_eq!(last_start(&world).resume, Some(checkpoint));
+        assert_eq!(last_start(&world).gang.resume, Some(checkpoint));
         refuse(&mut world, &run, checkpoint);
         let view = world.view(&run);
         if has_memory {
-            assert_eq!(last_start(&world).resume, older, "{view:#?}");
+            assert_eq!(last_start(&world).gang.resume, older, "{view:#?}");
             assert_eq!(view.state, RunState::Running);
             assert_eq!(last_incident(&world, &run).tier, Tier::Memory);
         } else {
@@ -279,7 +281,7 @@ fn a_run_without_a_sound_state_that_can_be_reached_does_not_begin_anew() {
     let checkpoint = world.save(&run, 10);
     world.train(&run, 11);
     world.kill(&run, &[1]);
-    assert_eq!(last_start(&world).resume, Some(checkpoint));
+    assert_eq!(last_start(&world).gang.resume, Some(checkpoint));
     // What lies in memory is refused too, on the way.
     for checkpoint in [checkpoint, part] {
         refuse(&mut world, &run, checkpoint);
@@ -309,7 +311,7 @@ fn what_a_spike_tainted_is_not_resumed_from() {
         goes_on: false,
     };
     world.rank_event(&run, 0, event);
-    assert_eq!(last_start(&world).resume, Some(before));
+    assert_eq!(last_start(&world).gang.resume, Some(before));
     // And where all of memory is tainted, the checkpoint.
     let event = RankEvent::Spiked {
         spike: Spike {
@@ -319,7 +321,7 @@ fn what_a_spike_tainted_is_not_resumed_from() {
         goes_on: false,
     };
     world.rank_event(&run, 0, event);
-    assert_eq!(last_start(&world).resume, Some(saved));
+    assert_eq!(last_start(&world).gang.resume, Some(saved));
 }
 
 #[test]
@@ -342,7 +344,7 @@ fn a_snapshot_is_not_resumed_from_before_the_evaluations_on_the_way_to_it_are_kn
             world.rank_event(&run, 0, RankEvent::Evaluated(evaluation));
         }
         world.kill(&run, &[1]);
-        assert_eq!(last_start(&world).resume, is_known.then_some(whole));
+        assert_eq!(last_start(&world).gang.resume, is_known.then_some(whole));
     }
 }
 
@@ -354,7 +356,7 @@ fn memory_is_left_alone_after_two_recoveries_without_progress() {
     world.train(&run, 15);
     for wanted in [whole, whole, saved] {
         world.kill(&run, &[1]);
-        assert_eq!(last_start(&world).resume, Some(wanted));
+        assert_eq!(last_start(&world).gang.resume, Some(wanted));
     }
 }
 

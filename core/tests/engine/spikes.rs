@@ -46,9 +46,9 @@ fn a_spike_goes_back_before_its_samples_and_every_later_generation_skips_them() 
     let starts = world.starts_since(mark);
     assert!(!starts.is_empty());
     for (_, start) in &starts {
-        assert_eq!(start.generation, Generation(2));
-        assert_eq!(start.resume, Some(good));
-        assert_eq!(start.spec.guard.skip, [BAD]);
+        assert_eq!(start.gang.generation, Generation(2));
+        assert_eq!(start.gang.resume, Some(good));
+        assert_eq!(start.gang.spec.guard.skip, [BAD]);
     }
     let view = world.view(&run);
     assert!(
@@ -73,7 +73,7 @@ fn a_spike_goes_back_before_its_samples_and_every_later_generation_skips_them() 
     assert!(
         starts
             .iter()
-            .all(|(_, start)| start.spec.guard.skip == [BAD])
+            .all(|(_, start)| start.gang.spec.guard.skip == [BAD])
     );
 }
 
@@ -164,7 +164,7 @@ fn a_replayed_journal_skips_the_same_samples() {
     assert!(
         starts
             .iter()
-            .all(|(_, start)| start.spec.guard.skip == [BAD])
+            .all(|(_, start)| start.gang.spec.guard.skip == [BAD])
     );
 }
 
@@ -235,8 +235,8 @@ fn a_spike_that_comes_again_from_one_checkpoint_takes_the_one_before_and_then_pa
     let mark = world.orders.len();
     world.kill(&run, &[0]);
     let (_, start) = world.starts_since(mark).remove(0);
-    assert_eq!(start.resume.map(|id| id.step), Some(Step(30)));
-    assert_eq!(start.spec.guard.skip.len(), 3);
+    assert_eq!(start.gang.resume.map(|id| id.step), Some(Step(30)));
+    assert_eq!(start.gang.spec.guard.skip.len(), 3);
 }
 
 #[test]

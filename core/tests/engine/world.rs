@@ -376,7 +376,7 @@ impl World {
     pub(crate) fn starts_since(&self, mark: usize) -> Vec<(NodeId, Start)> {
         let orders = self.orders[mark..].iter();
         let starts = orders.filter_map(|(node, order)| match order {
-            Order::Start(start) => Some((node.clone(), (**start).clone())),
+            Order::Start(start) => Some((node.clone(), start.clone())),
             _ => None,
         });
         starts.collect()

@@ -2,6 +2,7 @@
 
 use rebloom_core::hang::bisect::{Bisect, Outcome};
 use rebloom_core::id::NodeId;
+use rebloom_core::node_set::NodeSet;
 use rebloom_core::time::Duration;
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ fn search(nodes: usize, culprit: usize, spares: usize) -> (Option<NodeId>, usize
     let mut search = Bisect::new(fast, slow, &busy);
     for restart in 1..100 {
         let out: BTreeSet<_> = search.next_out().take(spares).cloned().collect();
-        let stays: BTreeSet<_> = all.difference(&out).cloned().collect();
+        let stays: NodeSet = all.difference(&out).cloned().collect();
         search.placed(&stays);
         let is_slow = stays.contains(&name(culprit));
         let step = if is_slow { slow } else { fast };
@@ -125,7 +126,7 @@ fn a_pace_half_way_between_is_fast_and_no_gain_is_no_share() {
     let a = || NodeId::new("a").unwrap();
     for (millis, expected) in [(10_500, Outcome::Found(a())), (10_501, Outcome::Gone)] {
         let mut search = search_among(&[("a", 1.0)]);
-        search.placed(&BTreeSet::new());
+        search.placed(&NodeSet::default());
         assert!(search.asks());
         assert_eq!(search.judge(Duration::from_millis(millis)), expected);
         assert!(!search.asks(), "what was left out was judged");

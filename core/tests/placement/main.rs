@@ -136,7 +136,7 @@ fn copies_of_the_model_stay_whole_in_a_rack_and_go_across_racks() {
     let shape = layout(4, 6, 4);
     let placement = place(&floor, "bloom", shape, None).unwrap();
     let rack = |rank: Rank| {
-        let node = &placement.seats[rank.0 as usize].node;
+        let node = placement.seat(rank).unwrap().node;
         node.as_str()[1..].parse::<usize>().unwrap() / 5
     };
     let copies = (0..4).map(|data| {
@@ -175,11 +175,7 @@ fn what_is_lost_goes_beside_the_rest_of_its_gang() {
     floor.set(&facts(1, 8, "A100", 0, 0), CORDONED);
     let after = place(&floor, "bloom", layout(4, 6, 1), Some(&before)).unwrap();
     assert_eq!(used(&after), nodes([0, 2, 3]), "the same rack");
-    let moved = before
-        .seats
-        .iter()
-        .zip(&after.seats)
-        .filter(|(a, b)| a != b);
+    let moved = before.seats().zip(after.seats()).filter(|(a, b)| a != b);
     assert_eq!(moved.count(), 8, "only what was on the lost node");
     hold(&mut floor, "other", &[(3, 8)]);
     let after = place(&floor, "bloom", layout(4, 6, 1), Some(&before)).unwrap();
@@ -327,9 +323,9 @@ fn free(spot: &Spot) -> u32 {
 fn sound(spots: &[Spot], shape: Layout, placement: &Placement) -> Result<(), TestCaseError> {
     let mut seen = BTreeSet::new();
     let mut kinds = BTreeSet::new();
-    let ranks = placement.seats.iter().map(|seat| seat.rank);
+    let ranks = placement.seats().map(|seat| seat.rank);
     prop_assert!(ranks.eq(shape.ranks()), "S4: every rank has a seat");
-    for seat in &placement.seats {
+    for seat in placement.seats() {
         let spot = &spots[seat.node.as_str()[1..].parse::<usize>().unwrap()];
         prop_assert!(spot.ready, "S3: {} is held back", seat.node);
         prop_assert!(seat.slot.0 < spot.slots, "there is no such slot");
@@ -340,8 +336,8 @@ fn sound(spots: &[Spot], shape: Layout, placement: &Placement) -> Result<(), Tes
         );
         kinds.insert(spot.kind);
         let first = shape.tensor_group(seat.rank)[0];
-        let beside = &placement.seats[first.0 as usize].node;
-        prop_assert_eq!(beside, &seat.node, "a tensor group left its node");
+        let beside = placement.seat(first).unwrap().node;
+        prop_assert_eq!(beside, seat.node, "a tensor group left its node");
     }
     prop_assert_eq!(kinds.len(), 1, "one kind of GPU");
     Ok(())
@@ -390,7 +386,7 @@ proptest! {
         }
         let Some(after) = place(&floor, "new", shape, Some(&before)) else { return Ok(()) };
         sound(&spots, shape, &after)?;
-        for (was, is) in before.seats.iter().zip(&after.seats) {
+        for (was, is) in before.seats().zip(after.seats()) {
             let spot = &spots[was.node.as_str()[1..].parse::<usize>().unwrap()];
             if spot.ready {
                 prop_assert_eq!(was, is, "a seat that could stay has moved");

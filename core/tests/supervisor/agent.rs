@@ -3,7 +3,7 @@
 use crate::common::{digest, spec};
 use rebloom_core::cause::{Cause, Exit};
 use rebloom_core::id::{Generation, NodeId, Rank, RunId, Slot, Step};
-use rebloom_core::order::{Order, Seat, Start, Stop};
+use rebloom_core::order::{GangStart, Order, Seat, Start, Stop};
 use rebloom_core::report::{Finish, Milestone, RankEvent, Report};
 use rebloom_core::supervisor::{Command, Config, Event, Memory, Supervisor};
 use rebloom_core::time::{Duration, Instant};
@@ -109,9 +109,7 @@ impl Agent {
     }
 
     pub(crate) fn order_start(&mut self, generation: u64, ranks: &[u32]) -> Vec<String> {
-        self.tell(Event::Order(Order::Start(Box::new(start(
-            generation, ranks,
-        )))))
+        self.tell(Event::Order(Order::Start(start(generation, ranks))))
     }
 
     pub(crate) fn order_stop(&mut self, generation: u64, how: Stop) -> Vec<String> {
@@ -193,10 +191,19 @@ impl Agent {
 }
 
 pub(crate) fn start(generation: u64, ranks: &[u32]) -> Start {
-    Start {
+    let gang = GangStart {
         evaluated: None,
         spec: spec().into(),
         generation: Generation(generation),
+        store_node: node(),
+        store_address: "127.0.0.1:1".into(),
+        resume: None,
+        fresh_processes: false,
+        async_off: false,
+        cause: Cause::Submitted,
+    };
+    Start {
+        gang: gang.into(),
         seats: ranks
             .iter()
             .map(|&rank| Seat {
@@ -204,14 +211,8 @@ pub(crate) fn start(generation: u64, ranks: &[u32]) -> Start {
                 slot: Slot(rank),
             })
             .collect(),
-        store_node: node(),
-        store_address: "127.0.0.1:1".into(),
-        resume: None,
         snapshot: Vec::new(),
         replica: None,
-        fresh_processes: false,
-        async_off: false,
-        cause: Cause::Submitted,
     }
 }
 

@@ -23,7 +23,7 @@ fn piece(step: u64, generation: u64, rank: u32) -> Piece {
             step: Step(step),
             generation: Generation(generation),
         },
-        layout: start(1, &[0, 1]).spec.layout,
+        layout: start(1, &[0, 1]).gang.spec.layout,
         samples: step * 4,
         shard: Shard {
             rank: Rank(rank),
@@ -36,14 +36,14 @@ fn piece(step: u64, generation: u64, rank: u32) -> Piece {
 
 fn snapping(generation: u64, replica: Option<Peer>) -> Start {
     let mut start = start(generation, &[0, 1]);
-    let spec = Arc::make_mut(&mut start.spec);
+    let spec = Arc::make_mut(&mut Arc::make_mut(&mut start.gang).spec);
     spec.checkpoint.snapshot = Some(Snapshots { every_steps: 1 });
     start.replica = replica;
     start
 }
 
 fn order(start: Start) -> Event {
-    Event::Order(Order::Start(Box::new(start)))
+    Event::Order(Order::Start(start))
 }
 
 /// Ranks 0 and 1 in a generation whose replicas another node keeps, as processes 10 and 11.
@@ -82,7 +82,7 @@ fn what_a_rank_leaves_is_told_of_and_sent_to_the_peer_that_keeps_it_too() {
 fn a_generation_that_goes_on_from_a_snapshot_drops_what_came_after_and_says_who_has_it() {
     let mut agent = snapping_agent(Some(peer()));
     let mut next = snapping(2, None);
-    next.resume = Some(piece(3, 1, 0).checkpoint);
+    Arc::make_mut(&mut next.gang).resume = Some(piece(3, 1, 0).checkpoint);
     let from = Some(peer());
     next.snapshot = [(0, None), (1, from)]
         .map(|(rank, from)| Recall {

@@ -3,8 +3,9 @@
 use crate::agent::*;
 use rebloom_core::cause::Cause;
 use rebloom_core::id::{Generation, Rank, Slot};
-use rebloom_core::order::{Order, Start};
+use rebloom_core::order::{Order, Seat};
 use rebloom_core::supervisor::Event;
+use std::sync::Arc;
 
 #[test]
 fn an_order_that_comes_twice_or_late_does_nothing() {
@@ -54,12 +55,10 @@ fn survivors_are_fenced_and_told_and_only_the_lost_rank_is_started() {
 #[test]
 fn fresh_processes_wait_for_the_old_ones_to_end() {
     let mut agent = Agent::running();
-    let fresh = Start {
-        fresh_processes: true,
-        ..start(2, &[0, 1])
-    };
+    let mut fresh = start(2, &[0, 1]);
+    Arc::make_mut(&mut fresh.gang).fresh_processes = true;
     assert_eq!(
-        agent.tell(Event::Order(Order::Start(Box::new(fresh)))),
+        agent.tell(Event::Order(Order::Start(fresh))),
         [
             "remember",
             "open 2",
@@ -87,8 +86,13 @@ fn fresh_processes_wait_for_the_old_ones_to_end() {
 fn a_rank_that_moves_waits_for_its_slot() {
     let mut agent = Agent::running();
     let mut swapped = start(2, &[0]);
-    swapped.seats[0].slot = Slot(1);
-    let commands = agent.tell(Event::Order(Order::Start(Box::new(swapped))));
+    let seats = swapped.seats.iter();
+    let seats = seats.map(|seat| Seat {
+        slot: Slot(1),
+        ..*seat
+    });
+    swapped.seats = seats.collect();
+    let commands = agent.tell(Event::Order(Order::Start(swapped)));
     assert_eq!(
         commands[3..],
         [

@@ -80,7 +80,7 @@ fn an_agent_that_slept_trusts_neither_its_link_nor_what_came_over_it() {
     let mut agent = Agent::linked();
     agent.wait_until(NOW + Duration::from_secs(1));
     let now = NOW + Duration::from_secs(90);
-    let start = Event::Order(Order::Start(Box::new(start(1, &[0]))));
+    let start = Event::Order(Order::Start(start(1, &[0])));
     let woken = agent.sleep_until(now, start);
     assert_eq!(woken[0], "rejoin");
     assert!(

@@ -19,7 +19,7 @@ use rebloom_core::guard::{Samples, Spike};
 use rebloom_core::hang::rules::Match;
 use rebloom_core::id::{Digest, Generation, NodeId, Rank, RunId, Session, Slot, Step};
 use rebloom_core::layout::Layout;
-use rebloom_core::order::{Order, Seat, Start, Stop};
+use rebloom_core::order::{GangStart, Order, Seat, Start, Stop};
 use rebloom_core::replicas::Differs;
 use rebloom_core::report::{
     Beat, Finish, Join, Milestone, Pages, RankEvent, RankStatus, Remembered, Report,
@@ -338,10 +338,25 @@ pub(crate) fn recall(is_far: bool) -> Recall {
 
 fn orders() -> Vec<Order> {
     let generation = Generation(8);
-    let start = Start {
+    let gang = GangStart {
         spec: spec().into(),
         generation,
         evaluated: Some(Step(12)),
+        store_node: node(),
+        store_address: "127.0.0.1:4100".to_owned(),
+        resume: Some(checkpoint()),
+        fresh_processes: true,
+        async_off: true,
+        cause: Cause::Submitted,
+    };
+    let first = GangStart {
+        resume: None,
+        evaluated: None,
+        fresh_processes: false,
+        ..gang.clone()
+    };
+    let start = Start {
+        gang: gang.into(),
         seats: vec![
             Seat {
                 rank: Rank(2),
@@ -351,28 +366,21 @@ fn orders() -> Vec<Order> {
                 rank: Rank(3),
                 slot: Slot(1),
             },
-        ],
-        store_node: node(),
-        store_address: "127.0.0.1:4100".to_owned(),
-        resume: Some(checkpoint()),
+        ]
+        .into(),
         snapshot: vec![recall(true), recall(false)],
         replica: recall(true).from,
-        fresh_processes: true,
-        async_off: true,
-        cause: Cause::Submitted,
     };
     let first = Start {
-        resume: None,
+        gang: first.into(),
+        seats: start.seats.clone(),
         snapshot: Vec::new(),
         replica: None,
-        evaluated: None,
-        fresh_processes: false,
-        ..start.clone()
     };
     let directory = || "/checkpoints".to_owned();
     let mut orders = vec![
-        Order::Start(Box::new(start)),
-        Order::Start(Box::new(first)),
+        Order::Start(start),
+        Order::Start(first),
         Order::Seal {
             directory: directory(),
             manifest: Box::new(manifest()),

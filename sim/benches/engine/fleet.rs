@@ -220,7 +220,8 @@ impl Fleet {
                         Order::Start(start) => {
                             out.starts += 1;
                             if out.starts == 1 {
-                                self.runs.insert(start.spec.name.clone(), start.generation);
+                                self.runs
+                                    .insert(start.gang.spec.name.clone(), start.gang.generation);
                             }
                         }
                         Order::Stop {

@@ -72,8 +72,8 @@ impl World {
             self.check_blame(node, run, *generation, *rank);
         }
         let Order::Start(start) = order else { return };
-        let run = &start.spec.name;
-        let generation = start.generation;
+        let run = &start.gang.spec.name;
+        let generation = start.gang.generation;
         if self.checks.lost.contains(node) {
             self.checks.violated(format!(
                 "S3: generation {generation} of {run} is to start on {node}, which is lost"
@@ -81,14 +81,14 @@ impl World {
         }
         let cause = self.checks.runs.get(run);
         let cause = cause.and_then(|seen| seen.causes.get(&generation));
-        if cause != Some(&start.cause) {
-            let cause = &start.cause;
+        if cause != Some(&start.gang.cause) {
+            let cause = &start.gang.cause;
             self.checks.violated(format!(
                 "S9: generation {generation} of {run} is started for another cause than it was \
                  decided for: {cause}"
             ));
         }
-        if let Some(id) = start.resume
+        if let Some(id) = start.gang.resume
             && start.snapshot.is_empty()
             && !self.storage.is_sealed(run, id)
             && !self.has(Fault::PowerCutController)
@@ -130,7 +130,7 @@ impl World {
     /// An order has reached an agent.
     pub(crate) fn check_received(&mut self, node: &NodeId, order: &Order) {
         let Order::Start(start) = order else { return };
-        let (run, generation) = (start.spec.name.clone(), start.generation);
+        let (run, generation) = (start.gang.spec.name.clone(), start.gang.generation);
         let received = self
             .checks
             .received

@@ -25,7 +25,7 @@ impl Seen {
         };
         let is_sound = resume == Some(restore.id)
             && restore.layout == layout
-            && restore.shards.len() == placement.seats.len()
+            && restore.shards.len() == placement.ranks()
             && layout.ranks().zip(&restore.shards).all(is_true);
         let at = restore.id.directory();
         (!is_sound).then(|| format!("S6: {run} is to go on from {at}, which no gang had"))
@@ -35,8 +35,8 @@ impl Seen {
 impl Checks {
     /// Counts what memory was good for.
     pub(super) fn note_restore(&mut self, restore: &Restore, placement: &Placement) {
-        let seats = placement.seats.iter().zip(&restore.shards);
-        let is_own = seats.into_iter().all(|(seat, (_, at))| seat.node == *at);
+        let seats = placement.seats().zip(&restore.shards);
+        let is_own = seats.into_iter().all(|(seat, (_, at))| seat.node == at);
         self.recalls[0] += 1;
         self.recalls[1] += u64::from(!is_own);
     }

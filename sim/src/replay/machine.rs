@@ -94,13 +94,13 @@ impl Machine {
 
     /// Obeys an order to start; none where it knows the generation already.
     pub(super) fn start(&mut self, start: &Start, next_pid: &mut u32) -> Option<Started> {
-        if start.generation <= self.generation {
+        if start.gang.generation <= self.generation {
             return None;
         }
-        self.generation = start.generation;
+        self.generation = start.gang.generation;
         let seat = |rank: &Rank| start.seats.iter().find(|seat| seat.rank == *rank);
         self.ranks.retain(|rank, process| {
-            !start.fresh_processes && seat(rank).is_some_and(|seat| seat.slot == process.slot)
+            !start.gang.fresh_processes && seat(rank).is_some_and(|seat| seat.slot == process.slot)
         });
         let mut started = Started::default();
         for seat in &start.seats {
@@ -116,10 +116,10 @@ impl Machine {
                 Process {
                     slot: seat.slot,
                     pid: *next_pid,
-                    generation: start.generation,
+                    generation: start.gang.generation,
                 }
             });
-            process.generation = start.generation;
+            process.generation = start.gang.generation;
         }
         Some(started)
     }

@@ -6,6 +6,7 @@ use crate::engine::state::{Broken, Claim, Gang, Member, OldGang, Owed, Run, Turn
 use crate::engine::{Fact, RunState, Rung, Spend};
 use crate::id::{Generation, NodeId, Rank, Slot};
 use crate::layout::Layout;
+use crate::node_set::NodeSet;
 use crate::report::Milestone;
 use crate::time::{Duration, Instant};
 use std::collections::BTreeSet;
@@ -31,7 +32,9 @@ impl Run {
             return;
         };
         let nodes = &placement.nodes;
-        self.retire(at, false, nodes);
+        let mut members = self.retire(at, false, nodes);
+        members.clear();
+        members.resize_with(placement.ranks(), Member::default);
         if *layout != self.spec.layout || self.async_off != *async_off {
             // Another pace, which says nothing about nodes.
             self.search = None;
@@ -88,7 +91,7 @@ impl Run {
             }),
         );
         self.book
-            .hold(u32::try_from(placement.seats.len()).unwrap_or(u32::MAX));
+            .hold(u32::try_from(placement.ranks()).unwrap_or(u32::MAX));
         self.drop_partial_saves();
         self.owed.retain(|node, _| !nodes.contains(node));
         if let Some(search) = &mut self.search {
@@ -105,7 +108,7 @@ impl Run {
             kill: kill.clone(),
             after,
             cause: cause.clone(),
-            members: placement.seats.iter().map(|_| Default::default()).collect(),
+            members,
             reached: None,
             reached_at: at,
             dead: false,
@@ -127,7 +130,7 @@ impl Run {
             Some(yielding) => self.why = Cause::Preempted { by: yielding.by },
             None => self.claim = nodes.map(|nodes| Claim { nodes, at }),
         }
-        self.retire(at, leaving, &BTreeSet::new());
+        self.retire(at, leaving, &NodeSet::default());
         self.drop_partial_saves();
         self.state = RunState::Pending;
         self.turn = Turn {
@@ -174,28 +177,38 @@ impl Run {
 
     /// The gang is no longer in force: its nodes owe a word that nothing of it runs there, and
     /// until it is known to be unable to step it stands in the way of others (S1). Nodes that the
-    /// next generation fences by starting on them owe nothing.
-    pub(super) fn retire(&mut self, at: Instant, leaving: bool, fenced: &BTreeSet<NodeId>) {
-        let Some(gang) = self.gang.take() else { return };
+    /// next generation fences by starting on them owe nothing. Gives back what was known of its ranks.
+    pub(super) fn retire(&mut self, now: Instant, leaving: bool, fenced: &NodeSet) -> Vec<Member> {
+        let Some(gang) = self.gang.take() else {
+            return Vec::new();
+        };
         let generation = gang.generation;
-        let leaves: BTreeSet<_> = gang.placement.nodes.difference(fenced).collect();
-        for (node, ranks) in gang.by_node().take_while(|_| !leaves.is_empty()) {
-            if gang.fenced.contains(node) || !leaves.contains(node) {
+        let nodes = &*gang.placement.nodes;
+        let mut owes = Vec::new();
+        // (Most gangs stay where they are.)
+        if !std::ptr::eq(nodes, fenced) {
+            let leaves = nodes.places_in(fenced).map(|place| place.is_none());
+            let leaves = nodes.iter().zip(leaves);
+            owes.extend(leaves.map(|(node, leaves)| leaves && !gang.fenced.contains(node)));
+        }
+        let ranks = (0..).map(Rank).zip(&gang.members);
+        let is_owed = owes.contains(&true);
+        let seated = ranks.zip(gang.placement.places());
+        for ((rank, member), (at, slot)) in seated.take_while(|_| is_owed) {
+            if member.gone || !owes[at] {
                 continue;
             }
-            for (seat, _) in ranks.filter(|(_, member)| !member.gone) {
-                let new = || Owed {
-                    generation,
-                    slots: BTreeSet::new(),
-                    ranks: BTreeSet::new(),
-                    since: at,
-                    leaving,
-                };
-                let owed = self.owed.entry(node.clone()).or_insert_with(new);
-                owed.generation = owed.generation.max(generation);
-                owed.slots.insert(seat.slot);
-                owed.ranks.insert(seat.rank);
-            }
+            let new = || Owed {
+                generation,
+                slots: BTreeSet::new(),
+                ranks: BTreeSet::new(),
+                since: now,
+                leaving,
+            };
+            let owed = self.owed.entry(nodes[at].clone()).or_insert_with(new);
+            owed.generation = owed.generation.max(generation);
+            owed.slots.insert(slot);
+            owed.ranks.insert(rank);
         }
         if !gang.dead {
             self.older.push(OldGang {
@@ -203,6 +216,7 @@ impl Run {
                 nodes: Arc::clone(&gang.placement.nodes),
             });
         }
+        gang.members
     }
 
     pub(super) fn member(&mut self, generation: Generation, rank: Rank) -> Option<&mut Member> {
@@ -294,7 +308,7 @@ impl Run {
                     Arc::make_mut(&mut old.nodes).insert(node.clone());
                 }
                 None => {
-                    let nodes = Arc::new(BTreeSet::from([node.clone()]));
+                    let nodes = Arc::new(NodeSet::from(vec![node.clone()]));
                     self.older.push(OldGang { generation, nodes });
                 }
             }
@@ -384,7 +398,7 @@ impl Run {
         let spend = (!is_completed).then_some(spend);
         self.spend(at, spend);
         self.close_incident(at);
-        self.retire(at, leaving, &BTreeSet::new());
+        self.retire(at, leaving, &NodeSet::default());
         self.drop_partial_saves();
         (self.stop, self.broken, self.moving) = (None, None, None);
         (self.yielding, self.claim) = (None, None);

@@ -27,7 +27,7 @@ impl Engine {
             return;
         }
         let nodes = &gang.placement.nodes;
-        let known = || run.slow.iter().filter(|node| nodes.contains(*node));
+        let known = || run.slow.iter().filter(|node| nodes.contains(node));
         let search = run.search.as_ref().filter(|search| !search.asks());
         let (cause, suspects, share) = if let Some(search) = search {
             let (before, now) = search.steps();

@@ -2,9 +2,10 @@
 
 use crate::engine::Rung;
 use crate::id::{NodeId, Step};
+use crate::node_set::NodeSet;
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What was tried without progress, and what progress would be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -32,7 +33,7 @@ pub(in crate::engine) struct Ladder {
 
 impl Ladder {
     /// These nodes came further than ever before.
-    pub(in crate::engine) fn progress(&mut self, nodes: &BTreeSet<NodeId>) {
+    pub(in crate::engine) fn progress(&mut self, nodes: &NodeSet) {
         self.tries.clear();
         self.blamed.retain(|node, _| !nodes.contains(node));
     }

@@ -4,7 +4,7 @@ use super::local::Local;
 use super::{Desk, Run};
 use crate::cause::Cause;
 use crate::id::{Rank, Slot};
-use crate::order::{Seat, Start, Stop};
+use crate::order::{GangStart, Seat, Start, Stop};
 use crate::report::Milestone;
 use crate::supervisor::Command;
 use crate::word::{Go, ToWorker};
@@ -66,34 +66,34 @@ impl Run {
     }
 
     fn settle_start(&mut self, start: &Start, desk: &mut Desk<'_>) {
-        if self.routed < start.generation {
-            self.routed = start.generation;
+        if self.routed < start.gang.generation {
+            self.routed = start.gang.generation;
             self.route(start, desk);
         }
         for local in self.locals.values_mut().filter(|local| local.is_alive()) {
             let seat = start.seats.iter().find(|seat| seat.rank == local.kept.rank);
             let is_fresh = local.kept.process.is_none_or(|process| {
-                !start.fresh_processes || process.spawned_for == start.generation
+                !start.gang.fresh_processes || process.spawned_for == start.gang.generation
             });
             let stays = seat.is_some_and(|seat| seat.slot == local.kept.slot)
                 && is_fresh
                 && !local.killed
                 && local.leave_by.is_none();
-            if local.kept.generation < start.generation {
-                let below = start.generation;
-                self.changed |= local.fence(desk.id, below, &start.cause, desk.acts);
+            if local.kept.generation < start.gang.generation {
+                let below = start.gang.generation;
+                self.changed |= local.fence(desk.id, below, &start.gang.cause, desk.acts);
                 if stays {
-                    local.go_on(start.generation, desk.now);
+                    local.go_on(start.gang.generation, desk.now);
                     self.changed = true;
                 }
             }
             if !stays {
-                desk.acts.extend(local.kill(desk.id, &start.cause));
+                desk.acts.extend(local.kill(desk.id, &start.gang.cause));
             } else if desk.may_go
                 && local.runs_unfenced()
-                && local.told.is_some_and(|told| told < start.generation)
+                && local.told.is_some_and(|told| told < start.gang.generation)
             {
-                local.told = Some(start.generation);
+                local.told = Some(start.gang.generation);
                 let go = go(start, local.kept.rank, local.kept.slot);
                 let (run, rank) = (desk.id.clone(), local.kept.rank);
                 desk.acts.push(Command::Tell {
@@ -112,15 +112,15 @@ impl Run {
     }
 
     fn route(&self, start: &Start, desk: &mut Desk<'_>) {
-        let (run, generation) = (desk.id.clone(), start.generation);
-        if start.store_node == *desk.node {
+        let (run, generation) = (desk.id.clone(), start.gang.generation);
+        if start.gang.store_node == *desk.node {
             desk.acts.push(Command::OpenStore {
                 run: run.clone(),
                 generation,
             });
         }
         if !start.seats.is_empty() {
-            let address = start.store_address.clone();
+            let address = start.gang.store_address.clone();
             desk.acts.push(Command::RouteStore {
                 run,
                 generation,
@@ -131,21 +131,22 @@ impl Run {
 
     /// Starts a process where none was tried in this generation and the slot is free.
     fn spawn(&mut self, start: &Start, seat: Seat, desk: &mut Desk<'_>) {
-        let tried = |local: &Local| local.is_alive() || local.kept.generation == start.generation;
+        let tried =
+            |local: &Local| local.is_alive() || local.kept.generation == start.gang.generation;
         if self.locals.get(&seat.rank).is_some_and(tried) || desk.held.contains(&seat.slot) {
             return;
         }
         desk.held.push(seat.slot);
-        let local = Local::starting(seat.rank, seat.slot, start.generation, desk.now);
+        let local = Local::starting(seat.rank, seat.slot, start.gang.generation, desk.now);
         self.locals.insert(seat.rank, local);
         self.changed = true;
         desk.acts.push(Command::Spawn {
             run: desk.id.clone(),
             rank: seat.rank,
             slot: seat.slot,
-            generation: start.generation,
-            async_off: start.async_off,
-            cause: start.cause.clone(),
+            generation: start.gang.generation,
+            async_off: start.gang.async_off,
+            cause: start.gang.cause.clone(),
         });
     }
 
@@ -170,14 +171,14 @@ impl Run {
 }
 
 fn go(start: &Start, rank: Rank, slot: Slot) -> Go {
-    let Start {
+    let Start { gang, snapshot, .. } = start;
+    let GangStart {
         spec,
         generation,
         resume,
-        snapshot,
         evaluated,
         ..
-    } = start;
+    } = &**gang;
     Go {
         spec: (**spec).clone(),
         generation: *generation,

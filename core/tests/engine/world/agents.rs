@@ -51,16 +51,16 @@ impl World {
         let agent = self.agents.get_mut(name).unwrap();
         match order {
             Order::Start(start) => {
-                let local = agent.runs.entry(start.spec.name.clone()).or_default();
-                if start.generation <= local.generation {
+                let local = agent.runs.entry(start.gang.spec.name.clone()).or_default();
+                if start.gang.generation <= local.generation {
                     return;
                 }
-                local.generation = start.generation;
+                local.generation = start.gang.generation;
                 local.stop = None;
                 let seat = |rank: &Rank| start.seats.iter().find(|seat| seat.rank == *rank);
                 local.ranks.retain(|rank, process| {
                     let stays = seat(rank).is_some_and(|seat| seat.slot == process.slot);
-                    process.alive && stays && !start.fresh_processes
+                    process.alive && stays && !start.gang.fresh_processes
                 });
                 for seat in &start.seats {
                     let process = local.ranks.entry(seat.rank).or_insert_with(|| {
@@ -68,16 +68,19 @@ impl World {
                         Process {
                             pid: self.next_pid,
                             slot: seat.slot,
-                            generation: start.generation,
+                            generation: start.gang.generation,
                             milestone: Milestone::Going,
                             page: Page::default(),
                             alive: true,
                         }
                     });
-                    process.generation = start.generation;
+                    process.generation = start.gang.generation;
                     process.milestone = Milestone::Going;
-                    let step = start.resume.map_or(Step(0), |checkpoint| checkpoint.step);
-                    let (generation, phase) = (start.generation, Phase::Init);
+                    let step = start
+                        .gang
+                        .resume
+                        .map_or(Step(0), |checkpoint| checkpoint.step);
+                    let (generation, phase) = (start.gang.generation, Phase::Init);
                     process.page = Page {
                         generation,
                         step,
@@ -85,7 +88,7 @@ impl World {
                         ..Page::default()
                     };
                 }
-                local.start = Some(*start);
+                local.start = Some(start);
             }
             Order::Stop {
                 run,
@@ -191,7 +194,7 @@ impl World {
                     if process.generation != newest || process.milestone != Milestone::Going {
                         continue;
                     }
-                    let resume = local.start.as_ref().and_then(|start| start.resume);
+                    let resume = local.start.as_ref().and_then(|start| start.gang.resume);
                     if let Some((checkpoint, (_, unsound))) = resume.zip(rots) {
                         process.milestone = Milestone::Formed;
                         let unsound = unsound.clone();

@@ -59,12 +59,12 @@ impl Fleet<'_> {
         if self
             .gang
             .as_ref()
-            .is_none_or(|gang| gang.generation < start.generation)
+            .is_none_or(|gang| gang.generation < start.gang.generation)
         {
             self.settle_progress();
             self.gang = Some(Gang {
-                generation: start.generation,
-                resume: start.resume.map_or(0, |checkpoint| checkpoint.step.0),
+                generation: start.gang.generation,
+                resume: start.gang.resume.map_or(0, |checkpoint| checkpoint.step.0),
                 seats: BTreeMap::new(),
                 spawns: false,
                 is_whole: true,
@@ -73,7 +73,7 @@ impl Fleet<'_> {
                 failed_saves: BTreeSet::new(),
                 seen_saves: BTreeSet::new(),
             });
-            self.pace.save_every = start.spec.checkpoint.every_steps;
+            self.pace.save_every = start.gang.spec.checkpoint.every_steps;
         }
         let Some(gang) = self.gang.as_mut() else {
             return;

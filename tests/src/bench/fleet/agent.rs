@@ -68,7 +68,7 @@ struct Agent {
     sequence: u64,
     sent: BTreeMap<u64, Sent>,
     /// What runs here, and since when.
-    start: Option<(Box<Start>, Instant)>,
+    start: Option<(Start, Instant)>,
     /// The generation in which a rank was killed, and when that was reported.
     died: Option<(Generation, Instant)>,
     /// When it was reported that a GPU fell off.
@@ -182,8 +182,9 @@ impl Agent {
                 if let Some(fell) = self.fell.take() {
                     (self.tell)(Counts::Withdrawn(fell.elapsed()));
                 }
-                self.start
-                    .take_if(|(start, _)| start.spec.name == run && start.generation <= generation);
+                self.start.take_if(|(start, _)| {
+                    start.gang.spec.name == run && start.gang.generation <= generation
+                });
                 let report = Report::Stopped { run, generation };
                 self.report(report, Sent::now()).await?;
             }
@@ -209,8 +210,8 @@ impl Agent {
     }
 
     /// Starts, or forms anew: every rank forms, loads and steps.
-    async fn obey(&mut self, start: Box<Start>) -> Result<()> {
-        let (run, generation) = (start.spec.name.clone(), start.generation);
+    async fn obey(&mut self, start: Start) -> Result<()> {
+        let (run, generation) = (start.gang.spec.name.clone(), start.gang.generation);
         if let Some((_, reported)) = self.died.take_if(|(died, _)| *died < generation) {
             (self.tell)(Counts::Decided(reported.elapsed()));
         }
@@ -251,9 +252,9 @@ impl Agent {
     /// The process of one of the ranks ends.
     async fn die(&mut self) -> Result<()> {
         let (start, _) = self.start.as_ref().context("nothing runs here")?;
-        let generation = start.generation;
+        let generation = start.gang.generation;
         let report = Report::Rank {
-            run: start.spec.name.clone(),
+            run: start.gang.spec.name.clone(),
             generation,
             rank: start.seats.first().context("a seat")?.rank,
             event: RankEvent::Exited {
@@ -287,10 +288,10 @@ impl Agent {
         let pages = self.start.iter().map(|(start, since)| {
             let step = since.elapsed().div_duration_f64(STEP) as u64 + 1;
             let page = Page {
-                generation: start.generation,
+                generation: start.gang.generation,
                 phase: Phase::Step,
                 step: Step(step),
-                samples: step * u64::from(start.spec.train.global_batch),
+                samples: step * u64::from(start.gang.spec.train.global_batch),
                 loss: 2.0,
                 grad_norm: 0.5,
                 step_nanos: STEP.as_nanos() as u64,
@@ -300,7 +301,7 @@ impl Agent {
             };
             let seats = start.seats.iter();
             Pages {
-                run: start.spec.name.clone(),
+                run: start.gang.spec.name.clone(),
                 sightings: seats
                     .map(|seat| Sighting {
                         rank: seat.rank,
