@@ -116,6 +116,8 @@ pub struct Engine {
     awake: Instant,
     /// Whether its journal may lack its last moments.
     doubts: bool,
+    /// Runs that this life gave a generation, so that their number is in the journal.
+    numbered: BTreeSet<RunId>,
     links: Links,
     /// Who holds what, and where there is room: derived from the state.
     floor: Floor,
@@ -159,6 +161,7 @@ impl Engine {
             began: None,
             awake: Instant::ZERO,
             doubts: false,
+            numbered: BTreeSet::new(),
             links: Links::default(),
             floor: Floor::default(),
             agenda: Agenda::default(),
@@ -281,6 +284,9 @@ impl Engine {
         self.note_snapshots(&fact);
         if let Fact::Placed { run, .. } = &fact {
             self.placed.push(run.clone());
+            if self.doubts {
+                self.numbered.insert(run.clone());
+            }
         }
         self.out
             .push_back(Command::Persist(Record { at: self.now, fact }));

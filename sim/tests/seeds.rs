@@ -189,7 +189,7 @@ const FOUND: [(u64, &str); 21] = [
 ];
 
 /// The same of hard worlds.
-const FOUND_HARD: [(u64, &str); 16] = [
+const FOUND_HARD: [(u64, &str); 17] = [
     (
         212,
         "an agent that had slept through its fence started the generation it was sent before",
@@ -221,6 +221,10 @@ const FOUND_HARD: [(u64, &str); 16] = [
     (
         9008,
         "a run that an admin let go on waited behind an older, broken one, and was thought to starve",
+    ),
+    (
+        20043,
+        "a node was sent a generation that the journal lost, lost its power as well, and the number was given again",
     ),
     (
         646,

@@ -263,7 +263,7 @@ impl Engine {
         let (resume, snapshot) = self.begins_with(id, run, layout, &placement);
         Some(Fact::Placed {
             run: id.clone(),
-            generation: self.next_generation(run.floor),
+            generation: self.next_generation(id, run.floor),
             layout,
             every_steps: self.interval(run, placement.nodes.len()),
             placement,
@@ -341,9 +341,11 @@ impl Engine {
         clean.into_iter().chain(grows).chain(shrinks)
     }
 
-    /// The next number that nobody can have heard of.
-    pub(super) fn next_generation(&self, floor: Generation) -> Generation {
-        if self.may_have_forgotten() {
+    /// The next number that nobody can have heard of. (In a life that began in doubt, that every node has told
+    /// what it remembers is not enough for the first: one that lost its power as well may have been sent a number
+    /// that the journal lost.)
+    pub(super) fn next_generation(&self, id: &RunId, floor: Generation) -> Generation {
+        if self.may_have_forgotten() || (self.doubts && !self.numbered.contains(id)) {
             Generation(floor.0 + FORGOTTEN)
         } else {
             floor.next()
