@@ -382,17 +382,16 @@ impl Engine {
             // As it was just before: what came after, and the signal itself, is in the charts by now.
             let before = *at - Duration::from_nanos(1);
             let about = (&*known.facts, known.cordoned);
-            let fields = self
-                .state
-                .health
-                .node_fields(before, about, signal, windows);
-            let scene = Scene::new(&SignalFields::of(signal), &fields);
-            let fires = scene.and_then(|scene| program.fires(&scene));
+            let health = &self.state.health;
+            let scene = Scene {
+                signal: SignalFields::of(signal),
+                node: health.node_fields(before, about, signal, windows),
+            };
             Some(RuleHit {
                 at: *at,
                 node: node.clone(),
                 signal: signal.to_string(),
-                fires: fires.map_err(|error| error.to_string()),
+                fires: program.fires(&scene).map_err(|error| error.to_string()),
             })
         });
         Ok(hits.collect())

@@ -75,7 +75,11 @@ impl Fleet {
         (w, programs): (&Windows, &BTreeMap<String, Expression>),
         findings: &mut Vec<Finding>,
     ) -> u32 {
-        let acting = programs.iter().filter_map(|(name, program)| {
+        let kind = signal.sign.kind();
+        let asked = programs
+            .iter()
+            .filter(|(_, program)| program.may_fire(kind));
+        let acting = asked.filter_map(|(name, program)| {
             let edited = self.rules.get(name)?;
             let own = edited.own.as_ref().filter(|_| edited.mode != Mode::Off)?;
             Some((name, program, edited.mode, own))
@@ -84,17 +88,19 @@ impl Fleet {
         if acting.is_empty() {
             return 0;
         }
-        let node = self.node_fields(now, about, signal, w);
-        let scene = Scene::new(&SignalFields::of(signal), &node);
+        let scene = Scene {
+            signal: SignalFields::of(signal),
+            node: self.node_fields(now, about, signal, w),
+        };
         let mut failed = 0;
         for (name, program, mode, own) in acting {
-            match scene.as_ref().map(|scene| program.fires(scene)) {
-                Ok(Ok(true)) => {
+            match program.fires(&scene) {
+                Ok(true) => {
                     let made = (own.verdict, own.action);
                     findings.push(finding(name, made, mode, signal));
                 }
-                Ok(Ok(false)) => {}
-                Ok(Err(_)) | Err(_) => failed += 1,
+                Ok(false) => {}
+                Err(_) => failed += 1,
             }
         }
         failed
@@ -117,13 +123,13 @@ impl Fleet {
     }
 
     /// What an expression sees of a node.
-    pub fn node_fields(
+    pub fn node_fields<'a>(
         &self,
         now: Instant,
-        (facts, cordoned): (&NodeFacts, bool),
+        (facts, cordoned): (&'a NodeFacts, bool),
         signal: &Signal,
         w: &Windows,
-    ) -> NodeFields {
+    ) -> NodeFields<'a> {
         let mut fields = NodeFields::of(facts);
         fields.cordoned = cordoned;
         if let Some(chart) = self.chart(&facts.node) {

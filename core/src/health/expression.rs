@@ -5,13 +5,14 @@
 //! long and would see maps in an order of their own. The crate is compiled without its clock,
 //! regular expressions and encoders.
 
+mod scene;
+
 use super::Verdict;
-use super::signal::{Kind, Sign, Signal};
-use crate::report::NodeFacts;
+use super::signal::Kind;
 use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
-use cel::{Context, Env, IdedExpr, Program, Value};
+use cel::{IdedExpr, Program, Value};
+pub use scene::{NodeFields, Scene, SignalFields};
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, LazyLock};
 
 /// Most bytes of an expression.
 pub const MOST_BYTES: usize = 512;
@@ -49,141 +50,6 @@ pub enum BadExpression {
     Fails(String, String),
 }
 
-/// What an expression sees of a signal: every field is there for every kind.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SignalFields {
-    /// `xid`, `storage`, ...
-    pub kind: &'static str,
-    /// The slot of the device; -1 for the node.
-    pub device: i64,
-    /// XID, link, or 0.
-    pub code: i64,
-    /// The value that the kind is about: errors, replays a minute, bytes left, seconds.
-    pub value: f64,
-    /// Of how many; 0 where there is no such thing.
-    pub total: f64,
-    /// `value` of `total`; 1 where there is no such thing.
-    pub share: f64,
-    /// The text that came with it, or the reason, resource, probe or action.
-    pub detail: String,
-    /// Whether it is over.
-    pub cleared: bool,
-}
-
-/// What an expression sees of a node.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct NodeFields {
-    /// Its name.
-    pub name: String,
-    /// Its host name.
-    pub host: String,
-    /// Ranks it can hold.
-    pub slots: i64,
-    /// Names of its GPUs.
-    pub gpus: Vec<String>,
-    /// CPU cores.
-    pub cores: i64,
-    /// Bytes of memory.
-    pub memory: f64,
-    /// What is made of it now.
-    pub verdict: &'static str,
-    /// Whether an admin holds it back.
-    pub cordoned: bool,
-    /// How often it was withdrawn within 7 days.
-    pub withdrawals: i64,
-    /// How often the same was seen of it within 24 h, this time included.
-    pub again: i64,
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "rules compare orders of magnitude"
-)]
-const fn number(value: u64) -> f64 {
-    value as f64
-}
-
-impl SignalFields {
-    /// What an expression sees of this signal.
-    pub fn of(signal: &Signal) -> Self {
-        let seconds = |nanos: u64| number(nanos) / 1e9;
-        let (code, value, total, detail) = match &signal.sign {
-            Sign::Xid { code, detail } => (*code, 1.0, 0.0, detail.clone()),
-            Sign::RecoveryAction { action } => (0, 1.0, 0.0, action.name().to_owned()),
-            Sign::GpuLost => (0, 1.0, 0.0, String::new()),
-            Sign::EccUncorrected { volatile, sram } => {
-                (0, number(*volatile), number(*sram), String::new())
-            }
-            Sign::RowRemap {
-                rows,
-                pending,
-                failed,
-            } => {
-                let detail = match (failed, pending) {
-                    (true, _) => "failed",
-                    (false, true) => "pending",
-                    (false, false) => "",
-                };
-                (0, f64::from(*rows), 0.0, detail.to_owned())
-            }
-            Sign::Throttled { reason, nanos } => {
-                (0, seconds(*nanos), 0.0, reason.name().to_owned())
-            }
-            Sign::PcieReplays { per_minute } => (0, number(*per_minute), 0.0, String::new()),
-            Sign::NvLinkErrors { link, per_minute } => {
-                (*link, number(*per_minute), 0.0, String::new())
-            }
-            Sign::NvLinkDown { link } => (*link, 1.0, 0.0, String::new()),
-            Sign::HostMemory { available, total } => {
-                (0, number(*available), number(*total), String::new())
-            }
-            Sign::Storage { of, left, total } => {
-                (0, number(*left), number(*total), of.name().to_owned())
-            }
-            Sign::StorageFailing { error } => (0, 1.0, 0.0, error.clone()),
-            Sign::ClockSkew { nanos } => {
-                let ahead = seconds(nanos.unsigned_abs());
-                (
-                    0,
-                    if *nanos < 0 { -ahead } else { ahead },
-                    0.0,
-                    String::new(),
-                )
-            }
-            Sign::ProbeHung { probe, nanos } => (0, seconds(*nanos), 0.0, probe.name().to_owned()),
-            Sign::ProbesStarted { .. } => (0, 0.0, 0.0, String::new()),
-        };
-        Self {
-            kind: signal.sign.kind().name(),
-            device: signal.device.map_or(-1, |slot| i64::from(slot.0)),
-            code: i64::from(code),
-            value,
-            total,
-            share: if total > 0.0 { value / total } else { 1.0 },
-            detail,
-            cleared: signal.cleared,
-        }
-    }
-}
-
-impl NodeFields {
-    /// What an expression sees of a node that nothing is known against.
-    pub fn of(facts: &NodeFacts) -> Self {
-        Self {
-            name: facts.node.to_string(),
-            host: facts.host.clone(),
-            slots: i64::from(facts.slots),
-            gpus: facts.gpus.clone(),
-            cores: i64::from(facts.cores),
-            memory: number(facts.memory),
-            verdict: Verdict::Healthy.name(),
-            cordoned: false,
-            withdrawals: 0,
-            again: 1,
-        }
-    }
-}
-
 /// An expression that was checked.
 #[derive(Debug)]
 pub struct Expression {
@@ -209,32 +75,30 @@ impl Expression {
         let node = sample_node();
         for kind in Kind::ALL {
             // (All of it is worked out here, whatever kind it is for.)
-            let fails = |error| {
-                if let BadExpression::Fails(_, why) = error {
-                    BadExpression::Fails(kind.name().to_owned(), why)
-                } else {
-                    error
-                }
-            };
-            let scene = Scene::new(&sample(kind), &node).map_err(fails)?;
-            expression.work_out(&scene).map_err(fails)?;
+            let signal = sample(kind);
+            expression.work_out(&Scene { signal, node })?;
         }
         Ok(expression)
     }
 
-    /// Whether it fires.
-    pub fn fires(&self, scene: &Scene) -> Result<bool, BadExpression> {
-        // What is false and anything is false in CEL, even where the other fails; and names are quicker
-        // to compare than CEL is to run.
-        if self.kinds.iter().any(|kind| kind != scene.kind) {
-            return Ok(false);
-        }
-        self.work_out(scene)
+    /// Whether it may fire on a signal of this kind. (What is false and anything is false in CEL, even where the
+    /// other fails; and names are quicker to compare than CEL is to run.)
+    pub fn may_fire(&self, kind: Kind) -> bool {
+        self.kinds.iter().all(|demanded| demanded == kind.name())
     }
 
-    fn work_out(&self, scene: &Scene) -> Result<bool, BadExpression> {
-        let value = self.program.execute(&scene.context);
-        let value = value.map_err(|error| scene.fails(&error))?;
+    /// Whether it fires.
+    pub fn fires(&self, scene: &Scene<'_>) -> Result<bool, BadExpression> {
+        let demanded = |kind: &String| kind == scene.signal.kind;
+        Ok(self.kinds.iter().all(demanded) && self.work_out(scene)?)
+    }
+
+    fn work_out(&self, scene: &Scene<'_>) -> Result<bool, BadExpression> {
+        let value = self.program.execute(&scene.context());
+        let value = value.map_err(|error| {
+            let why = super::signal::shortened(&error.to_string());
+            BadExpression::Fails(scene.signal.kind.to_owned(), why)
+        })?;
         if let Value::Bool(fires) = value {
             return Ok(fires);
         }
@@ -243,39 +107,7 @@ impl Expression {
     }
 }
 
-/// The functions of CEL: making them anew for each signal would cost more than all rules on it.
-static FUNCTIONS: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
-
-/// A signal and its node as expressions see them, made once for all rules.
-#[expect(missing_debug_implementations, reason = "the context of CEL has none")]
-pub struct Scene {
-    kind: &'static str,
-    context: Context<'static, 'static>,
-}
-
-impl Scene {
-    /// What an expression sees. Fails where a value cannot be said in CEL.
-    pub fn new(signal: &SignalFields, node: &NodeFields) -> Result<Self, BadExpression> {
-        let mut scene = Self {
-            kind: signal.kind,
-            context: Context::with_env(Arc::clone(&FUNCTIONS)),
-        };
-        let said = cel::to_value(signal).map_err(|error| scene.fails(&error))?;
-        scene.context.add_variable_from_value("signal", said);
-        let known = cel::to_value(node).map_err(|error| scene.fails(&error))?;
-        scene.context.add_variable_from_value("node", known);
-        Ok(scene)
-    }
-
-    fn fails(&self, error: &dyn std::fmt::Display) -> BadExpression {
-        BadExpression::Fails(
-            self.kind.to_owned(),
-            super::signal::shortened(&error.to_string()),
-        )
-    }
-}
-
-fn sample(kind: Kind) -> SignalFields {
+const fn sample(kind: Kind) -> SignalFields<'static> {
     SignalFields {
         kind: kind.name(),
         device: 0,
@@ -283,17 +115,17 @@ fn sample(kind: Kind) -> SignalFields {
         value: 0.0,
         total: 0.0,
         share: 1.0,
-        detail: String::new(),
+        detail: "",
         cleared: false,
     }
 }
 
-fn sample_node() -> NodeFields {
+const fn sample_node() -> NodeFields<'static> {
     NodeFields {
-        name: "node".to_owned(),
-        host: "host".to_owned(),
+        name: "node",
+        host: "host",
         slots: 8,
-        gpus: Vec::new(),
+        gpus: &[],
         cores: 1,
         memory: 1.0,
         verdict: Verdict::Healthy.name(),

@@ -10,10 +10,54 @@ use rebloom_core::health::signal::{Headroom, Sign, Signal};
 use rebloom_core::health::{Action, Mode, Verdict};
 
 fn fires(when: &str, signal: &Signal) -> bool {
-    let node = NodeFields::of(&facts("n1"));
+    let facts = facts("n1");
     let expression = Expression::new(when).unwrap_or_else(|error| panic!("{when}: {error}"));
-    let scene = Scene::new(&SignalFields::of(signal), &node).unwrap();
+    let scene = Scene {
+        signal: SignalFields::of(signal),
+        node: NodeFields::of(&facts),
+    };
     expression.fires(&scene).unwrap()
+}
+
+#[test]
+fn a_field_that_is_named_is_that_of_the_map() {
+    let facts = facts("n1");
+    let signal = SignalFields {
+        kind: "storage",
+        device: 1,
+        code: 2,
+        value: 3.5,
+        total: 4.5,
+        share: 0.5,
+        detail: "inodes",
+        cleared: true,
+    };
+    let node = NodeFields {
+        name: "n1",
+        host: "n1.cluster",
+        slots: 5,
+        gpus: &facts.gpus,
+        cores: 6,
+        memory: 7.5,
+        verdict: "suspect",
+        cordoned: true,
+        withdrawals: 8,
+        again: 9,
+    };
+    let scene = Scene { signal, node };
+    let json = serde_json::json!({ "signal": signal, "node": node });
+    let mut fields = 0;
+    for (of, values) in json.as_object().unwrap() {
+        for field in values.as_object().unwrap().keys() {
+            let when = format!(
+                "{of}.{field} == {of}['{field}'] && has({of}.{field}) && type({of}.{field}) == type({of}['{field}'])"
+            );
+            let expression = Expression::new(&when).unwrap_or_else(|e| panic!("{when}: {e}"));
+            assert_eq!(expression.fires(&scene), Ok(true), "{when}");
+            fields += 1;
+        }
+    }
+    assert_eq!(fields, 18);
 }
 
 #[test]
@@ -198,8 +242,9 @@ proptest! {
         text in "((signal|node)\\.(kind|code|device|gpus|name)|[0-9]{1,20}|'[a-z\\\\]{0,3}'?|==|&&|\\|\\||!|-|\\(|\\)|\\[|\\]|\\{|\\}|\\?|:|,|in| |\\.){0,24}"
     ) {
         if let Ok(expression) = Expression::new(&text) {
-            let (signal, node) = (SignalFields::of(&xid(1, 31, "x")), NodeFields::of(&facts("n1")));
-            drop(expression.fires(&Scene::new(&signal, &node).unwrap()));
+            let (signal, facts) = (xid(1, 31, "x"), facts("n1"));
+            let (signal, node) = (SignalFields::of(&signal), NodeFields::of(&facts));
+            drop(expression.fires(&Scene { signal, node }));
         }
     }
 
