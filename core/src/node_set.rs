@@ -10,7 +10,16 @@ use std::ops::Deref;
 #[serde(from = "Vec<NodeId>")]
 pub struct NodeSet(Vec<NodeId>);
 
+/// No node.
+pub(crate) static NOBODY: NodeSet = NodeSet(Vec::new());
+
 impl NodeSet {
+    /// Nodes that are in order already, each once.
+    pub(crate) fn sorted(nodes: Vec<NodeId>) -> Self {
+        debug_assert!(nodes.is_sorted_by(|a, b| a < b), "{nodes:?} are in order");
+        Self(nodes)
+    }
+
     /// Where a node is among them.
     pub fn position(&self, node: &NodeId) -> Option<usize> {
         self.0.binary_search(node).ok()
@@ -47,7 +56,10 @@ impl NodeSet {
             loop {
                 match others.get(at)?.cmp(node) {
                     Ordering::Less => at += 1,
-                    Ordering::Equal => return Some(at),
+                    Ordering::Equal => {
+                        at += 1;
+                        return Some(at - 1);
+                    }
                     Ordering::Greater => return None,
                 }
             }

@@ -31,17 +31,10 @@ pub struct Seats {
 }
 
 impl Seats {
-    /// The seats of each node of a gang, given those of the first, of the second and so on in a row, and how
-    /// many there are up to the end of each.
-    pub(crate) fn split(gang: Vec<Seat>, ends: Vec<usize>) -> impl Iterator<Item = Self> {
-        let gang: Arc<[Seat]> = gang.into();
-        let mut begin = 0;
-        ends.into_iter().map(move |end| {
-            let end = u32::try_from(end).unwrap_or(u32::MAX);
-            let here = std::mem::replace(&mut begin, end)..end;
-            let gang = Arc::clone(&gang);
-            Self { gang, here }
-        })
+    /// Those of a gang's that are in this range.
+    pub(crate) fn of(gang: &Arc<[Seat]>, here: Range<u32>) -> Self {
+        let gang = Arc::clone(gang);
+        Self { gang, here }
     }
 }
 

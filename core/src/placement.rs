@@ -10,6 +10,7 @@
 //! takes to place a gang does not grow with the number of nodes, only with the size of the gang.
 
 mod floor;
+mod holding;
 mod queue;
 mod rack;
 mod seats;

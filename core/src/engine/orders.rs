@@ -9,11 +9,10 @@ use super::{Command, Engine, Record, RunState};
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
 use crate::id::{Generation, NodeId, RunId, Session};
-use crate::order::{GangStart, Order, Seats, Start, Stop};
+use crate::order::{GangStart, Order, Start, Stop};
 use crate::snapshot::Peer;
 use crate::spec::seconds;
-use std::collections::{BTreeMap, BTreeSet};
-use std::iter::Peekable;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// The last order that a node was given about a run.
@@ -39,8 +38,8 @@ struct Sheet<'a> {
     run: &'a Run,
     gang: &'a Gang,
     start: Arc<GangStart>,
-    /// In the order of the nodes.
-    seats: Peekable<std::vec::IntoIter<(&'a NodeId, Seats)>>,
+    /// Which of the gang's nodes is next.
+    next: usize,
     /// Whose agent keeps the replicas of each node.
     keepers: BTreeMap<NodeId, Peer>,
 }
@@ -183,8 +182,9 @@ impl Engine {
         let news = self.compare(&mut lines, &self.wanted(id));
         if !news.is_empty() {
             let news: Vec<_> = news.into_iter().map(|at| &lines[at]).collect();
-            let commands = self.orders(id, &news);
-            self.out.extend(commands);
+            let mut out = std::mem::take(&mut self.out);
+            self.orders(id, &news, &mut out);
+            self.out = out;
         }
         if !lines.is_empty() {
             self.desk.told.insert(id.clone(), lines);
@@ -192,18 +192,18 @@ impl Engine {
     }
 
     /// The orders that lines which are news become.
-    fn orders(&self, id: &RunId, news: &[&Line]) -> Vec<Command<Record>> {
+    fn orders(&self, id: &RunId, news: &[&Line], out: &mut VecDeque<Command<Record>>) {
         let is_start = |line: &&Line| matches!(line.told, Some((_, Told::Start(_))));
         let run = self.state.runs.get(id);
         let starting = run.filter(|_| news.iter().any(is_start));
         let mut sheet = starting.and_then(|run| self.sheet(run, run.gang.as_ref()?));
-        let mut commands = Vec::with_capacity(news.len());
+        out.reserve(news.len());
         for Line { node, told, .. } in news {
             let Some((session, told)) = *told else {
                 continue;
             };
             let mut send = |order| {
-                commands.push(Command::Send {
+                out.push_back(Command::Send {
                     node: node.clone(),
                     session,
                     order,
@@ -220,7 +220,6 @@ impl Engine {
                 (Told::Stop(generation, how), _) => send(stop(id, run, generation, how)),
             }
         }
-        commands
     }
 
     /// What the orders of a gang have in common.
@@ -241,16 +240,20 @@ impl Engine {
             run,
             gang,
             start: Arc::new(start),
-            seats: gang.placement.by_node().into_iter().peekable(),
+            next: 0,
             keepers: self.keepers(run, gang),
         })
     }
 
     /// The start of one node; nodes are asked for in order.
     fn start(&self, sheet: &mut Sheet<'_>, node: &NodeId) -> Option<Start> {
-        let seats = &mut sheet.seats;
-        while seats.next_if(|(seated, _)| *seated < node).is_some() {}
-        let (_, seats) = seats.next_if(|(seated, _)| *seated == node)?;
+        let placement = &sheet.gang.placement;
+        let nodes = placement.nodes.get(sheet.next..).unwrap_or_default();
+        sheet.next += nodes.iter().take_while(|seated| *seated < node).count();
+        if placement.nodes.get(sheet.next) != Some(node) {
+            return None;
+        }
+        let seats = placement.shared_row(sheet.next);
         Some(Start {
             gang: Arc::clone(&sheet.start),
             snapshot: self.recalls(sheet.gang, node, &seats),

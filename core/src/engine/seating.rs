@@ -44,8 +44,12 @@ pub struct Placement {
     pub nodes: Arc<NodeSet>,
     /// The node whose agent hosts the rendezvous store.
     pub store_node: NodeId,
-    /// By rank: which of the nodes, and which slot of it.
-    seats: Vec<(u32, Slot)>,
+    /// By rank: which of the nodes it is on.
+    nodes_of: Vec<u32>,
+    /// The seats of the first node, then of the second and so on, each in the order of ranks.
+    seats: Arc<[Seat]>,
+    /// How many of these there are up to the end of each node.
+    ends: Vec<u32>,
 }
 
 /// A placement as it is written down.
@@ -70,121 +74,181 @@ impl From<Placement> for Written {
     }
 }
 
+/// Seats that are collected node by node, in the order of the nodes.
+struct Rows {
+    nodes: Vec<NodeId>,
+    seats: Vec<Seat>,
+    ends: Vec<u32>,
+}
+
+impl Rows {
+    fn new(nodes: usize, ranks: usize) -> Self {
+        Self {
+            nodes: Vec::with_capacity(nodes),
+            seats: Vec::with_capacity(ranks),
+            ends: Vec::with_capacity(nodes),
+        }
+    }
+
+    /// A node with all its seats.
+    fn add(&mut self, node: &NodeId, row: &[Seat]) {
+        if !row.is_empty() {
+            self.nodes.push(node.clone());
+            self.seats.extend_from_slice(row);
+            self.ends.push(number(self.seats.len()));
+        }
+    }
+
+    /// The placement of so many ranks.
+    fn place(self, ranks: usize, store_node: NodeId) -> Placement {
+        let mut nodes_of = vec![u32::MAX; ranks];
+        let mut begin = 0;
+        for (at, end) in (0..).zip(&self.ends) {
+            let end = *end as usize;
+            for seat in &self.seats[begin..end] {
+                if let Some(node) = nodes_of.get_mut(seat.rank.0 as usize) {
+                    *node = at;
+                }
+            }
+            begin = end;
+        }
+        Placement {
+            store_node,
+            nodes: Arc::new(NodeSet::sorted(self.nodes)),
+            nodes_of,
+            seats: self.seats.into(),
+            ends: self.ends,
+        }
+    }
+}
+
+/// Each node of some seats with those on it, in the order of the nodes; ranks stay in order.
+fn by_node(seats: &[Seating]) -> Vec<(&NodeId, Vec<Seat>)> {
+    let mut rows: Vec<_> = seats.chunk_by(|a, b| a.node == b.node).collect();
+    rows.sort_by_key(|row| &row[0].node);
+    let rows = rows.chunk_by(|a, b| a[0].node == b[0].node);
+    let rows = rows.map(|of_node| {
+        let seats = of_node.iter().copied().flatten();
+        let seats = seats.map(|Seating { rank, slot, .. }| Seat {
+            rank: *rank,
+            slot: *slot,
+        });
+        (&of_node[0][0].node, seats.collect())
+    });
+    rows.collect()
+}
+
 impl Placement {
     /// These seats, one a rank, in rank order.
     pub fn new(seats: &[Seating], store_node: NodeId) -> Self {
-        let rows = || seats.chunk_by(|a, b| a.node == b.node);
-        let nodes: NodeSet = rows().map(|row| row[0].node.clone()).collect();
-        let seats = rows().flat_map(|row| {
-            let at = nodes.position(&row[0].node).map_or(u32::MAX, number);
-            row.iter().map(move |seat| (at, seat.slot))
-        });
-        Self {
-            seats: seats.collect(),
-            nodes: Arc::new(nodes),
-            store_node,
+        let new = by_node(seats);
+        let mut rows = Rows::new(new.len(), seats.len());
+        for (node, row) in new {
+            rows.add(node, &row);
         }
+        rows.place(seats.len(), store_node)
     }
 
     /// The same but for the seats of some ranks.
     pub(crate) fn with(&self, moved: &[Seating]) -> Self {
-        const NOWHERE: u32 = u32::MAX;
-        let mut seats = self.seats.clone();
+        let mut moves = vec![false; self.ranks()];
+        let mut loses = vec![false; self.nodes.len()];
         for seat in moved {
-            if let Some(place) = seats.get_mut(seat.rank.0 as usize) {
-                *place = (NOWHERE, seat.slot);
+            let rank = seat.rank.0 as usize;
+            let at = self.nodes_of.get(rank).map(|at| *at as usize);
+            let lost = at.and_then(|at| loses.get_mut(at));
+            for flag in moves.get_mut(rank).into_iter().chain(lost) {
+                *flag = true;
             }
         }
-        let mut stays = vec![false; self.nodes.len()];
-        for (at, _) in &seats {
-            if let Some(stays) = stays.get_mut(*at as usize) {
-                *stays = true;
+        let stays = |seat: &&Seat| moves.get(seat.rank.0 as usize) == Some(&false);
+        // (Most nodes are as they were; names are far away in memory.)
+        let new = by_node(moved);
+        let mut rows = Rows::new(self.nodes.len() + new.len(), self.ranks());
+        let new = new.into_iter().map(|(node, row)| {
+            let at = self.nodes.partition_point(|other| other < node);
+            (at, node, row)
+        });
+        let mut new = new.peekable();
+        for (at, (node, row)) in self.rows().enumerate() {
+            while let Some((_, node, row)) = new.next_if(|(to, new, _)| *to == at && *new != node) {
+                rows.add(node, &row);
+            }
+            let gained = new.next_if(|(to, ..)| *to == at);
+            if loses[at] || gained.is_some() {
+                let mut row: Vec<_> = row.iter().filter(stays).copied().collect();
+                row.extend(gained.into_iter().flat_map(|(.., gained)| gained));
+                row.sort_unstable_by_key(|seat| seat.rank);
+                rows.add(node, &row);
+            } else {
+                rows.add(node, row);
             }
         }
-        let rows = moved.chunk_by(|a, b| a.node == b.node);
-        let mut nodes = Vec::with_capacity(self.nodes.len() + rows.clone().count());
-        let kept = self.nodes.iter().zip(stays);
-        nodes.extend(
-            kept.filter(|(_, stays)| *stays)
-                .map(|(node, _)| node.clone()),
-        );
-        nodes.extend(rows.clone().map(|row| row[0].node.clone()));
-        let nodes = NodeSet::from(nodes);
-        let places: Vec<_> = self.nodes.places_in(&nodes).collect();
-        for (at, _) in &mut seats {
-            let place = places.get(*at as usize).copied().flatten();
-            *at = place.map_or(NOWHERE, number);
+        for (_, node, row) in new {
+            rows.add(node, &row);
         }
-        for row in rows {
-            let at = nodes.position(&row[0].node).map_or(NOWHERE, number);
-            for seat in row {
-                if let Some((place, _)) = seats.get_mut(seat.rank.0 as usize) {
-                    *place = at;
-                }
-            }
-        }
-        let first = seats.first().and_then(|(at, _)| nodes.get(*at as usize));
-        Self {
-            store_node: first.unwrap_or(&self.store_node).clone(),
-            nodes: Arc::new(nodes),
-            seats,
+        let placement = rows.place(self.ranks(), self.store_node.clone());
+        match placement.node_of(Rank(0)).cloned() {
+            Some(store_node) => Self {
+                store_node,
+                ..placement
+            },
+            None => placement,
         }
     }
 
     /// How many ranks it seats.
     pub const fn ranks(&self) -> usize {
-        self.seats.len()
+        self.nodes_of.len()
+    }
+
+    /// The node of a rank.
+    pub fn node_of(&self, rank: Rank) -> Option<&NodeId> {
+        let at = self.nodes_of.get(rank.0 as usize)?;
+        self.nodes.get(*at as usize)
     }
 
     /// The seat of a rank.
     pub fn seat(&self, rank: Rank) -> Option<Position<'_>> {
-        let (at, slot) = *self.seats.get(rank.0 as usize)?;
-        let node = self.nodes.get(at as usize)?;
+        let at = *self.nodes_of.get(rank.0 as usize)? as usize;
+        let node = self.nodes.get(at)?;
+        let mut row = self.row(at).iter();
+        let slot = row.find(|seat| seat.rank == rank)?.slot;
         Some(Position { rank, node, slot })
     }
 
     /// One seat a rank, in rank order.
     pub fn seats(&self) -> impl Iterator<Item = Position<'_>> {
-        let seats = (0..).map(Rank).zip(&self.seats);
-        seats.filter_map(|(rank, (at, slot))| {
-            let (node, slot) = (self.nodes.get(*at as usize)?, *slot);
-            Some(Position { rank, node, slot })
+        let ranks = (0..).map(Rank).take(self.ranks());
+        ranks.filter_map(|rank| self.seat(rank))
+    }
+
+    /// The seats of one of the nodes, in the order of ranks.
+    pub(crate) fn row(&self, at: usize) -> &[Seat] {
+        let Range { start, end } = self.range(at);
+        let seats = self.seats.get(start as usize..end as usize);
+        seats.unwrap_or_default()
+    }
+
+    /// Each node with its seats, in the order of nodes and ranks.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&NodeId, &[Seat])> {
+        let mut begin = 0;
+        self.nodes.iter().zip(&self.ends).map(move |(node, end)| {
+            let end = *end as usize;
+            let row = self.seats.get(std::mem::replace(&mut begin, end)..end);
+            (node, row.unwrap_or_default())
         })
     }
 
-    /// Of ranks that are all on one node: which of the nodes that is, and their slots.
-    pub(crate) fn group(&self, ranks: Range<u32>) -> Option<(usize, impl Iterator<Item = Slot>)> {
-        let seats = self.seats.get(ranks.start as usize..ranks.end as usize)?;
-        let (at, _) = *seats.first()?;
-        let is_whole = seats.iter().all(|(other, _)| *other == at);
-        is_whole.then(|| (at as usize, seats.iter().map(|(_, slot)| *slot)))
+    /// The seats of one of the nodes for its order: all orders share them.
+    pub(super) fn shared_row(&self, at: usize) -> Seats {
+        Seats::of(&self.seats, self.range(at))
     }
 
-    /// Which of the nodes each rank is on, and its slot there, in rank order.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Slot)> {
-        self.seats.iter().map(|(at, slot)| (*at as usize, *slot))
-    }
-
-    /// The seats of each node, in the order of the nodes. Ranks stay in order.
-    pub(super) fn by_node(&self) -> Vec<(&NodeId, Seats)> {
-        let mut ends = vec![0; self.nodes.len()];
-        for (at, _) in self.places() {
-            ends[at] += 1;
-        }
-        let mut end = 0;
-        for many in &mut ends {
-            end += std::mem::replace(many, end);
-        }
-        let nobody = Seat {
-            rank: Rank(0),
-            slot: Slot(0),
-        };
-        let mut seats = vec![nobody; self.seats.len()];
-        for (rank, (at, slot)) in (0..).map(Rank).zip(self.places()) {
-            seats[ends[at]] = Seat { rank, slot };
-            ends[at] += 1;
-        }
-        self.nodes.iter().zip(Seats::split(seats, ends)).collect()
+    fn range(&self, at: usize) -> Range<u32> {
+        let end = |at: usize| self.ends.get(at).copied();
+        let begin = at.checked_sub(1).map_or(Some(0), end);
+        begin.zip(end(at)).map_or(0..0, |(begin, end)| begin..end)
     }
 }
 

@@ -299,7 +299,7 @@ impl Save {
 
 impl Gang {
     pub(super) fn node_of(&self, rank: Rank) -> Option<&NodeId> {
-        self.placement.seat(rank).map(|seat| seat.node)
+        self.placement.node_of(rank)
     }
 
     pub(super) fn member(&self, rank: Rank) -> Option<&Member> {
@@ -308,12 +308,10 @@ impl Gang {
 
     /// Ranks seated on a node, with what is known of each.
     pub(super) fn on(&self, node: &NodeId) -> impl Iterator<Item = (Rank, &Member)> {
-        let here = self.placement.nodes.position(node);
-        let places = self.placement.places().zip(&self.members);
-        let ranks = (0..).map(Rank).zip(places);
-        ranks.filter_map(move |(rank, ((at, _), member))| {
-            (Some(at) == here).then_some((rank, member))
-        })
+        let at = self.placement.nodes.position(node);
+        let row = at.map_or(&[][..], |at| self.placement.row(at));
+        row.iter()
+            .filter_map(|seat| Some((seat.rank, self.member(seat.rank)?)))
     }
 
     pub(super) fn all_finished(&self) -> bool {

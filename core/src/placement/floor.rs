@@ -1,11 +1,12 @@
 //! The floor: every node, who holds which of its slots, and where there is room.
 
+use super::holding::{Holding, Seated};
 use super::rack::{Rack, Sizes, Spot};
 use super::slots::Slots;
 use crate::by_name::ByName;
 use crate::engine::Placement;
 use crate::id::{NodeId, RunId};
-use crate::node_set::NodeSet;
+use crate::node_set::NOBODY;
 use crate::report::{FABRIC, NodeFacts, RACK};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,25 +34,6 @@ pub struct Floor {
     pub(super) kinds: Vec<Kind>,
     kind_ids: BTreeMap<String, u32>,
     holdings: BTreeMap<RunId, Holding>,
-}
-
-/// What a run holds.
-#[derive(Debug, Default)]
-pub(super) struct Holding {
-    /// By node.
-    pub(super) slots: Vec<(Spot, Slots)>,
-    /// Where its gang is.
-    seated: Option<Seated>,
-}
-
-/// A placement that its run holds.
-#[derive(Debug)]
-struct Seated {
-    placement: Arc<Placement>,
-    /// Of each of its nodes.
-    spots: Vec<Spot>,
-    /// Whether the run holds nothing else.
-    is_all: bool,
 }
 
 /// One node.
@@ -222,41 +204,48 @@ impl Floor {
         placement: &Arc<Placement>,
         more: BTreeMap<&NodeId, Slots>,
     ) {
-        let is_all = more.is_empty();
-        let known = self.holdings.get_mut(run);
-        if is_all && known.as_ref().is_some_and(|known| known.is_just(placement)) {
+        let known = self.holdings.get(run);
+        if more.is_empty() && known.is_some_and(|known| known.is_just(placement)) {
             return;
         }
-        let before = known.map(std::mem::take).unwrap_or_default();
-        let spots = match before.seated {
-            Some(before) if Arc::ptr_eq(&before.placement, placement) => before.spots,
+        let before = self.leave(run);
+        let spots = match &before.seated {
+            Some(seated) if Arc::ptr_eq(&seated.placement, placement) => seated.spots.clone(),
             before => self.spots_of(placement, before.as_ref()),
         };
-        let mut held = Vec::with_capacity(spots.len() + more.len());
-        held.extend(spots.iter().map(|spot| (*spot, Slots::default())));
-        for (at, slot) in placement.places() {
-            held[at].1.insert(slot);
-        }
-        for (node, slots) in more {
-            held.push((self.spot(node), slots));
-        }
-        let seated = Seated {
-            placement: Arc::clone(placement),
-            spots,
-            is_all,
+        let placement = Arc::clone(placement);
+        let now = Holding {
+            seated: Some(Seated { placement, spots }),
+            more: self.by_spot(more),
         };
-        self.replace(run, &before.slots, held, Some(seated));
+        self.replace(run, &before, now);
+    }
+
+    /// Replaces what a run that has no place holds or may hold: slots by node (S2).
+    pub fn hold(&mut self, run: &RunId, slots: BTreeMap<&NodeId, Slots>) {
+        let before = self.leave(run);
+        let more = self.by_spot(slots);
+        let now = Holding { seated: None, more };
+        self.replace(run, &before, now);
+    }
+
+    fn leave(&mut self, run: &RunId) -> Holding {
+        let known = self.holdings.get_mut(run);
+        known.map(std::mem::take).unwrap_or_default()
+    }
+
+    fn by_spot(&mut self, slots: BTreeMap<&NodeId, Slots>) -> Vec<(Spot, Slots)> {
+        let slots = slots.into_iter();
+        slots
+            .map(|(node, slots)| (self.spot(node), slots))
+            .collect()
     }
 
     /// The spots of the nodes of a placement; most are those of before.
     fn spots_of(&mut self, placement: &Placement, before: Option<&Seated>) -> Vec<Spot> {
         let nodes = &placement.nodes;
-        let nobody = NodeSet::default();
-        let (old, spots) = before.map_or((&nobody, &[][..]), |before| {
-            (&*before.placement.nodes, &before.spots[..])
-        });
-        let known = nodes.places_in(old);
-        let known = known.map(|at| at.and_then(|at| spots.get(at)).copied());
+        let known = nodes.places_in(before.map_or(&NOBODY, Seated::nodes));
+        let known = known.map(|at| before.zip(at).map(|(before, at)| before.spots[at]));
         let named = nodes.iter().zip(known);
         named
             .map(|(node, known)| known.unwrap_or_else(|| self.spot(node)))
@@ -265,17 +254,6 @@ impl Floor {
 
     pub(super) fn holding(&self, run: &RunId) -> Option<&Holding> {
         self.holdings.get(run)
-    }
-
-    /// Replaces what a run that has no place holds or may hold: slots by node (S2).
-    pub fn hold(&mut self, run: &RunId, slots: BTreeMap<&NodeId, Slots>) {
-        let before = self.holdings.get_mut(run).map(std::mem::take);
-        let before = before.unwrap_or_default();
-        let held = slots
-            .into_iter()
-            .map(|(node, slots)| (self.spot(node), slots));
-        let held = held.collect();
-        self.replace(run, &before.slots, held, None);
     }
 
     /// The number of a node that was seen before.
@@ -292,57 +270,30 @@ impl Floor {
     }
 
     /// Turns from what a run held to what it holds now.
-    fn replace(
-        &mut self,
-        run: &RunId,
-        old: &[(Spot, Slots)],
-        mut new: Vec<(Spot, Slots)>,
-        seated: Option<Seated>,
-    ) {
-        new.sort_unstable_by_key(|(spot, _)| *spot);
-        new.dedup_by(|(spot, more), (kept, slots)| {
-            if spot == kept {
+    fn replace(&mut self, run: &RunId, before: &Holding, now: Holding) {
+        let mut changes = now.changes(before);
+        changes.sort_unstable_by_key(|(spot, _)| *spot);
+        changes.dedup_by(|(spot, more), (kept, slots)| {
+            let is_same = spot == kept;
+            if is_same && let Some(more) = more.take() {
+                let slots = slots.get_or_insert_default();
                 more.iter().for_each(|slot| slots.insert(slot));
             }
-            spot == kept
+            is_same
         });
-        new.shrink_to_fit();
-        let (mut was, mut is) = (old.iter().peekable(), new.iter().peekable());
-        loop {
-            match (was.peek(), is.peek()) {
-                (None, None) => break,
-                (Some(a), Some(b)) if a == b => {
-                    was.next();
-                    is.next();
-                }
-                (Some((a, _)), Some((b, slots))) if a == b => {
-                    self.change(*a, run, Some(slots.clone()));
-                    was.next();
-                    is.next();
-                }
-                (Some((a, _)), b) if b.is_none_or(|(b, _)| a < b) => {
-                    self.change(*a, run, None);
-                    was.next();
-                }
-                (_, Some((b, slots))) => {
-                    self.change(*b, run, Some(slots.clone()));
-                    is.next();
-                }
-                (Some(_), None) => {
-                    was.next();
-                }
+        for (spot, slots) in changes {
+            let mut holders = self.spots[spot as usize].holders.iter();
+            let was = holders.find(|(holder, _)| holder == run);
+            if was.map(|(_, was)| was) != slots.as_ref() {
+                self.change(spot, run, slots);
             }
         }
-        if new.is_empty() && seated.is_none() {
+        if now.seated.is_none() && now.more.is_empty() {
             self.holdings.remove(run);
+        } else if let Some(holding) = self.holdings.get_mut(run) {
+            *holding = now;
         } else {
-            let now = Holding { slots: new, seated };
-            match self.holdings.get_mut(run) {
-                Some(holding) => *holding = now,
-                None => {
-                    self.holdings.insert(run.clone(), now);
-                }
-            }
+            self.holdings.insert(run.clone(), now);
         }
     }
 
@@ -422,21 +373,6 @@ impl Floor {
     }
 }
 
-impl Holding {
-    /// Whether that placement is known to be all of it.
-    pub(super) fn is_just(&self, placement: &Arc<Placement>) -> bool {
-        let seated = self.seated.as_ref();
-        seated.is_some_and(|seated| seated.is_all && Arc::ptr_eq(&seated.placement, placement))
-    }
-
-    /// The spots of the nodes of its gang's placement.
-    pub(super) fn spots(&self, placement: &Arc<Placement>) -> &[Spot] {
-        let seated = self.seated.as_ref();
-        let seated = seated.filter(|seated| Arc::ptr_eq(&seated.placement, placement));
-        seated.map_or(&[], |seated| &seated.spots)
-    }
-}
-
 impl Place {
     fn unheld(&self) -> Slots {
         let mut free = Slots::first(self.slots);
@@ -451,6 +387,11 @@ impl Place {
         let others = self.holders.iter().filter(|(holder, _)| holder != run);
         others.for_each(|(_, slots)| free.subtract(slots));
         free
+    }
+
+    /// Whether a run holds something of it, or may.
+    pub(super) fn is_held_by(&self, run: &RunId) -> bool {
+        self.holders.iter().any(|(holder, _)| holder == run)
     }
 
     /// The same for a run that is known to hold some of it: most are alone, and their names far away in memory.

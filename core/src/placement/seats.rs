@@ -1,11 +1,13 @@
 //! Seats for one gang.
 
 use super::floor::{Floor, Kind, Place};
+use super::holding::{Holding, Seated, slots};
 use super::rack::Spot;
 use super::slots::Slots;
 use crate::engine::{Placement, Seating};
 use crate::id::{NodeId, Rank, RunId};
 use crate::layout::{Coordinates, Layout};
+use crate::order::Seat;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
@@ -28,9 +30,11 @@ pub struct Want<'a> {
     pub blamed: &'a BTreeMap<NodeId, u32>,
 }
 
-/// A node on which the run holds something.
+/// A node on which the run holds something, or may.
 struct Own {
     spot: Spot,
+    /// Whether it may be placed on it.
+    usable: bool,
     /// What is free on it for the run.
     free: Slots,
     /// Whether a group stays on it.
@@ -41,6 +45,8 @@ struct Own {
 struct Chosen {
     spot: Spot,
     groups: u32,
+    /// Which of the run's own nodes that is, if it is one.
+    own: Option<usize>,
 }
 
 /// One attempt on one kind of nodes.
@@ -51,9 +57,9 @@ struct Attempt<'a> {
     /// Spots that it must not be placed on, in order.
     without: &'a [Spot],
     tensor: u32,
-    /// Of the nodes of the present placement.
-    spots: &'a [Spot],
-    /// By spot.
+    /// Where it is now, if a gang of the same shape can stay there.
+    seated: Option<&'a Seated>,
+    /// The nodes of the gang in the order of their names, then others.
     own: Vec<Own>,
     chosen: Vec<Chosen>,
     taken: BTreeSet<Spot>,
@@ -68,41 +74,16 @@ impl Floor {
     /// Places a gang, or says that it does not fit now.
     pub fn place(&self, want: &Want<'_>) -> Option<Arc<Placement>> {
         let holding = self.holding(want.run);
-        let held = holding.map_or(&[][..], |holding| &holding.slots);
         let seated = holding.zip(want.current);
-        let spots = seated.map_or(&[][..], |(holding, current)| holding.spots(current));
-        let kind = spots.first().map(|spot| self.spots[*spot as usize].kind);
+        let seated = seated.and_then(|(holding, current)| holding.seated(current));
+        let first = seated.and_then(|seated| seated.spots.first());
+        let kind = first.map(|spot| self.spots[*spot as usize].kind);
         let without = want.without.iter().filter_map(|node| self.known(node));
         let mut without: Vec<_> = without.collect();
         without.sort_unstable();
-        if let Some((holding, current)) = seated
-            && let Some(kind) = kind
-            && current.ranks() == want.layout.world() as usize
-            && holding.is_just(current)
-            && held
-                .iter()
-                .all(|held| self.stays(held, kind, want.run, &without))
-        {
-            return Some(Arc::clone(current));
-        }
         let kinds = 0..u32::try_from(self.kinds.len()).unwrap_or(u32::MAX);
         let mut kinds = kinds.filter(|of| kind.is_none_or(|kind| kind == *of));
-        kinds.find_map(|kind| self.place_on(kind, want, &without, (held, spots)))
-    }
-
-    /// Whether a run can keep what it holds on a node.
-    fn stays(
-        &self,
-        (spot, slots): &(Spot, Slots),
-        kind: u32,
-        run: &RunId,
-        without: &[Spot],
-    ) -> bool {
-        let place = &self.spots[*spot as usize];
-        place.kind == kind
-            && place.standing.usable
-            && without.binary_search(spot).is_err()
-            && place.free_for_holder(run).holds(slots)
+        kinds.find_map(|kind| self.place_on(kind, want, &without, seated))
     }
 
     fn place_on(
@@ -110,27 +91,30 @@ impl Floor {
         number: u32,
         want: &Want<'_>,
         without: &[Spot],
-        (held, spots): (&[(Spot, Slots)], &[Spot]),
+        seated: Option<&Seated>,
     ) -> Option<Arc<Placement>> {
-        let places = held
-            .iter()
-            .map(|(spot, _)| (*spot, &self.spots[*spot as usize]));
-        let usable = places.filter(|(spot, place)| {
-            place.kind == number && place.standing.usable && without.binary_search(spot).is_err()
+        let holding = self.holding(want.run);
+        let own = holding.into_iter().flat_map(Holding::spots).map(|spot| {
+            let place = &self.spots[spot as usize];
+            let usable = place.kind == number
+                && place.standing.usable
+                && without.binary_search(&spot).is_err();
+            let free = usable.then(|| place.free_for_holder(want.run));
+            Own {
+                spot,
+                usable,
+                free: free.unwrap_or_default(),
+                stays: false,
+            }
         });
-        // (What a run holds is kept by spot.)
-        let own = usable.map(|(spot, place)| Own {
-            spot,
-            free: place.free_for_holder(want.run),
-            stays: false,
-        });
+        let world = want.layout.world() as usize;
         let mut attempt = Attempt {
             floor: self,
             kind: &self.kinds[number as usize],
             want,
             without,
             tensor: want.layout.tensor,
-            spots,
+            seated: seated.filter(|seated| seated.placement.ranks() == world),
             own: own.collect(),
             chosen: Vec::new(),
             taken: BTreeSet::new(),
@@ -145,11 +129,6 @@ impl Floor {
 impl Attempt<'_> {
     fn place(&self, spot: Spot) -> &Place {
         &self.floor.spots[spot as usize]
-    }
-
-    /// Where the run's own part of a node stands in the list.
-    fn own_at(&self, spot: Spot) -> Option<usize> {
-        self.own.binary_search_by_key(&spot, |own| own.spot).ok()
     }
 
     fn seat(&mut self) -> Option<Arc<Placement>> {
@@ -175,7 +154,7 @@ impl Attempt<'_> {
         });
         let tensor = self.tensor as usize;
         let places = self.chosen.iter().flat_map(|chosen| {
-            let free = match self.own_at(chosen.spot) {
+            let free = match chosen.own {
                 Some(at) => &self.own[at].free,
                 None => &self.place(chosen.spot).free,
             };
@@ -208,25 +187,27 @@ impl Attempt<'_> {
 
     /// Keeps the groups whose seats can be kept; says the first rank of each of the others.
     fn keep(&mut self) -> Vec<Rank> {
-        let layout = self.want.layout;
-        let own: Vec<_> = self.spots.iter().map(|spot| self.own_at(*spot)).collect();
+        let (layout, tensor) = (self.want.layout, self.tensor);
+        let Some(seated) = self.seated else {
+            return groups(layout).collect();
+        };
         let mut homeless = Vec::new();
-        for first in groups(layout) {
-            let end = first.0 + layout.tensor;
-            let current = self.want.current;
-            let group = current.and_then(|current| current.group(first.0..end));
-            let own = group.and_then(|(at, slots)| {
-                let own = &mut self.own[(*own.get(at)?)?];
-                let slots: Slots = slots.collect();
-                own.free.holds(&slots).then_some((own, slots))
-            });
-            let Some((own, slots)) = own else {
-                homeless.push(first);
+        for (own, (_, row)) in self.own.iter_mut().zip(seated.placement.rows()) {
+            // (Most nodes keep all that is on them.)
+            if is_whole(row, tensor) && own.keep(&slots(row)) {
                 continue;
-            };
-            own.free.subtract(&slots);
-            own.stays = true;
+            }
+            for group in row.chunk_by(|a, b| a.rank.0 / tensor == b.rank.0 / tensor) {
+                if !is_whole(group, tensor) || !own.keep(&slots(group)) {
+                    homeless.push(Rank(group[0].rank.0 / tensor * tensor));
+                }
+            }
         }
+        homeless.sort_by_key(|first| {
+            let Coordinates { stage, data, .. } = layout.coordinates(*first);
+            (data, stage)
+        });
+        homeless.dedup();
         homeless
     }
 
@@ -270,34 +251,28 @@ impl Attempt<'_> {
 
     /// Collects room; says for how many groups there was none.
     fn gather(&mut self, mut wanted: u32, unit: u32) -> u32 {
-        let own = self.own.iter().map(|own| {
+        let own = self.own.iter().enumerate().map(|(at, own)| {
             let groups = own.free.len() / self.tensor;
-            (!own.stays, Reverse(groups), own.spot)
+            (!own.stays, Reverse(groups), own.spot, at)
         });
-        let mut own: Vec<_> = own.filter(|(_, groups, _)| groups.0 > 0).collect();
-        own.sort_by_cached_key(|(moves, groups, spot)| {
+        let mut own: Vec<_> = own.filter(|(_, groups, ..)| groups.0 > 0).collect();
+        own.sort_by_cached_key(|(moves, groups, spot, _)| {
             let node = self.place(*spot).node.clone();
             (*moves, *groups, node)
         });
-        for (_, Reverse(groups), spot) in own {
-            wanted -= self.take(spot, groups.min(wanted));
+        for (_, Reverse(groups), spot, at) in own {
+            wanted -= self.take(spot, groups.min(wanted), Some(at));
         }
         if wanted == 0 {
             return 0;
         }
-        let mut near: BTreeMap<u32, u32> = BTreeMap::new();
-        for own in &self.own {
-            *near.entry(self.place(own.spot).rack).or_default() += 1;
-        }
-        let mut near: Vec<_> = near.into_iter().collect();
-        near.sort_by_key(|(rack, nodes)| (Reverse(*nodes), *rack));
-        let racks = near.iter().map(|(rack, _)| *rack);
-        for rack in racks.collect::<Vec<_>>() {
-            wanted -= self.fill(rack, wanted, 1);
+        let near = self.near();
+        for rack in &near {
+            wanted -= self.fill(*rack, wanted, 1);
         }
         let homes = near
             .first()
-            .map(|(rack, _)| self.floor.racks[*rack as usize].fabric);
+            .map(|rack| self.floor.racks[*rack as usize].fabric);
         if wanted == 0 {
             return 0;
         }
@@ -321,6 +296,17 @@ impl Attempt<'_> {
             }
         }
         wanted
+    }
+
+    /// Racks of nodes that the run has, those with most of them first.
+    fn near(&self) -> Vec<u32> {
+        let own = self.own.iter().filter(|own| own.usable);
+        let mut racks: Vec<_> = own.map(|own| self.place(own.spot).rack).collect();
+        racks.sort_unstable();
+        let racks = racks.chunk_by(|a, b| a == b);
+        let mut racks: Vec<_> = racks.map(|of| (Reverse(of.len()), of[0])).collect();
+        racks.sort_unstable();
+        racks.into_iter().map(|(_, rack)| rack).collect()
     }
 
     /// The fullest rack that holds so many groups, or else the emptiest.
@@ -352,15 +338,15 @@ impl Attempt<'_> {
         };
         let tensor = self.tensor;
         room.fill(tensor, groups, |spot, groups| {
-            if self.own_at(spot).is_some() {
+            if self.place(spot).is_held_by(self.want.run) {
                 0
             } else {
-                self.take(spot, groups)
+                self.take(spot, groups, None)
             }
         })
     }
 
-    fn take(&mut self, spot: Spot, groups: u32) -> u32 {
+    fn take(&mut self, spot: Spot, groups: u32, own: Option<usize>) -> u32 {
         if groups == 0 || self.without.binary_search(&spot).is_ok() {
             return 0;
         }
@@ -374,9 +360,33 @@ impl Attempt<'_> {
         if !self.taken.insert(spot) {
             return 0;
         }
-        self.chosen.push(Chosen { spot, groups });
+        self.chosen.push(Chosen { spot, groups, own });
         groups
     }
+}
+
+impl Own {
+    /// Keeps what is on it, if all of that is free for the run.
+    fn keep(&mut self, slots: &Slots) -> bool {
+        let keeps = self.free.holds(slots);
+        if keeps {
+            self.free.subtract(slots);
+            self.stays = true;
+        }
+        keeps
+    }
+}
+
+/// Whether these seats of one node are whole tensor groups.
+fn is_whole(row: &[Seat], tensor: u32) -> bool {
+    let mut groups = row.chunks(tensor as usize);
+    groups.all(|group| {
+        let first = group[0].rank.0;
+        first % tensor == 0
+            && group
+                .last()
+                .is_some_and(|last| last.rank.0 + 1 == first + tensor)
+    })
 }
 
 /// First rank of each tensor group: one model copy after the other, stage after stage.

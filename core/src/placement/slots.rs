@@ -19,20 +19,23 @@ impl Slots {
             left @ 1..=63 => (1 << left) - 1,
             _ => u64::MAX,
         };
-        let words = count.div_ceil(64);
-        Self {
-            low: word(0),
-            high: (1..words).map(|at| word(at * 64)).collect(),
+        let mut high = Box::default();
+        if count > 64 {
+            high = (1..count.div_ceil(64)).map(|at| word(at * 64)).collect();
         }
+        Self { low: word(0), high }
     }
 
     /// Adds a slot.
+    #[inline]
     pub fn insert(&mut self, slot: Slot) {
-        let (at, bit) = (slot.0 as usize / 64, slot.0 % 64);
-        let Some(at) = at.checked_sub(1) else {
-            self.low |= 1 << bit;
-            return;
-        };
+        match (slot.0 as usize / 64).checked_sub(1) {
+            None => self.low |= 1 << slot.0,
+            Some(at) => self.insert_high(at, slot.0 % 64),
+        }
+    }
+
+    fn insert_high(&mut self, at: usize, bit: u32) {
         if at >= self.high.len() {
             let mut high = std::mem::take(&mut self.high).into_vec();
             high.resize(at + 1, 0);

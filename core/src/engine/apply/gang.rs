@@ -7,6 +7,7 @@ use crate::engine::{Fact, RunState, Rung, Spend};
 use crate::id::{Generation, NodeId, Rank, Slot};
 use crate::layout::Layout;
 use crate::node_set::NodeSet;
+use crate::order::Seat;
 use crate::report::Milestone;
 use crate::time::{Duration, Instant};
 use std::collections::BTreeSet;
@@ -184,18 +185,15 @@ impl Run {
         };
         let generation = gang.generation;
         let nodes = &*gang.placement.nodes;
-        let mut owes = Vec::new();
         // (Most gangs stay where they are.)
-        if !std::ptr::eq(nodes, fenced) {
-            let leaves = nodes.places_in(fenced).map(|place| place.is_none());
-            let leaves = nodes.iter().zip(leaves);
-            owes.extend(leaves.map(|(node, leaves)| leaves && !gang.fenced.contains(node)));
-        }
-        let ranks = (0..).map(Rank).zip(&gang.members);
-        let is_owed = owes.contains(&true);
-        let seated = ranks.zip(gang.placement.places());
-        for ((rank, member), (at, slot)) in seated.take_while(|_| is_owed) {
-            if member.gone || !owes[at] {
+        let stays = std::ptr::eq(nodes, fenced);
+        let left = gang.placement.rows().zip(nodes.places_in(fenced));
+        let left = left.filter(|(_, place)| !stays && place.is_none());
+        for ((node, row), _) in left {
+            let member = |seat: &Seat| gang.members.get(seat.rank.0 as usize);
+            let is_there = |seat: &&Seat| member(seat).is_some_and(|member| !member.gone);
+            let mut there = row.iter().filter(is_there).peekable();
+            if there.peek().is_none() || gang.fenced.contains(node) {
                 continue;
             }
             let new = || Owed {
@@ -205,10 +203,12 @@ impl Run {
                 since: now,
                 leaving,
             };
-            let owed = self.owed.entry(nodes[at].clone()).or_insert_with(new);
+            let owed = self.owed.entry(node.clone()).or_insert_with(new);
             owed.generation = owed.generation.max(generation);
-            owed.slots.insert(slot);
-            owed.ranks.insert(rank);
+            for seat in there {
+                owed.slots.insert(seat.slot);
+                owed.ranks.insert(seat.rank);
+            }
         }
         if !gang.dead {
             self.older.push(OldGang {
