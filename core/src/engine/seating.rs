@@ -122,7 +122,7 @@ impl Rows {
     }
 }
 
-/// Each node of some seats with those on it, in the order of the nodes; ranks stay in order.
+/// Each node of some seats with those on it, in the order of nodes and ranks.
 fn by_node(seats: &[Seating]) -> Vec<(&NodeId, Vec<Seat>)> {
     let mut rows: Vec<_> = seats.chunk_by(|a, b| a.node == b.node).collect();
     rows.sort_by_key(|row| &row[0].node);
@@ -133,7 +133,9 @@ fn by_node(seats: &[Seating]) -> Vec<(&NodeId, Vec<Seat>)> {
             rank: *rank,
             slot: *slot,
         });
-        (&of_node[0][0].node, seats.collect())
+        let mut seats: Vec<_> = seats.collect();
+        seats.sort_unstable_by_key(|seat| seat.rank);
+        (&of_node[0][0].node, seats)
     });
     rows.collect()
 }
@@ -254,4 +256,51 @@ impl Placement {
 
 fn number(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn node(at: u8) -> NodeId {
+        NodeId::new(&format!("n{at}")).unwrap()
+    }
+
+    fn seating(rank: u32, at: u8) -> Seating {
+        let (node, slot) = (node(at), Slot(rank % 3));
+        let rank = Rank(rank);
+        Seating { rank, node, slot }
+    }
+
+    proptest! {
+        #[test]
+        fn what_moves_is_as_if_it_had_been_there(
+            before in prop::collection::vec(0..6u8, 1..24),
+            moved in prop::collection::btree_map(0..24u32, 0..9u8, 0..9),
+            order in any::<prop::sample::Index>(),
+        ) {
+            let mut seats: Vec<_> = (0..).zip(before).map(|(rank, at)| seating(rank, at)).collect();
+            let placement = Placement::new(&seats, seats[0].node.clone());
+            let moved = moved.into_iter().filter(|(rank, _)| (*rank as usize) < seats.len());
+            let mut moved: Vec<_> = moved.map(|(rank, at)| seating(rank, at)).collect();
+            for new in &moved {
+                seats[new.rank.0 as usize] = new.clone();
+            }
+            // (They come in no order.)
+            let turn = order.index(moved.len().max(1));
+            moved.rotate_left(turn);
+            let after = placement.with(&moved);
+            prop_assert_eq!(&after, &Placement::new(&seats, seats[0].node.clone()));
+            prop_assert!(after.seats().map(Seating::from).eq(seats.iter().cloned()));
+            for (at, (_, row)) in after.rows().enumerate() {
+                prop_assert!(row.is_sorted() && !row.is_empty());
+                prop_assert_eq!(row, after.row(at));
+                prop_assert_eq!(row, &*after.shared_row(at));
+            }
+            for seat in &seats {
+                prop_assert_eq!(after.node_of(seat.rank), Some(&seat.node));
+            }
+        }
+    }
 }
