@@ -46,6 +46,7 @@ pub use view::{
     RankView, RuleHit, RunState, RunView, SnapshotView, Spend, Transition,
 };
 
+use crate::by_name::ByName;
 use crate::footprint::Tariff;
 use crate::id::RunId;
 pub use crate::ladder::Rung;
@@ -122,7 +123,7 @@ pub struct Engine {
     /// Who holds what, and where there is room: derived from the state.
     floor: Floor,
     agenda: Agenda,
-    watches: BTreeMap<RunId, Watch>,
+    watches: ByName<RunId, Watch>,
     /// Runs that will be judged once all their nodes have shown their pages.
     judging: BTreeSet<RunId>,
     /// Runs that the last event placed, for the audit.
@@ -165,7 +166,7 @@ impl Engine {
             links: Links::default(),
             floor: Floor::default(),
             agenda: Agenda::default(),
-            watches: BTreeMap::new(),
+            watches: ByName::default(),
             judging: BTreeSet::new(),
             placed: Vec::new(),
             desk: Desk::default(),

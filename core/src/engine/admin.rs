@@ -1,5 +1,6 @@
 //! What admins ask for, and what they are answered.
 
+use super::state::Run;
 use super::{Answer, Ask, Engine, Fact, Refusal, RunState, Seating};
 use crate::cause::Cause;
 use crate::id::{NodeId, RunId};
@@ -182,7 +183,7 @@ impl Engine {
         }
         self.tell(Fact::ResumeAsked { run: id.clone() });
         let run = self.state.runs.get(&id);
-        let newest = run.and_then(super::state::Run::newest_sealed);
+        let newest = run.and_then(Run::newest_sealed);
         let from = newest.map_or(0, |checkpoint| checkpoint.step.0);
         let message = format!("{id} goes on from step {from}{shape}");
         Ok(self.done(message, Some(&id)))
@@ -196,9 +197,8 @@ impl Engine {
             .get(&node)
             .ok_or_else(|| Refusal::NoSuchNode(node.clone()))?;
         let is_charted = self.state.health.chart(&node).is_some();
-        let mut runs = self.state.runs.values();
-        let is_shunned =
-            runs.any(|run| run.slow.contains(&node) || run.ladder.blamed.contains_key(&node));
+        let shuns = |run: &Run| run.slow.contains(&node) || run.ladder.blamed.contains_key(&node);
+        let is_shunned = self.state.runs.values().any(shuns);
         if known.cordoned != cordoned || (!cordoned && (is_charted || is_shunned)) {
             let node = node.clone();
             self.tell(if cordoned {
@@ -217,10 +217,10 @@ impl Engine {
     }
 
     fn drain(&mut self, node: NodeId, dry_run: bool) -> Result<Answer, Refusal> {
-        if !self.state.nodes.contains_key(&node) {
+        if !self.state.nodes.contains(&node) {
             return Err(Refusal::NoSuchNode(node));
         }
-        let moves = |run: &super::state::Run| {
+        let moves = |run: &Run| {
             run.gang
                 .as_ref()
                 .is_some_and(|gang| gang.placement.nodes.contains(&node))

@@ -6,17 +6,18 @@
 
 use super::placement::remains;
 use super::{Engine, Fact, RunState};
+use crate::by_name::ByName;
 use crate::health::Verdict;
 use crate::id::{NodeId, RunId};
 use crate::placement::Standing;
 use crate::time::Instant;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Rounds after one event before what is left waits for the next; two are usual.
 const ROUNDS: usize = 4;
 
 /// Whose deadline it is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Due {
     /// A node may have been silent for too long.
     Node(NodeId),
@@ -38,7 +39,7 @@ pub(super) struct Agenda {
     /// Runs that are over and leave nothing behind, by when they were submitted.
     pub(super) over: BTreeSet<(Instant, RunId)>,
     by_time: BTreeSet<(Instant, Due)>,
-    deadlines: BTreeMap<Due, Instant>,
+    deadlines: ByName<Due, Instant>,
     was_in_doubt: bool,
 }
 
@@ -148,7 +149,7 @@ impl Engine {
     /// Takes up what has come due.
     fn check_due(&mut self) {
         if self.agenda.was_in_doubt && self.doubts_until().is_none() {
-            let runs: Vec<_> = self.state.runs.keys().cloned().collect();
+            let runs: Vec<_> = self.state.runs.names().cloned().collect();
             runs.iter().for_each(|run| self.agenda.reorder(run));
             self.agenda.room_changed();
         }
@@ -271,7 +272,7 @@ impl Engine {
             self.links.enter(&node, lost, self.now);
             self.node_changed(&node, true);
         }
-        let runs: Vec<_> = self.state.runs.keys().cloned().collect();
+        let runs: Vec<_> = self.state.runs.names().cloned().collect();
         for run in runs {
             self.rehold(&run);
             self.list(&run);

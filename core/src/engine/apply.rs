@@ -48,7 +48,7 @@ impl State {
     fn make_so(&mut self, at: Instant, fact: &Fact) {
         match fact {
             Fact::NodeEnrolled { facts, identity } => {
-                if !self.nodes.contains_key(&facts.node) {
+                if !self.nodes.contains(&facts.node) {
                     self.reliability.enrolled(at);
                 }
                 self.enroll(facts, *identity);
@@ -62,10 +62,10 @@ impl State {
             Fact::NodeUncordoned { node } => {
                 self.node(node, |node| node.cordoned = false);
                 self.health.lifted(at, node);
-                for run in self.runs.values_mut() {
+                self.runs.for_each_mut(|run| {
                     run.slow.remove(node);
                     run.ladder.blamed.remove(node);
-                }
+                });
             }
             Fact::SignalHeard {
                 node,
@@ -153,8 +153,10 @@ impl State {
             cordoned: false,
             lost: false,
         };
-        let node = self.nodes.entry(facts.node.clone()).or_insert_with(new);
-        *node.facts = facts.clone();
+        match self.nodes.get_mut(&facts.node) {
+            Some(node) => *node.facts = facts.clone(),
+            None => drop(self.nodes.insert(facts.node.clone(), new())),
+        }
     }
 
     fn node(&mut self, node: &NodeId, change: impl FnOnce(&mut Node)) {

@@ -31,7 +31,7 @@ pub fn judge(engine: &Engine) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut report = |invariant, what| found.push(Violation { invariant, what });
     let mut slots: BTreeMap<(&NodeId, Slot), &RunId> = BTreeMap::new();
-    for (id, run) in &engine.state.runs {
+    for (id, run) in engine.state.runs.iter() {
         one_unfenced(id, run, &mut report);
         whole(id, run, &mut report);
         sealed(id, run, &mut report);
@@ -54,7 +54,7 @@ pub fn judge(engine: &Engine) -> Vec<Violation> {
             }
         }
     }
-    for (id, run) in &engine.state.runs {
+    for (id, run) in engine.state.runs.iter() {
         for (node, owed) in &run.owed {
             for slot in &owed.slots {
                 // What an agent tells of the past can come after the placing.

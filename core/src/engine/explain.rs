@@ -102,7 +102,7 @@ impl Engine {
             }
         }
         let mut bars: BTreeMap<Bar, Vec<&NodeId>> = BTreeMap::new();
-        for (node, known) in &self.state.nodes {
+        for (node, known) in self.state.nodes.iter() {
             let bar = match held.remove(node) {
                 Some(run) => Bar::HeldFor(run),
                 None => self.bar(id, run, node, known),

@@ -100,9 +100,9 @@ impl Engine {
             self.judging.remove(id);
             return;
         };
-        let is_new = !self.watches.contains_key(id);
+        let is_new = !self.watches.contains(id);
         let links = &self.links;
-        let watch = self.watches.entry(id.clone()).or_default();
+        let watch = self.watches.get_or_default(id);
         watch.follow(run, gang, self.now);
         let is_known = |placement: &Arc<_>| Arc::ptr_eq(placement, &gang.placement);
         if !watch.away_of.as_ref().is_some_and(is_known) {

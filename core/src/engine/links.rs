@@ -42,7 +42,7 @@ pub(super) struct LinkAt(u32);
 #[derive(Debug, Default)]
 pub(super) struct Links {
     all: Vec<Link>,
-    nodes: ByName<LinkAt>,
+    nodes: ByName<NodeId, LinkAt>,
     sessions: BTreeMap<Session, LinkAt>,
     /// Nodes that this life of the engine has not heard.
     unheard: usize,

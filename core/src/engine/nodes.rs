@@ -88,7 +88,7 @@ impl Engine {
         let (mut stale, mut seen, mut goes_on) = (0, Vec::new(), false);
         let watch = match self.watches.get_mut(&pages.run) {
             Some(watch) => watch,
-            None => self.watches.entry(pages.run.clone()).or_default(),
+            None => self.watches.get_or_default(&pages.run),
         };
         watch.follow(run, gang, self.now);
         let times = (self.now, self.awake, self.limits.beat_every);

@@ -6,6 +6,7 @@
 use super::links::{Link, LinkAt};
 use super::state::{Gang, Run};
 use super::{Command, Engine, Record, RunState};
+use crate::by_name::ByName;
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Manifest};
 use crate::id::{Generation, NodeId, RunId, Session};
@@ -65,7 +66,7 @@ impl Sheet<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     /// By run; the lines are in the order of the nodes.
-    told: BTreeMap<RunId, Vec<Line>>,
+    told: ByName<RunId, Vec<Line>>,
     seals: BTreeMap<(RunId, CheckpointId), (NodeId, Session)>,
     prunes: BTreeMap<RunId, BTreeSet<CheckpointId>>,
     /// Runs with files to see to, and no node that can be reached.
@@ -76,7 +77,7 @@ pub(super) struct Desk {
 
 impl Desk {
     fn adopt(&mut self, run: &RunId, line: Line) {
-        let of_run = self.told.entry(run.clone()).or_default();
+        let of_run = self.told.get_or_default(run);
         match of_run.binary_search_by(|known| known.node.cmp(&line.node)) {
             Ok(at) => of_run[at] = line,
             Err(at) => of_run.insert(at, line),

@@ -28,7 +28,7 @@ impl Engine {
             gang.generation == piece.checkpoint.generation
                 && gang.node_of(piece.shard.rank) == Some(node)
         });
-        if gang.is_none() || !self.state.nodes.contains_key(at) {
+        if gang.is_none() || !self.state.nodes.contains(at) {
             return self.count("stale_snapshot");
         }
         self.take_snapshot(id, piece, at);

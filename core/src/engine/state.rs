@@ -10,6 +10,7 @@ pub(super) use ladder::Ladder;
 
 use super::ledger::Book;
 use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung, Spend, Transition};
+use crate::by_name::Register;
 use crate::cause::Cause;
 use crate::checkpoint::{CheckpointId, Shard};
 use crate::eval::Evaluation;
@@ -34,8 +35,8 @@ use std::sync::Arc;
 /// Everything the engine knows for good; a snapshot of it and the later records make it again.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
-    pub(super) nodes: BTreeMap<NodeId, Node>,
-    pub(super) runs: BTreeMap<RunId, Run>,
+    pub(super) nodes: Register<NodeId, Node>,
+    pub(super) runs: Register<RunId, Run>,
     /// Highest generations that agents remember of runs that are not known here.
     pub(super) floors: BTreeMap<RunId, Generation>,
     /// How often nodes were lost, and for how long.

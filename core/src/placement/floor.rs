@@ -25,7 +25,7 @@ pub struct Standing {
 /// Every node, by where it is and what is free on it.
 #[derive(Debug, Default)]
 pub struct Floor {
-    ids: ByName<Spot>,
+    ids: ByName<NodeId, Spot>,
     pub(super) spots: Vec<Place>,
     pub(super) racks: Vec<Rack>,
     rack_ids: BTreeMap<(u32, String), u32>,
@@ -33,7 +33,7 @@ pub struct Floor {
     fabric_ids: BTreeMap<(u32, String), u32>,
     pub(super) kinds: Vec<Kind>,
     kind_ids: BTreeMap<String, u32>,
-    holdings: BTreeMap<RunId, Holding>,
+    holdings: ByName<RunId, Holding>,
 }
 
 /// One node.
