@@ -115,10 +115,8 @@ pub struct Engine {
     began: Option<Instant>,
     /// Since when it was called whenever it asked to be: before that it may have been the one who slept.
     awake: Instant,
-    /// Whether its journal may lack its last moments.
+    /// Whether its journal may lack its last moments, and what it lacks is not known yet.
     doubts: bool,
-    /// Runs that this life gave a generation, so that their number is in the journal.
-    numbered: BTreeSet<RunId>,
     links: Links,
     /// Who holds what, and where there is room: derived from the state.
     floor: Floor,
@@ -162,7 +160,6 @@ impl Engine {
             began: None,
             awake: Instant::ZERO,
             doubts: false,
-            numbered: BTreeSet::new(),
             links: Links::default(),
             floor: Floor::default(),
             agenda: Agenda::default(),
@@ -285,9 +282,6 @@ impl Engine {
         self.note_snapshots(&fact);
         if let Fact::Placed { run, .. } = &fact {
             self.placed.push(run.clone());
-            if self.doubts {
-                self.numbered.insert(run.clone());
-            }
         }
         self.out
             .push_back(Command::Persist(Record { at: self.now, fact }));

@@ -40,7 +40,6 @@ pub(super) struct Agenda {
     pub(super) over: BTreeSet<(Instant, RunId)>,
     by_time: BTreeSet<(Instant, Due)>,
     deadlines: ByName<Due, Instant>,
-    was_in_doubt: bool,
 }
 
 impl Agenda {
@@ -123,7 +122,6 @@ impl Engine {
         let left: Vec<_> = self.agenda.touched.iter().cloned().collect();
         left.iter().for_each(|run| self.set_alarm(run));
         let doubts = self.doubts_until();
-        self.agenda.was_in_doubt = doubts.is_some();
         self.wake = [self.agenda.next(), doubts, self.ward.deadline()]
             .into_iter()
             .flatten()
@@ -148,11 +146,7 @@ impl Engine {
 
     /// Takes up what has come due.
     fn check_due(&mut self) {
-        if self.agenda.was_in_doubt && self.doubts_until().is_none() {
-            let runs: Vec<_> = self.state.runs.names().cloned().collect();
-            runs.iter().for_each(|run| self.agenda.reorder(run));
-            self.agenda.room_changed();
-        }
+        self.check_doubts();
         let mut nodes = Vec::new();
         while let Some(due) = self.agenda.pop(self.now) {
             match due {

@@ -85,7 +85,8 @@ impl State {
             Fact::HealthRuleSet { rule } => self.health.set(rule),
             Fact::HealthRuleUnset { name } => self.health.unset(name),
             Fact::RunSubmitted { spec } => {
-                let floor = self.floors.remove(&spec.name).unwrap_or_default();
+                let floor = self.floors.remove(&spec.name);
+                let floor = floor.unwrap_or(Generation(self.left_out));
                 self.runs
                     .insert(spec.name.clone(), Run::submitted(at, spec, floor));
             }
@@ -93,6 +94,11 @@ impl State {
                 if let Some(forgotten) = self.runs.remove(run) {
                     self.floor(run, forgotten.floor);
                 }
+            }
+            Fact::NumbersLeftOut { many } => {
+                self.left_out += many;
+                self.floors.values_mut().for_each(|floor| floor.0 += many);
+                self.runs.for_each_mut(|run| run.floor.0 += many);
             }
             Fact::GenerationSeen {
                 run,
@@ -457,6 +463,7 @@ impl Run {
             | Fact::HealthRuleUnset { .. }
             | Fact::RunSubmitted { .. }
             | Fact::RunForgotten { .. }
+            | Fact::NumbersLeftOut { .. }
             | Fact::GenerationSeen { .. } => {}
         }
     }

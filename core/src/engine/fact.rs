@@ -163,6 +163,12 @@ pub enum Fact {
         /// For which.
         by: RunId,
     },
+    /// The journal had lost its last moments, and whatever began in them is known by now or has fenced itself:
+    /// the next generation of every run, known or not, leaves out the numbers that may be lost (S1).
+    NumbersLeftOut {
+        /// How many.
+        many: u64,
+    },
     /// An agent remembers this generation of a run (S5).
     GenerationSeen {
         /// Of which run.

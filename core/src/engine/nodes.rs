@@ -12,6 +12,9 @@ use crate::id::{NodeId, Session};
 use crate::report::{Beat, Pages};
 use crate::time::{Duration, Instant};
 
+/// As many generations of one run as a journal can lose in its last moments.
+const FORGOTTEN: u64 = 15;
+
 impl Node {
     /// Whether nobody holds it back (S3, S11).
     pub(super) const fn is_allowed(&self) -> bool {
@@ -124,21 +127,30 @@ impl Engine {
         }
     }
 
-    /// Whether a node that has not joined yet may know what the journal lost.
-    pub(super) fn may_have_forgotten(&self) -> bool {
-        self.doubts && self.links.has_unheard()
-    }
-
-    /// Until when nothing may be placed, since such a node may run what the journal lost.
+    /// Until when nothing may be placed, since a node that has not joined yet may run what the journal lost.
     pub(super) fn doubts_until(&self) -> Option<Instant> {
-        let until = self.began.filter(|_| self.may_have_forgotten())? + self.fence_after();
+        let forgot = self.doubts && self.links.has_unheard();
+        let until = self.began.filter(|_| forgot)? + self.fence_after();
         (self.now < until).then_some(until)
     }
 
     /// Whether it still does not know what its journal may lack. A driver remembers until then that
     /// the power was lost, so that the next life doubts as well.
-    pub fn is_in_doubt(&self) -> bool {
-        self.doubts && (self.began.is_none() || self.doubts_until().is_some())
+    pub const fn is_in_doubt(&self) -> bool {
+        self.doubts
+    }
+
+    /// Stops doubting once each node has told what it remembers, or has surely fenced itself. That is not all
+    /// that the journal lost: a node that lost its power as well may have been sent a number.
+    pub(super) fn check_doubts(&mut self) {
+        if !self.doubts || self.doubts_until().is_some() {
+            return;
+        }
+        self.doubts = false;
+        self.tell(Fact::NumbersLeftOut { many: FORGOTTEN });
+        let runs: Vec<_> = self.state.runs.names().cloned().collect();
+        runs.iter().for_each(|run| self.agenda.reorder(run));
+        self.agenda.room_changed();
     }
 
     /// Gives up a node that was silent, or gone, for too long.

@@ -53,7 +53,7 @@ impl Engine {
         let (resume, snapshot) = self.begins_with(id, run, run.spec.layout, &placement);
         Fact::Placed {
             run: id.clone(),
-            generation: self.next_generation(id, run.floor),
+            generation: run.floor.next(),
             layout: run.spec.layout,
             every_steps: self.interval(run, placement.nodes.len()),
             placement,

@@ -17,9 +17,6 @@ use crate::spec::seconds;
 use crate::time::{Duration, Instant};
 use std::collections::BTreeSet;
 
-/// More generations than a journal can lose in its last moments.
-const FORGOTTEN: u64 = 16;
-
 impl Engine {
     /// Takes in a root cause that was heard of now and began at `began`.
     pub(super) fn fault(&mut self, id: &RunId, cause: Cause, began: Instant) {
@@ -263,7 +260,7 @@ impl Engine {
         let (resume, snapshot) = self.begins_with(id, run, layout, &placement);
         Some(Fact::Placed {
             run: id.clone(),
-            generation: self.next_generation(id, run.floor),
+            generation: run.floor.next(),
             layout,
             every_steps: self.interval(run, placement.nodes.len()),
             placement,
@@ -339,17 +336,6 @@ impl Engine {
         let broken = run.broken.as_ref();
         let shrinks = broken.and_then(|broken| shrinks_at(run, broken));
         clean.into_iter().chain(grows).chain(shrinks)
-    }
-
-    /// The next number that nobody can have heard of. (In a life that began in doubt, that every node has told
-    /// what it remembers is not enough for the first: one that lost its power as well may have been sent a number
-    /// that the journal lost.)
-    pub(super) fn next_generation(&self, id: &RunId, floor: Generation) -> Generation {
-        if self.may_have_forgotten() || (self.doubts && !self.numbered.contains(id)) {
-            Generation(floor.0 + FORGOTTEN)
-        } else {
-            floor.next()
-        }
     }
 
     pub(super) fn end(&mut self, id: &RunId, state: RunState, cause: Cause) {

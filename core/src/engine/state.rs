@@ -39,6 +39,9 @@ pub struct State {
     pub(super) runs: Register<RunId, Run>,
     /// Highest generations that agents remember of runs that are not known here.
     pub(super) floors: BTreeMap<RunId, Generation>,
+    /// That of all other runs: what journals that lost their end may have said of them.
+    #[serde(default)]
+    pub(super) left_out: u64,
     /// How often nodes were lost, and for how long.
     #[serde(default)]
     pub(super) reliability: Reliability,

@@ -16,7 +16,8 @@ impl Fact {
             | Self::VerdictReached { .. }
             | Self::VerdictHeld { .. }
             | Self::HealthRuleSet { .. }
-            | Self::HealthRuleUnset { .. } => None,
+            | Self::HealthRuleUnset { .. }
+            | Self::NumbersLeftOut { .. } => None,
             Self::RunSubmitted { spec } => Some(&spec.name),
             Self::RunForgotten { run }
             | Self::StopAsked { run, .. }
