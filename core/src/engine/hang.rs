@@ -231,7 +231,10 @@ impl Engine {
         let is_done = gang
             .member(rank)
             .is_some_and(|member| member.finished.is_some());
-        // What an agent said again to a controller that came back may be long over.
+        // What an agent said again to a controller that came back may be long over, which only a page that came
+        // after it can tell.
+        let is_fresh = |node: &NodeId| self.has_shown(node, heard);
+        let page = page.filter(|_| gang.node_of(rank).is_some_and(is_fresh));
         let at = overdue.step.or(overdue.seen);
         let has_moved = |page: &Page| page.phase != phase || at.is_some_and(|at| at != page.step);
         if is_done || page.is_some_and(has_moved) {
