@@ -189,7 +189,7 @@ const FOUND: [(u64, &str); 21] = [
 ];
 
 /// The same of hard worlds.
-const FOUND_HARD: [(u64, &str); 17] = [
+const FOUND_HARD: [(u64, &str); 19] = [
     (
         212,
         "an agent that had slept through its fence started the generation it was sent before",
@@ -225,6 +225,14 @@ const FOUND_HARD: [(u64, &str); 17] = [
     (
         20043,
         "a node was sent a generation that the journal lost, lost its power as well, and the number was given again",
+    ),
+    (
+        100510,
+        "a life that had doubted placed nothing, and the next one gave the number again",
+    ),
+    (
+        102823,
+        "a rank hung while its node could not be reached, and by what it had shown before it seemed to have moved on",
     ),
     (
         646,

@@ -124,6 +124,27 @@ fn without_a_single_odd_one_out_all_ranks_are_restarted() {
     assert!(world.starts_since(0).pop().unwrap().1.gang.fresh_processes);
 }
 
+/// While its node could not be reached a rank went on and then hung: what it showed before is no later than that.
+#[test]
+fn what_a_rank_showed_before_it_was_overdue_does_not_say_that_it_moved_on() {
+    for beats in [false, true] {
+        let (mut world, run) = World::running(&[2], spec("bloom", 2, 1, 1));
+        world.train(&run, 30);
+        world.now = world.now + millis(1);
+        let (phase, step) = (Phase::Step, Some(Step(31)));
+        world.rank_event(&run, 0, RankEvent::Overdue { phase, step });
+        if beats {
+            // (Now it shows that it is at another step, so that is over.)
+            world.now = world.now + millis(1);
+            world.beat();
+        } else {
+            world.pass_in_silence(Duration::from_secs(3));
+        }
+        let next = if beats { 1 } else { 2 };
+        assert_eq!(world.generation(&run), Generation(next));
+    }
+}
+
 /// An agent says again what its controller may not have heard before it died: by then it may be long over.
 #[test]
 fn a_rank_that_has_done_its_step_since_it_was_overdue_did_not_hang() {

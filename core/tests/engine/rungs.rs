@@ -379,6 +379,36 @@ fn in_doubt_a_generation_gets_a_number_that_nobody_can_have_heard_of() {
 }
 
 #[test]
+fn what_a_life_in_doubt_leaves_out_those_after_it_leave_out_too() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 1));
+    let how = Stop::Now;
+    world.ask(Ask::Stop {
+        run: run.clone(),
+        how,
+    });
+    let journal = world.journal.clone();
+    world.go_down(journal);
+    let engine = Engine::replay(world.engine.limits().clone(), world.journal.clone());
+    world.engine = engine.in_doubt();
+    world.engine.handle_timeout(world.now);
+    assert!(world.engine.is_in_doubt());
+    world.join(&node("n0"));
+    assert!(world.engine.is_in_doubt());
+    world.join(&node("n1"));
+    assert!(!world.engine.is_in_doubt(), "it places nothing");
+    for _ in 0..2 {
+        world.restart(world.journal.clone());
+    }
+    world.ask(Ask::Resume {
+        run: run.clone(),
+        layout: None,
+    });
+    assert_eq!(world.generation(&run), Generation(1 + 16));
+    world.submit(spec("new", 1, 1, 1));
+    assert_eq!(world.generation(&run_id("new")), Generation(16));
+}
+
+#[test]
 fn in_doubt_nothing_starts_since_a_newer_generation_may_run_elsewhere() {
     let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 1));
     let placed = |record: &Record| matches!(record.fact, Fact::Placed { .. });
