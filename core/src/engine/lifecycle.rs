@@ -90,8 +90,7 @@ impl Engine {
             return;
         };
         let Some(gang) = &run.gang else { return };
-        let breaks = |member: &Member| member.gone && member.finished.is_none();
-        let broke = gang.members.iter().position(breaks);
+        let broke = gang.members.iter().position(Member::broke);
         if let Some(seat) = broke.and_then(|at| gang.placement.seats().nth(at)) {
             // Its end was written down, but the last life was cut off before the incident was.
             let (rank, node) = (seat.rank, seat.node.clone());
@@ -160,10 +159,9 @@ impl Engine {
             });
         match stop.how {
             Stop::Safely => {
-                let breaks = |member: &Member| member.gone && member.finished.is_none();
                 let cannot = hangs
                     || gang.symptom.is_some()
-                    || gang.members.iter().any(breaks)
+                    || gang.members.iter().any(Member::broke)
                     || (is_lost && !gang.all_finished());
                 if gang.all_finished() && is_gone(gang) && run.saves.is_empty() {
                     self.end(id, RunState::Stopped, cause);

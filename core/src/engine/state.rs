@@ -301,6 +301,13 @@ impl Save {
     }
 }
 
+impl Member {
+    /// Its process has ended before its work was done.
+    pub(super) const fn broke(&self) -> bool {
+        self.gone && self.finished.is_none()
+    }
+}
+
 impl Gang {
     pub(super) fn node_of(&self, rank: Rank) -> Option<&NodeId> {
         self.placement.node_of(rank)
