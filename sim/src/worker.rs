@@ -63,6 +63,8 @@ pub(crate) struct Process {
     /// Said and not acknowledged.
     pub(crate) words: VecDeque<(u64, FromWorker)>,
     last_word: u64,
+    /// When the last of them arrives: what goes through one socket comes in order.
+    word_arrives: Instant,
     /// The life of the agent it is connected to.
     life: Option<u64>,
     /// Stopped by SIGSTOP; what would have happened to it is held.
@@ -109,6 +111,7 @@ impl Process {
             stop_generation: Generation(0),
             words: VecDeque::new(),
             last_word: 0,
+            word_arrives: Instant::ZERO,
             life: None,
             is_stopped: false,
             held: Vec::new(),

@@ -122,13 +122,16 @@ impl World {
 
     pub(super) fn carry_word(&mut self, pid: u32, sequence: u64, word: FromWorker) {
         let delay = self.random.micros(20, 900);
-        let Some(process) = self.processes.get(&pid) else {
+        let arrives = self.now + delay;
+        let Some(process) = self.processes.get_mut(&pid) else {
             return;
         };
         if let Some(life) = process.life {
             let node = process.node;
-            self.after(
-                delay,
+            process.word_arrives = process.word_arrives.max(arrives);
+            let arrives = process.word_arrives;
+            self.at(
+                arrives,
                 Happening::WordArrives {
                     node,
                     life,
