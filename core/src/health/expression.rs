@@ -84,13 +84,16 @@ impl Expression {
     /// Whether it may fire on a signal of this kind. (What is false and anything is false in CEL, even where the
     /// other fails; and names are quicker to compare than CEL is to run.)
     pub fn may_fire(&self, kind: Kind) -> bool {
-        self.kinds.iter().all(|demanded| demanded == kind.name())
+        self.takes(kind.name())
+    }
+
+    fn takes(&self, kind: &str) -> bool {
+        self.kinds.iter().all(|demanded| demanded == kind)
     }
 
     /// Whether it fires.
     pub fn fires(&self, scene: &Scene<'_>) -> Result<bool, BadExpression> {
-        let demanded = |kind: &String| kind == scene.signal.kind;
-        Ok(self.kinds.iter().all(demanded) && self.work_out(scene)?)
+        Ok(self.takes(scene.signal.kind) && self.work_out(scene)?)
     }
 
     fn work_out(&self, scene: &Scene<'_>) -> Result<bool, BadExpression> {
