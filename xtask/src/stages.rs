@@ -110,8 +110,9 @@ fn target(checkout: &Checkout) -> Result<PathBuf> {
 
 /// Sets up and runs every check, the quick ones first; the first that fails ends it with its code.
 pub(crate) fn test(checkout: &Checkout) -> Result<ExitCode> {
-    let stages: [(&str, &dyn Fn() -> Result<ExitCode>); 8] = [
+    let stages: [(&str, &dyn Fn() -> Result<ExitCode>); 9] = [
         ("set-up", &|| setup::run(checkout)),
+        ("lock files", &|| lock_files(checkout)),
         ("format", &|| {
             run(checkout.cargo(["fmt", "--all", "--check"]))
         }),
@@ -147,10 +148,26 @@ pub(crate) fn test(checkout: &Checkout) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether each `Cargo.lock` fits its manifests: an import that one of the two workspaces gained and the other's
+/// file lacks shows here, and not after clippy's ten minutes.
+fn lock_files(checkout: &Checkout) -> Result<ExitCode> {
+    for manifest in ["Cargo.toml", FUZZ] {
+        let mut update = checkout.cargo(["update", "--workspace", "--locked", "--quiet"]);
+        update.args(["--manifest-path", manifest]);
+        if let Some(failed) = failure(run(update)?) {
+            eprintln!("`cargo update --workspace --manifest-path {manifest}` makes it fit");
+            return Ok(failed);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+const FUZZ: &str = "fuzz/Cargo.toml";
+
 /// Checks the targets of `fuzz/`, a workspace of its own that nothing else builds. It shares the target folder,
 /// so that what clippy made of the readers serves here as well.
 fn fuzz_targets(checkout: &Checkout) -> Result<Command> {
-    let mut check = checkout.cargo(["check", "--locked", "--manifest-path", "fuzz/Cargo.toml"]);
+    let mut check = checkout.cargo(["check", "--locked", "--manifest-path", FUZZ]);
     check.arg("--target-dir").arg(target(checkout)?);
     Ok(check)
 }
