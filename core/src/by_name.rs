@@ -101,14 +101,31 @@ impl<Name: Clone + Ord + Hash, Value> Register<Name, Value> {
         if let Some(known) = self.get_mut(&name) {
             return Some(std::mem::replace(known, value));
         }
+        let place = self.enter(name);
+        self.values[place as usize] = Some(value);
+        None
+    }
+
+    pub(crate) fn get_or_default(&mut self, name: &Name) -> &mut Value
+    where
+        Value: Default,
+    {
+        let place = match self.places.get(name) {
+            Some(place) => *place,
+            None => self.enter(name.clone()),
+        };
+        self.values[place as usize].get_or_insert_default()
+    }
+
+    /// A place for a name that is new.
+    fn enter(&mut self, name: Name) -> u32 {
         let place = self.free.pop().unwrap_or_else(|| {
             self.values.push(None);
             u32::try_from(self.values.len() - 1).unwrap_or(u32::MAX)
         });
-        self.values[place as usize] = Some(value);
         self.order.insert(name.clone(), place);
         self.places.insert(name, place);
-        None
+        place
     }
 
     pub(crate) fn remove(&mut self, name: &Name) -> Option<Value> {
@@ -146,6 +163,8 @@ impl<Name: Clone + Ord + Hash, Value> FromIterator<(Name, Value)> for Register<N
         register
     }
 }
+
+impl<Name: Clone + Ord + Hash, Value: Eq> Eq for Register<Name, Value> {}
 
 impl<Name: Clone + Ord + Hash, Value: PartialEq> PartialEq for Register<Name, Value> {
     fn eq(&self, other: &Self) -> bool {
@@ -194,10 +213,13 @@ mod tests {
         fn it_behaves_like_a_tree(steps in prop::collection::vec((0..9u8, prop::option::of(0..99u32)), 0..40)) {
             let mut tree = BTreeMap::new();
             let mut register = Register::default();
-            for (name, value) in steps {
+            for (at, (name, value)) in steps.into_iter().enumerate() {
                 match value {
                     Some(value) => prop_assert_eq!(register.insert(name, value), tree.insert(name, value)),
                     None => prop_assert_eq!(register.remove(&name), tree.remove(&name)),
+                }
+                if at % 3 == 0 {
+                    prop_assert_eq!(register.get_or_default(&name), tree.entry(name).or_default());
                 }
                 prop_assert!(register.iter().eq(tree.iter()));
                 prop_assert!(register.names().eq(tree.keys()));

@@ -6,6 +6,7 @@
 //! an admin lifts is forgotten (S11); a node that was clean for a while comes back by itself (L2).
 
 use super::{Answer, Engine, Fact, HealthRuleView, NodeHealth, Refusal, RuleHit, RunState};
+use crate::by_name::ByName;
 use crate::cause::Cause;
 use crate::health::edited::{BadRule, EditedRule, MOST_RULES};
 use crate::health::expression::{BadExpression, Expression, Scene, SignalFields};
@@ -31,33 +32,36 @@ pub(super) struct Ward {
     programs: BTreeMap<String, Expression>,
     /// When a verdict may change by itself.
     due: BTreeSet<(Instant, NodeId)>,
-    due_of: BTreeMap<NodeId, Instant>,
+    due_of: ByName<NodeId, Instant>,
     /// Withdrawn nodes that runs may still be on, and when to look.
     leaving: BTreeMap<NodeId, Instant>,
     /// Signals by node, since the window began.
-    rates: BTreeMap<NodeId, (Instant, u32)>,
+    rates: ByName<NodeId, (Instant, u32)>,
     /// Whether the last event withdrew a node, for the audit.
     pub(super) withdrew: bool,
 }
 
 impl Ward {
     fn set_due(&mut self, node: &NodeId, at: Option<Instant>) {
-        if let Some(old) = self.due_of.remove(node) {
-            self.due.remove(&(old, node.clone()));
+        let before = match at {
+            Some(at) => self.due_of.insert(node.clone(), at),
+            None => self.due_of.remove(node),
+        };
+        if before == at {
+            return;
         }
-        if let Some(at) = at {
-            self.due_of.insert(node.clone(), at);
-            self.due.insert((at, node.clone()));
+        if let Some(before) = before {
+            self.due.remove(&(before, node.clone()));
         }
+        self.due.extend(at.map(|at| (at, node.clone())));
     }
 
     fn listens(&mut self, now: Instant, node: &NodeId, window: Duration) -> bool {
-        let rate = self.rates.entry(node.clone()).or_insert((now, 0));
-        if now.since(rate.0) >= window {
-            *rate = (now, 0);
-        }
-        rate.1 += 1;
-        rate.1 <= MOST_SIGNALS
+        let known = self.rates.get(node).copied();
+        let known = known.filter(|(began, _)| now.since(*began) < window);
+        let (began, before) = known.unwrap_or((now, 0));
+        self.rates.insert(node.clone(), (began, before + 1));
+        before < MOST_SIGNALS
     }
 
     /// The next moment at which something may have to be decided.

@@ -9,6 +9,7 @@ use super::edited::EditedRule;
 use super::rule::Builtin;
 use super::signal::{Key, Kind, Sign, Signal};
 use super::{Finding, Mode, Verdict, Windows};
+use crate::by_name::Register;
 use crate::id::{NodeId, Slot};
 use crate::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
@@ -68,7 +69,7 @@ pub struct Tally {
 /// The health of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Fleet {
-    pub(super) charts: BTreeMap<NodeId, Chart>,
+    charts: Register<NodeId, Chart>,
     pub(super) xids: VecDeque<XidSeen>,
     #[serde(default)]
     flickers: VecDeque<Flicker>,
@@ -134,7 +135,7 @@ impl Fleet {
         let chart = match self.charts.get_mut(node) {
             Some(chart) => chart,
             None if signal.cleared || begins => return,
-            None => self.charts.entry(node.clone()).or_default(),
+            None => self.charts.get_or_default(node),
         };
         chart.take(at, signal, findings, rebooted);
         for shared in Kind::SHARED.into_iter().filter(|kind| chart.did(*kind, at)) {
@@ -150,8 +151,8 @@ impl Fleet {
             });
         }
         if let Some(since) = acquits.filter(|_| kind.is_shared()) {
-            let charts = self.charts.values_mut();
-            charts.for_each(|chart| chart.acquit_flaps(kind, since));
+            self.charts
+                .for_each_mut(|chart| chart.acquit_flaps(kind, since));
         }
         if rebooted || kind == Kind::StorageFailing {
             self.storage_failed(
@@ -167,9 +168,8 @@ impl Fleet {
         let is_it = |xid: &&mut XidSeen| xid.code == code && xid.at >= since;
         let acquitted = self.xids.iter_mut().filter(is_it);
         acquitted.for_each(|xid| xid.many_units = true);
-        for chart in self.charts.values_mut() {
-            chart.acquit(code, since);
-        }
+        self.charts
+            .for_each_mut(|chart| chart.acquit(code, since));
     }
 
     /// The nodes of which the like was seen since then: the same XID, or the same level.
@@ -213,7 +213,7 @@ impl Fleet {
         why: Option<&Finding>,
         lemon: bool,
     ) {
-        let chart = self.charts.entry(node.clone()).or_default();
+        let chart = self.charts.get_or_default(node);
         chart.reach(at, verdict, why.cloned(), lemon);
         if chart.held.is_none() {
             self.held.remove(node);

@@ -182,15 +182,18 @@ impl Floor {
             count(&mut kind.empty, slots);
         }
         let rack = &mut self.racks[place.rack as usize];
-        let fabric = &mut self.fabrics[rack.fabric as usize];
-        fabric.racks_by_free.remove(&(rack.free, place.rack));
-        fabric.free -= u64::from(rack.free);
+        let before = rack.free;
         if counts {
             rack.add(spot, free);
         } else {
             rack.remove(spot, free);
         }
-        fabric.free += u64::from(rack.free);
+        if rack.free == before {
+            return;
+        }
+        let fabric = &mut self.fabrics[rack.fabric as usize];
+        fabric.racks_by_free.remove(&(before, place.rack));
+        fabric.free = fabric.free - u64::from(before) + u64::from(rack.free);
         if rack.free > 0 {
             fabric.racks_by_free.insert((rack.free, place.rack));
         }

@@ -300,13 +300,13 @@ impl Attempt<'_> {
 
     /// Racks of nodes that the run has, those with most of them first.
     fn near(&self) -> Vec<u32> {
-        let own = self.own.iter().filter(|own| own.usable);
-        let mut racks: Vec<_> = own.map(|own| self.place(own.spot).rack).collect();
-        racks.sort_unstable();
-        let racks = racks.chunk_by(|a, b| a == b);
-        let mut racks: Vec<_> = racks.map(|of| (Reverse(of.len()), of[0])).collect();
-        racks.sort_unstable();
-        racks.into_iter().map(|(_, rack)| rack).collect()
+        let mut racks = BTreeMap::<u32, usize>::new();
+        for own in self.own.iter().filter(|own| own.usable) {
+            *racks.entry(self.place(own.spot).rack).or_default() += 1;
+        }
+        let mut racks: Vec<_> = racks.into_iter().collect();
+        racks.sort_by_key(|(_, nodes)| Reverse(*nodes));
+        racks.into_iter().map(|(rack, _)| rack).collect()
     }
 
     /// The fullest rack that holds so many groups, or else the emptiest.
