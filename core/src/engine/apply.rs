@@ -12,7 +12,7 @@ use super::{Fact, RunState, Spend, State, Transition};
 use crate::cause::Cause;
 use crate::hang::bisect::{Bisect, Outcome};
 use crate::id::{Digest, Generation, NodeId, RunId, Step};
-use crate::report::{Milestone, NodeFacts};
+use crate::report::NodeFacts;
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -298,10 +298,12 @@ impl Run {
                 ..
             } => {
                 self.fenced_by_start(*generation, *rank);
-                if let Some(member) = self.member(*generation, *rank) {
-                    member.reached = member.reached.max(Some(*milestone));
-                    member.step = *step;
-                    member.pid = Some(*pid);
+                if let Some(members) = self.members(*generation) {
+                    members.hear(*rank, |member| {
+                        member.reached = member.reached.max(Some(*milestone));
+                        member.step = *step;
+                        member.pid = Some(*pid);
+                    });
                     self.advance(at);
                 }
             }
@@ -314,10 +316,8 @@ impl Run {
                 ..
             } => {
                 self.fenced_by_start(*generation, *rank);
-                if let Some(member) = self.member(*generation, *rank) {
-                    member.reached = Some(Milestone::Finished);
-                    member.step = *step;
-                    member.finished = Some(Box::new((*why, *state)));
+                if let Some(members) = self.members(*generation) {
+                    members.finish(*rank, *why, *step, *state);
                     self.advance(at);
                 }
             }

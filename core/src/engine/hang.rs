@@ -163,12 +163,7 @@ impl Engine {
                 .newest_sealed()
                 .map_or(Step(0), |checkpoint| checkpoint.step);
         };
-        let said = gang
-            .members
-            .iter()
-            .map(|member| member.step)
-            .max()
-            .unwrap_or_default();
+        let said = gang.members.furthest();
         let watch = self
             .watches
             .get(id)
@@ -229,7 +224,8 @@ impl Engine {
             .get(rank)
             .filter(|page| page.generation == gang.generation);
         let is_done = gang
-            .member(rank)
+            .members
+            .get(rank)
             .is_some_and(|member| member.finished.is_some());
         // What an agent said again to a controller that came back may be long over, which only a page that came
         // after it can tell.
@@ -286,7 +282,11 @@ impl Engine {
         let still = self.still(gang, watch);
         let mut suspects = blame(run.spec.layout, gang.generation, &watch.pages, &still);
         // Who has finished holds nobody up.
-        let is_done = |rank| gang.member(rank).is_some_and(|it| it.finished.is_some());
+        let is_done = |rank| {
+            gang.members
+                .get(rank)
+                .is_some_and(|it| it.finished.is_some())
+        };
         if !suspects.iter().all(|suspect| is_done(suspect.rank)) {
             suspects.retain(|suspect| !is_done(suspect.rank));
         }

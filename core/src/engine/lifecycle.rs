@@ -3,7 +3,7 @@
 //! Each decision looks at the state alone, so it comes out the same after a replay; deciding twice
 //! decides nothing new.
 
-use super::state::{Gang, Member, Run};
+use super::state::{Gang, Run};
 use super::{CheckpointState, Engine, Fact, NodeState, RunState, Rung};
 use crate::cause::{Cause, Exit};
 use crate::id::{Rank, RunId, Step};
@@ -80,7 +80,8 @@ impl Engine {
         let is_last_sealed = |held: &super::state::Held| {
             held.id.step.0 >= run.spec.train.steps && held.state == CheckpointState::Sealed
         };
-        run.gang.as_ref().is_some_and(Gang::all_completed) && run.held.iter().any(is_last_sealed)
+        let gang = run.gang.as_ref();
+        gang.is_some_and(|gang| gang.members.all_completed()) && run.held.iter().any(is_last_sealed)
     }
 
     /// Gangs that stopped without being broken: a drain got as far as it asked for, or something
@@ -90,10 +91,10 @@ impl Engine {
             return;
         };
         let Some(gang) = &run.gang else { return };
-        let broke = gang.members.iter().position(Member::broke);
-        if let Some(seat) = broke.and_then(|at| gang.placement.seats().nth(at)) {
+        let broke = gang.members.first_broken();
+        if let Some((rank, node)) = broke.and_then(|rank| Some((rank, gang.node_of(rank)?))) {
             // Its end was written down, but the last life was cut off before the incident was.
-            let (rank, node) = (seat.rank, seat.node.clone());
+            let node = node.clone();
             return self.fault(
                 id,
                 Cause::RankExited {
@@ -104,7 +105,7 @@ impl Engine {
                 self.now,
             );
         }
-        if gang.all_completed() && self.now >= seal_by(run, gang) {
+        if gang.members.all_completed() && self.now >= seal_by(run, gang) {
             let cause = Cause::SaveFailed {
                 step: Step(run.spec.train.steps),
                 rank: None,
@@ -112,7 +113,7 @@ impl Engine {
             };
             return self.broke(id, cause, (self.now, self.now), Rung::Reform);
         }
-        let has_stopped = gang.all_finished() && !gang.all_completed();
+        let has_stopped = gang.members.all_finished() && !gang.members.all_completed();
         if let Some(asked) = run.leaves_by_itself() {
             let is_saved = run.saves.is_empty() || self.now >= seal_by(run, gang);
             let is_over = has_stopped && is_gone(gang) && is_saved;
@@ -161,9 +162,9 @@ impl Engine {
             Stop::Safely => {
                 let cannot = hangs
                     || gang.symptom.is_some()
-                    || gang.members.iter().any(Member::broke)
-                    || (is_lost && !gang.all_finished());
-                if gang.all_finished() && is_gone(gang) && run.saves.is_empty() {
+                    || gang.members.first_broken().is_some()
+                    || (is_lost && !gang.members.all_finished());
+                if gang.members.all_finished() && is_gone(gang) && run.saves.is_empty() {
                     self.end(id, RunState::Stopped, cause);
                 } else if cannot || self.now >= stop_by(run, stop.at) + self.slack() {
                     self.tell(Fact::StopAsked {
@@ -175,15 +176,15 @@ impl Engine {
                 }
             }
             Stop::Now => {
-                let is_over = gang
-                    .placement
-                    .seats()
-                    .zip(&gang.members)
-                    .all(|(seat, member)| {
-                        member.gone
-                            || gang.fenced.contains(seat.node)
-                            || self.node_state(seat.node) == NodeState::Lost
-                    });
+                let is_over =
+                    gang.placement
+                        .seats()
+                        .zip(gang.members.iter())
+                        .all(|(seat, member)| {
+                            member.gone
+                                || gang.fenced.contains(seat.node)
+                                || self.node_state(seat.node) == NodeState::Lost
+                        });
                 if is_over {
                     self.end(id, RunState::Stopped, cause);
                 }
@@ -245,7 +246,7 @@ impl Engine {
             let asked = run.stop.as_ref().map(|stop| stop.at);
             let asked = asked.or(run.leaves_by_itself());
             at.extend(asked.map(|asked| stop_by(run, asked) + self.slack()));
-            at.extend(gang.all_finished().then(|| seal_by(run, gang)));
+            at.extend(gang.members.all_finished().then(|| seal_by(run, gang)));
         }
         at.into_iter().filter(|at| *at > self.now).min()
     }

@@ -117,7 +117,8 @@ impl Engine {
             return self.stale_event(node, id, generation, rank, event);
         };
         let Some(member) = gang
-            .member(rank)
+            .members
+            .get(rank)
             .filter(|_| gang.node_of(rank) == Some(node))
         else {
             return self.count("not_its_rank");

@@ -37,7 +37,7 @@ impl Engine {
     pub(super) fn rule_due(&self, id: &RunId) -> Option<(String, Breach, Instant)> {
         let (run, watch) = self.state.runs.get(id).zip(self.watches.get(id))?;
         let gang = run.gang.as_ref()?;
-        let trains = gang.reached >= Some(Milestone::Loaded) && !gang.all_finished();
+        let trains = gang.reached >= Some(Milestone::Loaded) && !gang.members.all_finished();
         if !trains || run.stop.is_some() || run.moving.is_some() {
             return None;
         }

@@ -166,7 +166,7 @@ impl Engine {
 
     fn rank_views(&self, id: &RunId, gang: &Gang) -> Vec<RankView> {
         let watch = self.watches.get(id);
-        let seats = gang.placement.seats().zip(&gang.members);
+        let seats = gang.placement.seats().zip(gang.members.iter());
         let views = seats.map(|(seat, member)| {
             let page = watch.and_then(|watch| watch.pages.get(seat.rank));
             let page = page.filter(|page| page.generation == gang.generation);

@@ -259,7 +259,7 @@ impl Watch {
             let went = now.since(since.max(awake));
             let may_be_late = phase != Phase::Idle
                 && gang.overdue.is_none()
-                && gang.member(rank).is_some_and(lives);
+                && gang.members.get(rank).is_some_and(lives);
             let here = (phase, page.step, went);
             if may_be_late && is_late((run, gang), &learn, here, beat_every * 4) {
                 seen.push(Seen::Late(phase, page.step));

@@ -5,8 +5,10 @@
 //! give the same state as the whole journal.
 
 mod ladder;
+mod members;
 
 pub(super) use ladder::Ladder;
+pub(super) use members::{Member, Members};
 
 use super::ledger::Book;
 use super::{CheckpointState, Incident, Milepost, Placement, RunState, Rung, Spend, Transition};
@@ -24,7 +26,7 @@ use crate::layout::Layout;
 use crate::node_set::NodeSet;
 use crate::order::Stop;
 use crate::placement::Reliability;
-use crate::report::{Finish, Milestone, NodeFacts};
+use crate::report::{Milestone, NodeFacts};
 use crate::snapshot::Restore;
 use crate::spec::RunSpec;
 use crate::time::{Duration, Instant};
@@ -157,8 +159,7 @@ pub(super) struct Gang {
     /// The generation before, in which the ranks to kill still are.
     pub(super) after: Generation,
     pub(super) cause: Cause,
-    /// By rank.
-    pub(super) members: Vec<Member>,
+    pub(super) members: Members,
     /// The milestone that every rank has reached.
     pub(super) reached: Option<Milestone>,
     /// When that came about, or the gang was placed.
@@ -170,16 +171,6 @@ pub(super) struct Gang {
     pub(super) overdue: Option<Overdue>,
     /// Nodes on which it is known to be fenced.
     pub(super) fenced: BTreeSet<NodeId>,
-}
-
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub(super) struct Member {
-    pub(super) reached: Option<Milestone>,
-    pub(super) step: Step,
-    pub(super) pid: Option<u32>,
-    /// Boxed, since it comes at the very end.
-    pub(super) finished: Option<Box<(Finish, Digest)>>,
-    pub(super) gone: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -301,20 +292,9 @@ impl Save {
     }
 }
 
-impl Member {
-    /// Its process has ended before its work was done.
-    pub(super) const fn broke(&self) -> bool {
-        self.gone && self.finished.is_none()
-    }
-}
-
 impl Gang {
     pub(super) fn node_of(&self, rank: Rank) -> Option<&NodeId> {
         self.placement.node_of(rank)
-    }
-
-    pub(super) fn member(&self, rank: Rank) -> Option<&Member> {
-        self.members.get(rank.0 as usize)
     }
 
     /// Ranks seated on a node, with what is known of each.
@@ -322,19 +302,7 @@ impl Gang {
         let at = self.placement.nodes.position(node);
         let row = at.map_or(&[][..], |at| self.placement.row(at));
         row.iter()
-            .filter_map(|seat| Some((seat.rank, self.member(seat.rank)?)))
-    }
-
-    pub(super) fn all_finished(&self) -> bool {
-        self.members.iter().all(|member| member.finished.is_some())
-    }
-
-    pub(super) fn all_completed(&self) -> bool {
-        let completed = |member: &Member| {
-            let finished = member.finished.as_deref();
-            matches!(finished, Some((Finish::Completed, _)))
-        };
-        self.members.iter().all(completed)
+            .filter_map(|seat| Some((seat.rank, self.members.get(seat.rank)?)))
     }
 
     /// The step the gang began with.

@@ -168,8 +168,7 @@ impl Fleet {
         let is_it = |xid: &&mut XidSeen| xid.code == code && xid.at >= since;
         let acquitted = self.xids.iter_mut().filter(is_it);
         acquitted.for_each(|xid| xid.many_units = true);
-        self.charts
-            .for_each_mut(|chart| chart.acquit(code, since));
+        self.charts.for_each_mut(|chart| chart.acquit(code, since));
     }
 
     /// The nodes of which the like was seen since then: the same XID, or the same level.

@@ -59,7 +59,8 @@ pub(super) struct Fabric {
 /// Nodes with the same GPUs: only among these is the result of a step the same to the bit.
 #[derive(Debug, Default)]
 pub(super) struct Kind {
-    pub(super) fabrics: BTreeSet<u32>,
+    /// Fabrics on which something is free, by how much.
+    pub(super) fabrics_by_free: BTreeSet<(u64, u32)>,
     /// Usable nodes by free slots.
     pub(super) free: Sizes,
     /// Usable nodes by slots.
@@ -141,7 +142,6 @@ impl Floor {
             fabrics.push(Fabric::default());
             number(fabrics.len() - 1)
         });
-        self.kinds[kind as usize].fabrics.insert(fabric);
         let racks = &mut self.racks;
         let rack = *self.rack_ids.entry((fabric, rack)).or_insert_with(|| {
             racks.push(Rack::new(fabric));
@@ -193,9 +193,13 @@ impl Floor {
         }
         let fabric = &mut self.fabrics[rack.fabric as usize];
         fabric.racks_by_free.remove(&(before, place.rack));
-        fabric.free = fabric.free - u64::from(before) + u64::from(rack.free);
         if rack.free > 0 {
             fabric.racks_by_free.insert((rack.free, place.rack));
+        }
+        kind.fabrics_by_free.remove(&(fabric.free, rack.fabric));
+        fabric.free = fabric.free - u64::from(before) + u64::from(rack.free);
+        if fabric.free > 0 {
+            kind.fabrics_by_free.insert((fabric.free, rack.fabric));
         }
     }
 

@@ -9,7 +9,7 @@ use crate::id::{NodeId, Rank, RunId};
 use crate::layout::{Coordinates, Layout};
 use crate::order::Seat;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Racks that are looked at for the one that a gang fills best, before any that holds it will do.
@@ -270,29 +270,25 @@ impl Attempt<'_> {
         for rack in &near {
             wanted -= self.fill(*rack, wanted, 1);
         }
-        let homes = near
-            .first()
-            .map(|rack| self.floor.racks[*rack as usize].fabric);
         if wanted == 0 {
             return 0;
         }
-        let tensor = u64::from(self.tensor);
-        let fabrics = self.kind.fabrics.iter().map(|fabric| {
-            let groups = self.floor.fabrics[*fabric as usize].free / tensor;
-            let holds = groups >= u64::from(wanted);
-            // The fullest that holds it all; if none does, the emptiest first.
-            let size = if holds { groups } else { u64::MAX - groups };
-            (Some(*fabric) != homes, !holds, size, *fabric)
-        });
-        // (A heap, since one or two of them will do.)
-        let mut fabrics: BinaryHeap<_> = fabrics.map(Reverse).collect();
-        while wanted > 0
-            && let Some(Reverse((_, _, _, fabric))) = fabrics.pop()
-        {
+        // Its own, then the fullest that holds it all; if none does, the emptiest first.
+        let fabric_of = |rack: &u32| self.floor.racks[*rack as usize].fabric;
+        let home = near.first().map(fabric_of);
+        let (all, kind) = (u64::from(wanted) * u64::from(self.tensor), self.kind);
+        let holding = kind.fabrics_by_free.range((all, 0)..);
+        let others = kind.fabrics_by_free.range(..(all, 0)).rev();
+        let others = holding.chain(others).map(|(_, fabric)| *fabric);
+        let others = others.filter(|fabric| Some(*fabric) != home);
+        for fabric in home.into_iter().chain(others) {
             while wanted > 0
                 && let Some(rack) = self.best_rack(fabric, wanted)
             {
                 wanted -= self.fill(rack, wanted, unit);
+            }
+            if wanted == 0 {
+                break;
             }
         }
         wanted

@@ -2,7 +2,7 @@
 
 use crate::cause::Cause;
 use crate::engine::snapshots::tier;
-use crate::engine::state::{Broken, Claim, Gang, Member, OldGang, Owed, Run, Turn};
+use crate::engine::state::{Broken, Claim, Gang, Members, OldGang, Owed, Run, Turn};
 use crate::engine::{Fact, RunState, Rung, Spend};
 use crate::id::{Generation, NodeId, Rank, Slot};
 use crate::layout::Layout;
@@ -33,9 +33,8 @@ impl Run {
             return;
         };
         let nodes = &placement.nodes;
-        let mut members = self.retire(at, false, nodes);
-        members.clear();
-        members.resize_with(placement.ranks(), Member::default);
+        let members = self.retire(at, false, nodes);
+        let members = members.renewed(placement.ranks());
         if *layout != self.spec.layout || self.async_off != *async_off {
             // Another pace, which says nothing about nodes.
             self.search = None;
@@ -121,7 +120,10 @@ impl Run {
 
     /// The gang leaves its place and waits: for room, or for a run of a higher priority.
     pub(super) fn unplaced(&mut self, at: Instant) {
-        let leaving = self.gang.as_ref().is_some_and(Gang::all_finished);
+        let leaving = self
+            .gang
+            .as_ref()
+            .is_some_and(|gang| gang.members.all_finished());
         let nodes = self
             .gang
             .as_ref()
@@ -179,9 +181,9 @@ impl Run {
     /// The gang is no longer in force: its nodes owe a word that nothing of it runs there, and
     /// until it is known to be unable to step it stands in the way of others (S1). Nodes that the
     /// next generation fences by starting on them owe nothing. Gives back what was known of its ranks.
-    pub(super) fn retire(&mut self, now: Instant, leaving: bool, fenced: &NodeSet) -> Vec<Member> {
+    pub(super) fn retire(&mut self, now: Instant, leaving: bool, fenced: &NodeSet) -> Members {
         let Some(gang) = self.gang.take() else {
-            return Vec::new();
+            return Members::default();
         };
         let generation = gang.generation;
         let nodes = &*gang.placement.nodes;
@@ -190,7 +192,7 @@ impl Run {
         let left = gang.placement.rows().zip(nodes.places_in(fenced));
         let left = left.filter(|(_, place)| !stays && place.is_none());
         for ((node, row), _) in left {
-            let member = |seat: &Seat| gang.members.get(seat.rank.0 as usize);
+            let member = |seat: &Seat| gang.members.get(seat.rank);
             let is_there = |seat: &&Seat| member(seat).is_some_and(|member| !member.gone);
             let mut there = row.iter().filter(is_there).peekable();
             if there.peek().is_none() || gang.fenced.contains(node) {
@@ -219,12 +221,11 @@ impl Run {
         gang.members
     }
 
-    pub(super) fn member(&mut self, generation: Generation, rank: Rank) -> Option<&mut Member> {
-        let gang = self
-            .gang
-            .as_mut()
-            .filter(|gang| gang.generation == generation)?;
-        gang.members.get_mut(rank.0 as usize)
+    /// The ranks of this generation, if it is in force.
+    pub(super) fn members(&mut self, generation: Generation) -> Option<&mut Members> {
+        let gang = self.gang.as_mut();
+        let gang = gang.filter(|gang| gang.generation == generation)?;
+        Some(&mut gang.members)
     }
 
     /// A rank of this generation on a node means that the node has fenced all older ones there.
@@ -272,11 +273,10 @@ impl Run {
             self.older
                 .retain(|old| old.generation >= generation || !old.nodes.contains(node));
         }
-        if let Some(member) = self.member(generation, rank) {
-            member.gone = true;
-            if let Some(gang) = &mut self.gang {
-                gang.dead = true;
-            }
+        if let Some(gang) = self.gang.as_mut().filter(|g| g.generation == generation)
+            && gang.members.hear(rank, |member| member.gone = true)
+        {
+            gang.dead = true;
         }
         self.older.retain(|old| old.generation != generation);
         self.owed.retain(|_, owed| {
@@ -329,23 +329,13 @@ impl Run {
     /// Follows the milestone that the whole gang has reached.
     pub(super) fn advance(&mut self, at: Instant) {
         let Some(gang) = &mut self.gang else { return };
-        let reached = gang
-            .members
-            .iter()
-            .map(|member| member.reached)
-            .min()
-            .flatten();
+        let reached = gang.members.reached();
         if reached <= gang.reached {
             return;
         }
         let before = std::mem::replace(&mut gang.reached, reached);
         gang.reached_at = at;
-        let step = gang
-            .members
-            .iter()
-            .map(|member| member.step)
-            .min()
-            .unwrap_or_default();
+        let step = gang.members.step();
         let passes = |milestone| before < Some(milestone) && reached >= Some(milestone);
         let recovers = self.state == RunState::Recovering;
         let repeats = gang.first_step() < self.ladder.best;
@@ -374,14 +364,13 @@ impl Run {
     }
 
     pub(super) fn ended(&mut self, at: Instant, state: RunState, cause: &Cause) {
-        let finished = self.gang.as_ref().filter(|gang| gang.all_finished());
+        let finished = self
+            .gang
+            .as_ref()
+            .filter(|gang| gang.members.all_finished());
         let is_completed = state == RunState::Completed;
         if let Some(gang) = finished.filter(|_| is_completed) {
-            let states = gang
-                .members
-                .iter()
-                .filter_map(|member| member.finished.as_deref());
-            self.final_states = states.map(|(_, state)| *state).collect();
+            self.final_states = gang.members.states().collect();
         }
         let leaving = finished.is_some();
         if state == RunState::Parked
