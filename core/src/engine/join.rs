@@ -241,7 +241,7 @@ impl Engine {
                 samples,
             });
         } else {
-            self.desk.prune_again(id, manifest.id);
+            self.desk.prune(id, &[manifest.id], self.now);
         }
     }
 }

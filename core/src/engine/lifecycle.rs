@@ -241,6 +241,7 @@ impl Engine {
         let mut at: Vec<_> = older.chain(owed).collect();
         at.extend(self.watch_deadlines(id));
         at.extend(self.turn_ends(run));
+        at.extend(self.desk.next_prune(id));
         at.extend(Self::turn_deadlines(run));
         if let Some(gang) = &run.gang {
             let asked = run.stop.as_ref().map(|stop| stop.at);

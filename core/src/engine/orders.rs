@@ -13,8 +13,13 @@ use crate::id::{Generation, NodeId, RunId, Session};
 use crate::order::{GangStart, Order, Start, Stop};
 use crate::snapshot::Peer;
 use crate::spec::seconds;
+use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+
+/// A disk may lose with its power what it had said was written. Files are removed only when the record of
+/// the checkpoint that replaces them is older than that: else that would be forgotten, and these gone.
+const SETTLES: Duration = Duration::from_secs(2);
 
 /// The last order that a node was given about a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +73,8 @@ pub(super) struct Desk {
     /// By run; the lines are in the order of the nodes.
     told: ByName<RunId, Vec<Line>>,
     seals: BTreeMap<(RunId, CheckpointId), (NodeId, Session)>,
-    prunes: BTreeMap<RunId, BTreeSet<CheckpointId>>,
+    /// Files to be removed, and from when on.
+    prunes: BTreeMap<RunId, BTreeMap<CheckpointId, Instant>>,
     /// Runs with files to see to, and no node that can be reached.
     keeperless: BTreeSet<RunId>,
     /// Nodes with ranks of runs that nobody here knows, by run.
@@ -148,18 +154,30 @@ impl Desk {
             .collect()
     }
 
-    pub(super) fn prune(&mut self, run: &RunId, checkpoints: Vec<CheckpointId>) {
-        self.prunes
-            .entry(run.clone())
-            .or_default()
-            .extend(checkpoints);
+    /// The files of these checkpoints are to be removed, but not at once.
+    pub(super) fn prune(&mut self, run: &RunId, checkpoints: &[CheckpointId], now: Instant) {
+        let due = now + SETTLES;
+        let of_run = self.prunes.entry(run.clone()).or_default();
+        of_run.extend(checkpoints.iter().map(|checkpoint| (*checkpoint, due)));
     }
 
-    pub(super) fn prune_again(&mut self, run: &RunId, checkpoint: CheckpointId) {
-        self.prunes
-            .entry(run.clone())
-            .or_default()
-            .insert(checkpoint);
+    /// When the next files of a run are to be removed.
+    pub(super) fn next_prune(&self, run: &RunId) -> Option<Instant> {
+        self.prunes.get(run)?.values().min().copied()
+    }
+
+    /// Takes those whose moment has come.
+    fn due_prunes(&mut self, run: &RunId, now: Instant) -> Vec<CheckpointId> {
+        let Some(of_run) = self.prunes.get_mut(run) else {
+            return Vec::new();
+        };
+        let due = of_run.iter().filter(|(_, due)| **due <= now);
+        let due = due.map(|(checkpoint, _)| *checkpoint).collect();
+        of_run.retain(|_, due| *due > now);
+        if of_run.is_empty() {
+            self.prunes.remove(run);
+        }
+        due
     }
 }
 
@@ -354,10 +372,11 @@ impl Engine {
         let Some(session) = self.session(node) else {
             return;
         };
-        let Some(checkpoints) = self.desk.prunes.remove(run) else {
+        let checkpoints = self.desk.due_prunes(run, self.now);
+        if checkpoints.is_empty() {
             return;
-        };
-        let (run, checkpoints) = (run.clone(), checkpoints.into_iter().collect());
+        }
+        let run = run.clone();
         self.send(
             node.clone(),
             session,

@@ -145,11 +145,11 @@ impl Engine {
             self.order_seal(&keeper, &directory, manifest);
         }
         if !old.is_empty() {
+            self.desk.prune(id, &old, self.now);
             self.tell(Fact::CheckpointsPruned {
                 run: id.clone(),
-                checkpoints: old.clone(),
+                checkpoints: old,
             });
-            self.desk.prune(id, old);
         }
         self.order_prune(&keeper, id, directory);
     }

@@ -91,12 +91,32 @@ fn old_checkpoints_are_removed_but_never_the_newest() {
         steps(&world, &run),
         [(40, CheckpointState::Sealed), (30, CheckpointState::Sealed)]
     );
-    let kept: Vec<_> = world
-        .storage
-        .iter()
-        .map(|manifest| manifest.id.step.0)
-        .collect();
-    assert_eq!(kept, [30, 40]);
+    // A journal that loses its last moments knows the older ones only.
+    assert_eq!(stored(&world), [10, 20, 30, 40], "not yet");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(stored(&world), [10, 20, 30, 40], "nor now");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(stored(&world), [30, 40]);
+}
+
+#[test]
+fn a_removal_that_the_next_controller_finds_undone_is_done() {
+    let (mut world, run) = World::running(&[2, 2], spec("bloom", 2, 1, 2));
+    for step in [10, 20, 30] {
+        world.train(&run, step);
+        world.save(&run, step);
+    }
+    world.restart(world.journal.clone());
+    assert_eq!(stored(&world), [10, 20, 30]);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(stored(&world), [20, 30]);
+    assert_eq!(world.generation(&run), Generation(1), "training goes on");
+}
+
+/// Steps of the checkpoints whose files are there.
+fn stored(world: &World) -> Vec<u64> {
+    let stored = world.storage.iter();
+    stored.map(|manifest| manifest.id.step.0).collect()
 }
 
 #[test]
@@ -264,6 +284,7 @@ fn a_failed_save_is_an_incident_and_training_goes_on() {
     world.train(&run, 20);
     let next = world.save(&run, 20);
     assert_eq!(steps(&world, &run), [(20, CheckpointState::Sealed)]);
+    world.pass(Duration::from_secs(2));
     let pruned = world.orders.iter().any(
         |(_, order)| matches!(order, Order::Prune { checkpoints, .. } if checkpoints == &[id]),
     );
