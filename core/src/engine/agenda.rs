@@ -168,13 +168,21 @@ impl Engine {
     /// Takes in what a fact changed: where there is room, and what has to be decided.
     pub(super) fn note(&mut self, fact: &Fact) {
         if let Some(node) = fact.fleet_node() {
+            let is_new = matches!(fact, Fact::NodeEnrolled { .. });
+            let (Fact::NodeEnrolled { .. } | Fact::NodeLost { .. } | Fact::NodeReturned { .. }) =
+                fact
+            else {
+                // It is held back or let go, and as far away as before.
+                self.node_stands(node, false);
+                return;
+            };
             let known = self.state.nodes.get(node);
             let lost = known.is_some_and(|known| known.lost);
             self.links.enter(node, lost, self.now);
             if let Some(link) = self.links.get_mut(node) {
                 link.lost = lost;
             }
-            return self.node_changed(node, matches!(fact, Fact::NodeEnrolled { .. }));
+            return self.node_changed(node, is_new);
         }
         let Some(run) = fact.run() else { return };
         if matches!(fact, Fact::IncidentOpened { .. }) {
@@ -225,15 +233,24 @@ impl Engine {
         }
     }
 
-    /// Takes in that a node came, went, was held back or let go.
+    /// Takes in that a node came or went.
     pub(super) fn node_changed(&mut self, node: &NodeId, is_news: bool) {
+        let is_open = self.session(node).is_some();
+        for run in self.node_stands(node, is_news) {
+            self.watch_node(&run, node, is_open);
+        }
+        let files = self.desk.files_at(node);
+        files.iter().for_each(|run| self.agenda.touch(run));
+        let deadline = self.lost_at(node).filter(|_| !self.is_lost(node));
+        self.agenda.wake(Due::Node(node.clone()), deadline);
+    }
+
+    /// Takes in whether something may be placed on a node now; says which runs are on it.
+    fn node_stands(&mut self, node: &NodeId, is_news: bool) -> Vec<RunId> {
         let Some(known) = self.state.nodes.get(node) else {
-            return;
+            return Vec::new();
         };
-        let is_open = self
-            .links
-            .get(node)
-            .is_some_and(|link| link.open().is_some());
+        let is_open = self.session(node).is_some();
         let verdict = self.state.health.verdict(node);
         let standing = Standing {
             allowed: known.is_allowed(),
@@ -243,15 +260,10 @@ impl Engine {
         if is_news || !self.floor.stand(node, standing) {
             self.floor.set(&known.facts, standing);
         }
-        for run in self.floor.on(node) {
-            self.watch_node(&run, node, is_open);
-            self.agenda.reorder(&run);
-        }
-        let files = self.desk.files_at(node);
-        files.iter().for_each(|run| self.agenda.touch(run));
+        let runs = self.floor.on(node);
+        runs.iter().for_each(|run| self.agenda.reorder(run));
         self.agenda.room_changed();
-        let deadline = self.lost_at(node).filter(|_| !self.is_lost(node));
-        self.agenda.wake(Due::Node(node.clone()), deadline);
+        runs
     }
 
     /// Makes everything again that is derived from the state.

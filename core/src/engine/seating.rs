@@ -99,6 +99,19 @@ impl Rows {
         }
     }
 
+    /// Nodes that have the seats that they had there.
+    fn keep(&mut self, before: &Placement, nodes: Range<usize>) {
+        let ends = before.ends.get(nodes.clone()).unwrap_or_default();
+        let (Some(last), begin) = (ends.last(), before.range(nodes.start).start) else {
+            return;
+        };
+        let seats = begin as usize..*last as usize;
+        let base = number(self.seats.len());
+        self.nodes.extend_from_slice(&before.nodes[nodes]);
+        self.seats.extend_from_slice(&before.seats[seats]);
+        self.ends.extend(ends.iter().map(|end| base + end - begin));
+    }
+
     /// The placement of so many ranks.
     fn place(self, ranks: usize, store_node: NodeId) -> Placement {
         let mut nodes_of = vec![u32::MAX; ranks];
@@ -164,7 +177,6 @@ impl Placement {
             }
         }
         let stays = |seat: &&Seat| moves.get(seat.rank.0 as usize) == Some(&false);
-        // (Most nodes are as they were; names are far away in memory.)
         let new = by_node(moved);
         let mut rows = Rows::new(self.nodes.len() + new.len(), self.ranks());
         let new = new.into_iter().map(|(node, row)| {
@@ -172,20 +184,27 @@ impl Placement {
             (at, node, row)
         });
         let mut new = new.peekable();
-        for (at, (node, row)) in self.rows().enumerate() {
-            while let Some((_, node, row)) = new.next_if(|(to, new, _)| *to == at && *new != node) {
+        // (Most nodes are as they were, and go over in one piece.)
+        let mut done = 0;
+        for at in 0..self.nodes.len() {
+            let comes = new.peek().is_some_and(|(to, ..)| *to == at);
+            if !comes && !loses[at] {
+                continue;
+            }
+            rows.keep(self, done..at);
+            let known = &self.nodes[at];
+            while let Some((_, node, row)) = new.next_if(|(to, new, _)| *to == at && *new != known)
+            {
                 rows.add(node, &row);
             }
             let gained = new.next_if(|(to, ..)| *to == at);
-            if loses[at] || gained.is_some() {
-                let mut row: Vec<_> = row.iter().filter(stays).copied().collect();
-                row.extend(gained.into_iter().flat_map(|(.., gained)| gained));
-                row.sort_unstable_by_key(|seat| seat.rank);
-                rows.add(node, &row);
-            } else {
-                rows.add(node, row);
-            }
+            let mut row: Vec<_> = self.row(at).iter().filter(stays).copied().collect();
+            row.extend(gained.into_iter().flat_map(|(.., gained)| gained));
+            row.sort_unstable_by_key(|seat| seat.rank);
+            rows.add(known, &row);
+            done = at + 1;
         }
+        rows.keep(self, done..self.nodes.len());
         for (_, node, row) in new {
             rows.add(node, &row);
         }

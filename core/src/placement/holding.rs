@@ -36,6 +36,12 @@ impl Holding {
         seated.filter(|seated| Arc::ptr_eq(&seated.placement, placement))
     }
 
+    /// At most how many spots it holds something on.
+    pub(super) fn most_spots(&self) -> usize {
+        let seated = self.seated.as_ref();
+        seated.map_or(0, |seated| seated.spots.len()) + self.more.len()
+    }
+
     /// Every spot on which it holds something: those of its gang first, in the order of the nodes.
     pub(super) fn spots(&self) -> impl Iterator<Item = Spot> {
         let seated = self.seated.as_ref();

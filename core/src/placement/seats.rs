@@ -94,7 +94,8 @@ impl Floor {
         seated: Option<&Seated>,
     ) -> Option<Arc<Placement>> {
         let holding = self.holding(want.run);
-        let own = holding.into_iter().flat_map(Holding::spots).map(|spot| {
+        let mut own = Vec::with_capacity(holding.map_or(0, Holding::most_spots));
+        own.extend(holding.into_iter().flat_map(Holding::spots).map(|spot| {
             let place = &self.spots[spot as usize];
             let usable = place.kind == number
                 && place.standing.usable
@@ -106,7 +107,7 @@ impl Floor {
                 free: free.unwrap_or_default(),
                 stays: false,
             }
-        });
+        }));
         let world = want.layout.world() as usize;
         let mut attempt = Attempt {
             floor: self,
@@ -115,7 +116,7 @@ impl Floor {
             without,
             tensor: want.layout.tensor,
             seated: seated.filter(|seated| seated.placement.ranks() == world),
-            own: own.collect(),
+            own,
             chosen: Vec::new(),
             taken: BTreeSet::new(),
             tried: BTreeSet::new(),
