@@ -186,13 +186,12 @@ impl Placement {
         let mut new = new.peekable();
         // (Most nodes are as they were, and go over in one piece.)
         let mut done = 0;
-        for at in 0..self.nodes.len() {
-            let comes = new.peek().is_some_and(|(to, ..)| *to == at);
-            if !comes && !loses[at] {
+        for (at, (known, loses)) in self.nodes.iter().zip(loses).enumerate() {
+            let gains = new.peek().is_some_and(|(to, ..)| *to == at);
+            if !gains && !loses {
                 continue;
             }
             rows.keep(self, done..at);
-            let known = &self.nodes[at];
             while let Some((_, node, row)) = new.next_if(|(to, new, _)| *to == at && *new != known)
             {
                 rows.add(node, &row);
