@@ -347,7 +347,8 @@ fn a_full_disk_costs_a_checkpoint_and_not_the_run() -> Result<()> {
     let _alone = alone();
     undisturbed();
     let mut cluster = Cluster::start(4)?;
-    let disk = cluster.small_disk("4m")?;
+    // Room for those to keep, one that is to be removed in a second, and one that is being written.
+    let disk = cluster.small_disk("6m")?;
     let mut spec = night(&cluster)?;
     spec.checkpoint.directory = disk.display().to_string();
     spec.checkpoint.keep = 2;

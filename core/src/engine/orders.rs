@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// A disk may lose with its power what it had said was written. Files are removed only when the record of
 /// the checkpoint that replaces them is older than that: else that would be forgotten, and these gone.
-const SETTLES: Duration = Duration::from_secs(2);
+const SETTLES: Duration = Duration::from_secs(1);
 
 /// The last order that a node was given about a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -93,9 +93,9 @@ fn old_checkpoints_are_removed_but_never_the_newest() {
     );
     // A journal that loses its last moments knows the older ones only.
     assert_eq!(stored(&world), [10, 20, 30, 40], "not yet");
-    world.pass(Duration::from_secs(1));
+    world.pass(Duration::from_millis(500));
     assert_eq!(stored(&world), [10, 20, 30, 40], "nor now");
-    world.pass(Duration::from_secs(1));
+    world.pass(Duration::from_millis(500));
     assert_eq!(stored(&world), [30, 40]);
 }
 
@@ -108,7 +108,7 @@ fn a_removal_that_the_next_controller_finds_undone_is_done() {
     }
     world.restart(world.journal.clone());
     assert_eq!(stored(&world), [10, 20, 30]);
-    world.pass(Duration::from_secs(2));
+    world.pass(Duration::from_secs(1));
     assert_eq!(stored(&world), [20, 30]);
     assert_eq!(world.generation(&run), Generation(1), "training goes on");
 }
@@ -284,7 +284,7 @@ fn a_failed_save_is_an_incident_and_training_goes_on() {
     world.train(&run, 20);
     let next = world.save(&run, 20);
     assert_eq!(steps(&world, &run), [(20, CheckpointState::Sealed)]);
-    world.pass(Duration::from_secs(2));
+    world.pass(Duration::from_secs(1));
     let pruned = world.orders.iter().any(
         |(_, order)| matches!(order, Order::Prune { checkpoints, .. } if checkpoints == &[id]),
     );
