@@ -110,6 +110,8 @@ pub fn first(cause: &Cause, tries: &BTreeMap<Rung, u32>) -> Rung {
             | Cause::RoomToGrow { .. }
             | Cause::Slower { .. }
             | Cause::NodeSlow { .. }
+            // What flipped may be anywhere in its process.
+            | Cause::ReplicasDiffer { .. }
     ) {
         Rung::Restart
     } else {

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use rebloom_core::cause::Cause;
-use rebloom_core::engine::{Ask, CheckpointState, RunState};
+use rebloom_core::engine::{Ask, CheckpointState, RunState, Rung};
 use rebloom_core::guard::{GuardAction, Samples, Spike};
 use rebloom_core::id::{Generation, Rank, RunId, Step};
 use rebloom_core::replicas::Differs;
@@ -309,6 +309,10 @@ fn replicas_that_differ_go_back_to_the_newest_checkpoint_and_blame_the_odd_rank(
     let incident = &view.incidents[0];
     assert_eq!(view.incidents.len(), 1, "{:#?}", view.incidents);
     assert_eq!(incident.resumed_from.map(|id| id.step), Some(Step(20)));
+    assert_eq!(incident.rung, Some(Rung::Restart));
+    let starts = world.starts_since(0);
+    let fresh = starts.last().map(|(_, start)| start.gang.fresh_processes);
+    assert_eq!(fresh, Some(true), "memory that went wrong is left behind");
     assert!(incident.evidence.is_empty(), "{:#?}", incident.evidence);
     let Cause::ReplicasDiffer { differs, node } = &incident.cause else {
         panic!("{:?}", incident.cause);
