@@ -90,7 +90,8 @@ pub struct Standing<'a> {
 }
 
 /// Where recovery from a root cause begins. A gang in which no single rank stands out is restarted
-/// once; if that leads nowhere, the parallel group that the suspects share leaves its nodes.
+/// once; if that leads nowhere, the parallel group that the suspects share leaves its nodes. Ranks whose
+/// replicas differ get new processes.
 pub fn first(cause: &Cause, tries: &BTreeMap<Rung, u32>) -> Rung {
     if let Cause::GangHung { group, .. } = cause {
         let was_restarted = tries.get(&Rung::Restart).is_some_and(|tries| *tries > 0);
